@@ -1,0 +1,33 @@
+"""pyro_vae: the variational autoencoder as a probabilistic program."""
+
+from pyro_vae import (
+    data,
+    distributions,
+    evaluate,
+    figures,
+    guides,
+    likelihoods,
+    nets,
+    objectives,
+    priors,
+)
+from pyro_vae.checkpoint import load
+from pyro_vae.training import Run, fit, resume
+from pyro_vae.vae import VAE
+
+__all__ = [
+    "VAE",
+    "Run",
+    "data",
+    "distributions",
+    "evaluate",
+    "figures",
+    "fit",
+    "guides",
+    "likelihoods",
+    "load",
+    "nets",
+    "objectives",
+    "priors",
+    "resume",
+]

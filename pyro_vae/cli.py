@@ -1,0 +1,307 @@
+"""The command line ``pyro-vae``, made from the signatures of the Python functions.
+
+Exit codes: 0 done; 1 the loss became NaN or infinite; 2 wrong usage, data or files; 130 and 143 stopped
+by SIGINT and SIGTERM, with all saved.
+"""
+
+from __future__ import annotations
+
+import inspect
+import io
+import json
+import sys
+from collections.abc import Callable, Sequence
+from dataclasses import asdict
+from pathlib import Path
+from typing import Any, Literal
+
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+from torch.distributions import constraints
+
+from pyro_vae import checkpoint, config, data, evaluate, figures, training
+from pyro_vae.svi import NonFiniteLossError
+from pyro_vae.vae import VAE
+
+Part = Literal["train", "validation", "test"]
+
+
+def train_parser() -> config.Parser:
+    """Parser of ``train``: the arguments of ``data.load``, ``VAE`` and ``fit`` together."""
+    parser = config.Parser(
+        description="Trains a VAE, evaluates it, and draws it. Any part is swapped by one option, by its "
+        "name: --likelihood Normal --likelihood.scale shared, --prior Laplace --prior.loc 0 --prior.scale 1, "
+        "--encoder Conv, --optimizer AdamW; or by the import path of your own: --encoder my_module.MyNet.",
+        epilog="Options may be written with dashes (--data-dir) or underscores.",
+    )
+    parser.add_argument("--config", action="config", help="a run's config.yaml, or one of your own")
+    parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run, as it was")
+    parser.add_argument(
+        "--data",
+        type=str,
+        default="digits",
+        help=f"{', '.join(data.SETS)}; or a .npy, .npz or .pt file; or a folder of images",
+    )
+    parser.add_argument(
+        "--binarize",
+        type=Literal["auto", "dynamic", "static", "threshold", "none"],
+        default="auto",
+        help="draw x ~ Bernoulli(grey value): dynamic, anew each epoch; static, once; threshold: x > 0.5; "
+        "none; auto: dynamic for a likelihood on {0, 1}, else none",
+    )
+    parser.add_signature(data.load, skip=["data", "labels", "binarize"])
+    parser.add_signature(VAE, skip=["event_shape"])
+    parser.add_signature(training.fit, skip=["vae", "data", "resume", "progress"])
+    return parser
+
+
+def train(resume: str | None = None, **arguments: Any) -> None:
+    """Trains a VAE, evaluates it, and draws it."""
+    if resume:
+        run = training.resume(resume)
+    else:
+        binarize = arguments.pop("binarize")
+        if binarize == "auto":
+            family = getattr(arguments["likelihood"], "family", None)
+            binary = getattr(family, "support", None) is constraints.boolean
+            binarize = "dynamic" if binary else "none"
+        loaded = data.load(binarize=binarize, **_pick(arguments, data.load))
+        del arguments["data"]
+        print(f"{loaded}; binarize: {binarize}", flush=True)
+        torch.manual_seed(arguments["seed"])
+        try:
+            vae = VAE(loaded.event_shape, **_pick(arguments, VAE))
+        except ValueError as error:
+            raise config.ConfigError(str(error)) from error
+        run = training.fit(vae, loaded, **_pick(arguments, training.fit))
+    splits = {"test": run.data.test, "validation": run.data.validation, "train": run.data.train}
+    name, part = next((name, part) for name, part in splits.items() if len(part))
+    print(f"{name}: {evaluate.elbo(run.vae, part)}", flush=True)
+    print(f"{name}: {evaluate.log_likelihood(run.vae, part, num_samples=100)}")
+    _keep(run.folder, "training", figures.training_curves(run.history))
+    sample(run.folder)
+    _keep(run.folder, "reconstructions", figures.reconstructions(run.vae, part[:12]))
+    _keep(run.folder, "latents", figures.latents(run.vae, part[:5000], _labels(part)))
+    _keep(run.folder, "traversals", figures.traversals(run.vae, part[0]))
+    if run.vae.latent_dim == 2:
+        manifold(run.folder)
+    print(f"pyro-vae evaluate {run.folder} --num-samples 5000  measures log p(x) as papers do")
+
+
+def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> None:
+    """ELBO and importance-weighted log-likelihood of a run, written to evaluation-SPLIT.json.
+
+    Args:
+        run: folder of the run.
+        num_samples: importance samples per datum; the literature uses 5000.
+        split: which data.
+    """
+    vae, loaded = _load(run)
+    part = getattr(loaded, split)
+    bound = evaluate.elbo(vae, part)
+    print(f"{split}: {bound}", flush=True)
+    estimate = evaluate.log_likelihood(
+        vae, part, num_samples=num_samples, progress=sys.stderr.isatty()
+    )
+    print(f"{split}: {estimate}")
+    result = asdict(bound) | {
+        "log_likelihood": estimate.log_likelihood,
+        "log_likelihood_standard_error": estimate.standard_error,
+        "num_samples": num_samples,
+        "num_data": len(part),
+        "measure": estimate.measure,
+    }
+    path = run / f"evaluation-{split}.json"
+    checkpoint.write(path, json.dumps(result, indent=2).encode())
+    print(path)
+
+
+def sample(run: Path, num_samples: int = 64, seed: int = 0) -> None:
+    """Draws data generated by a run's model: figures/samples.png.
+
+    Args:
+        run: folder of the run.
+        num_samples: how many.
+        seed: of the draws.
+    """
+    _keep(run, "samples", figures.samples(checkpoint.load(run), num_samples, seed=seed))
+
+
+def reconstruct(run: Path, num_data: int = 12, split: Part = "test") -> None:
+    """Draws data beside their reconstructions: figures/reconstructions.png.
+
+    Args:
+        run: folder of the run.
+        num_data: how many.
+        split: which data.
+    """
+    vae, loaded = _load(run)
+    _keep(run, "reconstructions", figures.reconstructions(vae, getattr(loaded, split)[:num_data]))
+
+
+def manifold(run: Path, num_steps: int = 15) -> None:
+    """Draws the map of a 2-D latent plane: figures/manifold.png.
+
+    Args:
+        run: folder of the run.
+        num_steps: pictures along a side.
+    """
+    _keep(run, "manifold", figures.manifold(checkpoint.load(run), num_steps))
+
+
+def latents(run: Path, split: Part = "test") -> None:
+    """Draws where the data lie in latent space, coloured by class: figures/latents.png.
+
+    Args:
+        run: folder of the run.
+        split: which data.
+    """
+    vae, loaded = _load(run)
+    part = getattr(loaded, split)
+    _keep(run, "latents", figures.latents(vae, part[:5000], _labels(part)))
+
+
+def traverse(run: Path, index: int = 0, num_steps: int = 11, split: Part = "test") -> None:
+    """Draws one datum with each latent varied in turn: figures/traversals.png.
+
+    Args:
+        run: folder of the run.
+        index: of the datum.
+        num_steps: pictures per latent.
+        split: which data.
+    """
+    vae, loaded = _load(run)
+    _keep(run, "traversals", figures.traversals(vae, _datum(getattr(loaded, split), index), num_steps))
+
+
+def interpolate(
+    run: Path, start: int = 0, end: int = 1, num_steps: int = 12, split: Part = "test"
+) -> None:
+    """Draws one datum turning into another: figures/interpolation.png.
+
+    Args:
+        run: folder of the run.
+        start: index of the first datum.
+        end: index of the last.
+        num_steps: pictures in between.
+        split: which data.
+    """
+    vae, loaded = _load(run)
+    part = getattr(loaded, split)
+    _keep(run, "interpolation", figures.interpolation(vae, _datum(part, start), _datum(part, end), num_steps))
+
+
+COMMANDS: dict[str, Callable[..., None]] = {
+    "train": train,
+    "evaluate": evaluate_run,
+    "sample": sample,
+    "reconstruct": reconstruct,
+    "manifold": manifold,
+    "latents": latents,
+    "traverse": traverse,
+    "interpolate": interpolate,
+}
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Runs a command and returns its exit code."""
+    parser = config.Parser(
+        prog="pyro-vae",
+        description="The variational autoencoder as a Pyro program. Without options, pyro-vae train "
+        "learns scikit-learn's handwritten digits and draws what it learnt.",
+        epilog="pyro-vae COMMAND --help tells more. RUN is the folder of a run; by default the latest.",
+    )
+    commands = parser.add_subcommands()
+    parsers = {"train": train_parser()}
+    for name, function in COMMANDS.items():
+        if name not in parsers:
+            parsers[name] = config.Parser(description=inspect.getdoc(function).split("\n\n")[0])  # type: ignore[union-attr]
+            parsers[name].add_argument("run", nargs="?", type=str, help="folder of the run")
+            parsers[name].add_signature(function, skip=["run"])
+        summary = inspect.getdoc(function).split("\n")[0]  # type: ignore[union-attr]
+        commands.add_subcommand(name, parsers[name], help=summary)
+    try:
+        given = _normalise(list(sys.argv[1:] if argv is None else argv), parsers)
+        chosen = parser.instantiate(parser.parse_args(given))
+        arguments = dict(vars(chosen[chosen.subcommand]))
+        arguments.pop("config", None)
+        if chosen.subcommand != "train":
+            arguments["run"] = Path(arguments["run"] or checkpoint.latest())
+        COMMANDS[chosen.subcommand](**arguments)
+    except (config.ConfigError, data.DataError, checkpoint.CheckpointError) as error:
+        print(f"pyro-vae: {error}", file=sys.stderr)
+        return 2
+    except NonFiniteLossError as error:
+        print(f"pyro-vae: {error}", file=sys.stderr)
+        return 1
+    except training.Interrupted as error:
+        print(f"pyro-vae: {error}", file=sys.stderr)
+        return 128 + error.signum
+    return 0
+
+
+def _normalise(argv: list[str], parsers: dict[str, config.Parser]) -> list[str]:
+    """Dashes in option names become underscores, short names of parts import paths."""
+    if not argv or argv[0].startswith("-"):
+        return argv
+    command, *rest = argv
+    if command not in parsers:
+        raise config.ConfigError(f"no command {command!r}; {config.nearest(command, parsers)}")
+    options = {o for action in parsers[command]._actions for o in action.option_strings}
+    kind = None
+    for i, token in enumerate(rest):
+        if kind:
+            rest[i], kind = config.resolve(kind, token), None
+        if not token.startswith("--"):
+            continue
+        option, equals, value = token.partition("=")
+        option = "--" + option[2:].replace("-", "_")
+        stem = option.split(".")[0]
+        if stem not in options:
+            near = config.nearest(stem, (o for o in options if o.startswith("--") and "." not in o))
+            raise config.ConfigError(
+                f"{command} has no option {token}; {near} (pyro-vae {command} --help)"
+            )
+        if option == stem and stem[2:] in config.NAMESPACES:
+            if equals:
+                value = config.resolve(stem[2:], value)
+            else:
+                kind = stem[2:]
+        rest[i] = option + equals + value
+    return [command, *rest]
+
+
+def _pick(arguments: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
+    names = inspect.signature(function).parameters
+    return {name: value for name, value in arguments.items() if name in names}
+
+
+def _load(run: Path) -> tuple[VAE, data.Data]:
+    """A run's model and data."""
+    values = checkpoint.read_config(run)
+    if values.get("data") is None:
+        raise checkpoint.CheckpointError(
+            f"{run} was trained on an array in memory, which the command line cannot load again; use "
+            f"Python: vae = pv.load({str(run)!r})"
+        )
+    return checkpoint.load(run), data.load(**config.build(data.load, values, skip=["labels"]))
+
+
+def _datum(split: data.Split, index: int) -> Tensor:
+    if not 0 <= index < len(split):
+        raise data.DataError(f"there is no datum {index}; give an index from 0 to {len(split) - 1}")
+    return split[index]
+
+
+def _labels(split: data.Split, number: int = 5000) -> Tensor | None:
+    return None if split.labels is None else split.labels[:number]
+
+
+def _keep(run: Path, name: str, figure: Figure) -> None:
+    (run / "figures").mkdir(exist_ok=True)
+    picture = io.BytesIO()
+    figure.savefig(picture, format="png", dpi=120)
+    path = run / "figures" / f"{name}.png"
+    checkpoint.write(path, picture.getvalue())
+    print(path, flush=True)

@@ -1,0 +1,196 @@
+"""Names to parts, and back: what a run is made of as plain values that a person can read and edit.
+
+A part (prior, likelihood, guide, network, optimizer, loss) is described by the import path of its
+class and the arguments it was made with::
+
+    {"class_path": "pyro_vae.likelihoods.Normal", "init_args": {"scale": "shared"}}
+"""
+
+from __future__ import annotations
+
+import difflib
+import functools
+import inspect
+import re
+from collections.abc import Callable, Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+import jsonargparse
+import pyro.distributions
+import pyro.infer
+import torch
+from jsonargparse.typing import register_type
+from torch import Tensor, nn
+from torch.distributions import Distribution
+
+from pyro_vae import guides, likelihoods, nets, priors
+
+NAMESPACES: dict[str, tuple[Any, ...]] = {
+    "prior": (priors, pyro.distributions),
+    "likelihood": (likelihoods,),
+    "guide": (guides,),
+    "encoder": (nets,),
+    "decoder": (nets,),
+    "optimizer": (torch.optim,),
+    "loss": (pyro.infer,),
+}
+"""Where the short name of a part is looked up, in this order."""
+
+_BASES: dict[str, type] = {
+    "prior": nn.Module | Distribution,  # type: ignore[dict-item]
+    "likelihood": likelihoods.Likelihood,
+    "guide": guides.Guide,
+    "optimizer": torch.optim.Optimizer,
+    "loss": pyro.infer.ELBO,
+}
+
+# Lists in a configuration become the tensor arguments of a distribution.
+register_type(Tensor, Tensor.tolist, torch.as_tensor, fail_already_registered=False)
+
+
+class ConfigError(ValueError):
+    """A name or value that cannot be made into a part; the message says what would do."""
+
+
+def known(kind: str) -> dict[str, str]:
+    """Short names of the parts of a kind, such as ``"prior"``, with their import paths."""
+    found: dict[str, str] = {}
+    for namespace in NAMESPACES[kind]:
+        for name in namespace.__all__:
+            value = getattr(namespace, name)
+            if inspect.isclass(value) and issubclass(value, _BASES.get(kind, object)):
+                found.setdefault(name, f"{namespace.__name__}.{name}")
+    return found
+
+
+def resolve(kind: str, name: str) -> str:
+    """Import path of a part, from its short name; an import path is returned as it is.
+
+    Raises:
+        ConfigError: there is no such name; the nearest known ones are told.
+    """
+    paths = known(kind)
+    for match in (name, name.lower()):
+        for short, path in paths.items():
+            if match in (short, short.lower()):
+                return path
+    if "." in name:
+        return name
+    raise ConfigError(
+        f"no {kind} is named {name!r}; {nearest(name, paths)} "
+        f"(or the import path of your own: --{kind} package.module.Name)"
+    )
+
+
+def nearest(name: str, names: Iterable[str]) -> str:
+    """A hint at the names nearest to a mistyped one."""
+    names = sorted(set(names))
+    lower = {n.lower(): n for n in names}
+    near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    if near:
+        return f"did you mean {' or '.join(lower[n] for n in near)}?"
+    return f"known are {', '.join(names)}"
+
+
+def describe(value: Any) -> Any:
+    """Plain values (None, numbers, strings, lists, dicts) from which ``build`` makes the part again.
+
+    A part's constructor arguments are read from its attributes of the same names. What has no
+    import path (a lambda, say) is described by its ``repr``, which ``build`` refuses.
+    """
+    if value is None or isinstance(value, bool | int | float | str):
+        return value
+    if isinstance(value, Path):
+        return str(value)
+    if isinstance(value, Tensor):
+        return value.tolist()
+    if isinstance(value, list | tuple):
+        return [describe(item) for item in value]
+    if inspect.isclass(value) or isinstance(value, functools.partial):
+        cls, keywords = factory(value)
+        # What a factory is called with, (in_shape, out_shape) or (parameters, lr), is left out.
+        parameters = list(inspect.signature(cls).parameters.values())[2:]
+        defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
+        return {"class_path": _path(cls), "init_args": _plain(defaults | keywords)}
+    if inspect.isfunction(value):
+        return _path(value)
+    arguments = {}
+    for name, parameter in inspect.signature(type(value)).parameters.items():
+        if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
+            continue
+        # Distributions keep some arguments under other names, and compute others on demand.
+        stored = [n for n in (name, f"_{name}", name.replace("_distribution", "_dist")) if n in vars(value)]
+        if stored:
+            arguments[name] = vars(value)[stored[0]]
+        elif not isinstance(value, Distribution) and hasattr(value, name):
+            arguments[name] = getattr(value, name)
+        elif parameter.default is parameter.empty:
+            return repr(value)
+    return {"class_path": _path(type(value)), "init_args": _plain(arguments)}
+
+
+def factory(value: Any) -> tuple[Any, dict[str, Any]]:
+    """The class or function that a factory calls, and the keywords that it calls it with."""
+    if not isinstance(value, functools.partial):
+        return value, {}
+    # jsonargparse wraps the class that it is to make into a call of its own.
+    cls = next((a for a in (value.func, *value.args) if inspect.isclass(a)), value.func)
+    return cls, value.keywords
+
+
+def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {
+        name: _path(value) if inspect.isclass(value) else describe(value)
+        for name, value in arguments.items()
+    }
+
+
+def _path(value: Any) -> str:
+    return f"{value.__module__}.{value.__qualname__}"
+
+
+class Parser(jsonargparse.ArgumentParser):
+    """Argument parser made from signatures, in whose help only the known short names are listed."""
+
+    def __init__(self, **kwargs: Any):
+        super().__init__(allow_abbrev=False, **kwargs)
+
+    def add_signature(self, function: Callable[..., Any], skip: Iterable[str] = ()) -> None:
+        """Adds the parameters of a function or class, with parts as defaults made plain."""
+        add = self.add_class_arguments if inspect.isclass(function) else self.add_function_arguments
+        extra = {"instantiate": False} if inspect.isclass(function) else {}
+        add(function, None, skip=set(skip), fail_untyped=False, **extra)  # type: ignore[arg-type]
+        for name, parameter in inspect.signature(function).parameters.items():
+            if name in NAMESPACES and name not in skip:
+                self.set_defaults({name: describe(parameter.default)})
+
+    def format_help(self) -> str:
+        text = super().format_help()  # type: ignore[no-untyped-call]
+        return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", text)
+
+
+def build(
+    function: Callable[..., Any], config: Mapping[str, Any], skip: Iterable[str] = ()
+) -> dict[str, Any]:
+    """Arguments of a function or class, as objects, from a run's configuration.
+
+    Args:
+        function: whose parameters to take; other entries of the configuration are left aside.
+        config: plain values as made by ``describe``.
+        skip: parameters to leave out.
+
+    Raises:
+        ConfigError: a value does not fit its parameter, or a part cannot be imported.
+    """
+    parser = Parser(exit_on_error=False)
+    parser.add_signature(function, skip)
+    taken = set(inspect.signature(function).parameters) - set(skip)
+    values = {name: value for name, value in config.items() if name in taken}
+    for kind in NAMESPACES.keys() & values.keys():
+        if isinstance(values[kind], str):
+            values[kind] = {"class_path": resolve(kind, values[kind])}
+    try:
+        return vars(parser.instantiate(parser.parse_object(values)))
+    except (jsonargparse.ArgumentError, TypeError, ValueError) as error:
+        raise ConfigError(f"the configuration does not fit {function.__name__}: {error}") from error

@@ -1,0 +1,185 @@
+"""Measures of a trained VAE. Nothing here changes a parameter, or the state of a random generator."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm.auto import tqdm
+
+from pyro_vae.data import DataError, Split
+from pyro_vae.objectives import kl_divergence, log_weights
+from pyro_vae.vae import VAE
+
+
+@dataclass(frozen=True)
+class ELBO:
+    """The evidence lower bound and its two parts: ``elbo = -(reconstruction + kl)``, nats per datum.
+
+    Attributes:
+        elbo: mean of E_q[log p(x|z)] - KL(q(z|x) || p(z)).
+        reconstruction: mean of -E_q[log p(x|z)].
+        kl: mean of KL(q(z|x) || p(z)).
+        standard_error: of ``elbo``, over the data.
+    """
+
+    elbo: float
+    reconstruction: float
+    kl: float
+    standard_error: float
+
+    def __str__(self) -> str:
+        return (
+            f"ELBO {self.elbo:.2f} ± {self.standard_error:.2f} nats per datum "
+            f"(reconstruction {self.reconstruction:.2f}, KL {self.kl:.2f})"
+        )
+
+
+@dataclass(frozen=True)
+class LogLikelihood:
+    """Importance-weighted estimate of log p(x), nats per datum; a lower bound in expectation.
+
+    Attributes:
+        log_likelihood: mean over the data.
+        standard_error: of the mean, over the data.
+        per_datum: the estimate for each datum, ``[N]``.
+        num_samples: K, importance samples per datum.
+        measure: what the densities are densities of; compare only like with like.
+    """
+
+    log_likelihood: float
+    standard_error: float
+    per_datum: Tensor
+    num_samples: int
+    measure: str
+
+    def __str__(self) -> str:
+        return (
+            f"log p(x) {self.log_likelihood:.2f} ± {self.standard_error:.2f} nats per datum "
+            f"(K = {self.num_samples}, densities w.r.t. {self.measure})"
+        )
+
+
+def elbo(
+    vae: VAE, data: Split | Tensor, *, num_samples: int = 1, batch_size: int = 1000, seed: int = 0
+) -> ELBO:
+    """Estimates the ELBO, whatever objective the VAE was trained with.
+
+    The KL is in closed form where there is one. The same seed gives the same noise, so that two
+    models, or two epochs, are compared under common random numbers.
+
+    Args:
+        vae: the model.
+        data: a split such as ``data.test``, or a tensor ``[N, *event_shape]``.
+        num_samples: draws of z per datum.
+        batch_size: data at a time.
+        seed: of the draws.
+
+    Raises:
+        DataError: the data lie outside the likelihood's support.
+    """
+
+    def terms(x: Tensor) -> Tensor:
+        q_z = vae.encode(x)
+        z = q_z.rsample((num_samples,))
+        kl = kl_divergence(q_z, vae.prior(), z)
+        log_p = vae.decode(z).log_prob(x)  # type: ignore[no-untyped-call]
+        return torch.stack([-log_p.mean(0), kl.mean(0)])
+
+    parts = _over_batches(vae, data, terms, batch_size, seed, "ELBO", progress=False).double()
+    total = parts.sum(0)
+    reconstruction, kl = parts.mean(1).tolist()
+    return ELBO(-(reconstruction + kl), reconstruction, kl, _standard_error(total))
+
+
+def log_likelihood(
+    vae: VAE,
+    data: Split | Tensor,
+    *,
+    num_samples: int = 1000,
+    max_rows: int = 4000,
+    seed: int = 0,
+    progress: bool = False,
+) -> LogLikelihood:
+    r"""Estimates :math:`\log p(x) \approx \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`.
+
+    Memory is bounded by ``max_rows`` decoded data at a time, whatever K.
+
+    Args:
+        vae: the model.
+        data: a split such as ``data.test``, or a tensor ``[N, *event_shape]``.
+        num_samples: K; the literature uses 5000.
+        max_rows: data times samples decoded at once.
+        seed: of the draws.
+        progress: whether to show a bar.
+
+    Raises:
+        DataError: the data lie outside the likelihood's support.
+
+    Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
+    """
+    chunk = min(num_samples, max(1, max_rows // 4))
+    sizes = [chunk] * (num_samples // chunk) + [num_samples % chunk] * (num_samples % chunk > 0)
+
+    def terms(x: Tensor) -> Tensor:
+        log_sums = [log_weights(vae, x, size).logsumexp(0) for size in sizes]
+        return torch.stack(log_sums).logsumexp(0, keepdim=True) - math.log(num_samples)
+
+    per_datum = _over_batches(
+        vae, data, terms, max(1, max_rows // chunk), seed, f"log p(x), K={num_samples}", progress
+    )[0].double()
+    return LogLikelihood(
+        per_datum.mean().item(),
+        _standard_error(per_datum),
+        per_datum,
+        num_samples,
+        vae.p_x.measure,
+    )
+
+
+def _standard_error(values: Tensor) -> float:
+    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
+
+
+def _over_batches(
+    vae: VAE,
+    data: Split | Tensor,
+    terms: Callable[[Tensor], Tensor],
+    batch_size: int,
+    seed: int,
+    description: str,
+    progress: bool,
+) -> Tensor:
+    """``terms`` of each batch, ``[k, B]``, joined to ``[k, N]`` on the CPU."""
+    split = data if isinstance(data, Split) else Split(data)
+    reference = vae.input_loc
+    check_support(vae, split)
+    results = []
+    with vae.evaluating(seed), tqdm(
+        total=len(split), desc=description, unit="datum", disable=not progress, leave=False
+    ) as bar:
+        for x in split.batches(batch_size):
+            results.append(terms(x.to(reference)).cpu())
+            bar.update(len(x))
+    return torch.cat(results, 1)
+
+
+def check_support(vae: VAE, split: Split) -> None:
+    """Refuses data that the VAE's likelihood gives no density, or that have another shape.
+
+    Raises:
+        DataError: naming what was found and how to mend it.
+    """
+    if not len(split):
+        raise DataError("the split is empty; load the data with a larger fraction for it: test=0.1")
+    if split.event_shape != vae.event_shape:
+        raise DataError(
+            f"the data have shape {split.event_shape}, but the VAE was built for {vae.event_shape}: "
+            "pv.VAE(data.event_shape, ...)"
+        )
+    with vae.evaluating():
+        support = vae.decode(vae.prior().sample((1,))).support  # type: ignore[attr-defined]
+    split.check(support, repr(vae.p_x), vae.p_x.mends)

@@ -1,0 +1,214 @@
+"""Pictures of a VAE. Each function returns a matplotlib Figure; ``figure.savefig(path)`` keeps it.
+
+Images are drawn by the mean of p(x|z), on one grey scale per figure; data that are no images, as
+curves over their index.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from pyro_vae.vae import VAE
+
+
+def samples(vae: VAE, num_samples: int = 64, *, seed: int = 0) -> Figure:
+    """Data generated from the model: the mean of p(x|z) at draws z ~ p(z), in a square grid."""
+    side = max(1, int(num_samples**0.5))
+    with vae.evaluating(seed):
+        x = vae.decode(vae.prior().sample((num_samples,))).mean
+    rows = [x[i : i + side] for i in range(0, num_samples, side)]
+    return _grid(rows, "Generated data: mean of p(x|z), z ~ p(z)")
+
+
+def reconstructions(vae: VAE, x: Tensor) -> Figure:
+    """Data ``[N, *event_shape]`` (above) and the mean of p(x|z) at the mean of q(z|x) (below)."""
+    with vae.evaluating():
+        x = x.to(vae.input_loc)
+        y = vae.decode(vae.encode(x).mean).mean
+    return _grid([x, y], "Data (above) and reconstructions (below)")
+
+
+def interpolation(vae: VAE, start: Tensor, end: Tensor, num_steps: int = 12) -> Figure:
+    """One datum turning into another, along the line between the means of their q(z|x).
+
+    The first and last picture are the data, ``start`` and ``end`` of shape ``event_shape``.
+    """
+    with vae.evaluating():
+        ends = torch.stack([start, end]).to(vae.input_loc)
+        a, b = vae.encode(ends).mean
+        t = torch.linspace(0, 1, num_steps).to(ends)[:, None]
+        x = vae.decode((1 - t) * a + t * b).mean
+    return _grid([torch.cat([ends[:1], x, ends[1:]])], "From one datum to another in latent space")
+
+
+def traversals(vae: VAE, x: Tensor, num_steps: int = 11, *, max_rows: int = 10) -> Figure:
+    """Each latent of one datum in turn varied over the prior's quantiles, the others kept.
+
+    Args:
+        vae: the model.
+        x: one datum, ``event_shape``.
+        num_steps: quantiles from 0.05 to 0.95.
+        max_rows: latents drawn, those with the sharpest q(z|x) first.
+    """
+    with vae.evaluating():
+        q_z = vae.encode(x[None].to(vae.input_loc))
+        sharpest = q_z.stddev[0].argsort()[:max_rows]
+        quantiles = _quantiles(vae, num_steps)
+        rows = []
+        for d in sharpest.tolist():
+            z = q_z.mean.repeat(num_steps, 1)
+            z[:, d] = quantiles[:, d]
+            rows.append(vae.decode(z).mean)
+    labels = [f"z[{d}]" for d in sharpest.tolist()]
+    return _grid(rows, "One latent at a time, over quantiles 0.05 to 0.95 of p(z)", labels)
+
+
+def manifold(vae: VAE, num_steps: int = 15) -> Figure:
+    """Map of a 2-D latent plane: the mean of p(x|z) on a square grid of the prior's quantiles.
+
+    Raises:
+        ValueError: the latent space is not 2-D.
+    """
+    if vae.latent_dim != 2:
+        raise ValueError(
+            f"a map needs a latent plane, but latent_dim={vae.latent_dim}; train with latent_dim=2, "
+            "or look at figures.traversals"
+        )
+    with vae.evaluating():
+        first, second = _quantiles(vae, num_steps).T
+        z = torch.stack(torch.meshgrid(first, second.flip(0), indexing="xy"), -1)
+        x = vae.decode(z).mean
+    return _grid(list(x), "Map of the latent plane, over quantiles 0.05 to 0.95 of p(z)")
+
+
+def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
+    """Scatter of the means of q(z|x), coloured by class: the latent plane, or its main plane.
+
+    With more than two latents, the projection on their first two principal components.
+    """
+    with vae.evaluating():
+        z = vae.encode(x.to(vae.input_loc)).mean.cpu()
+    names = ["z[0]", "z[1]"]
+    if vae.latent_dim == 1:
+        z, names = torch.cat([z, torch.rand(len(z), 1).to(z) - 0.5], 1), ["z[0]", "(jitter)"]
+    elif vae.latent_dim > 2:
+        centred = z - z.mean(0)
+        _, s, directions = torch.linalg.svd(centred, full_matrices=False)
+        shares = (s.square() / s.square().sum()).tolist()
+        z = centred @ directions[:2].T
+        names = [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)]
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    if labels is None:
+        axes.scatter(*z.T, s=6, alpha=0.6)
+    else:
+        classes = labels.unique().tolist()
+        colours = _colours(len(classes))
+        for colour, label in zip(colours, classes, strict=True):
+            axes.scatter(*z[labels == label].T, s=6, alpha=0.7, color=colour, label=str(label))
+        if len(classes) <= 20:
+            axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    axes.set(title="Means of q(z|x)", xlabel=names[0], ylabel=names[1])
+    return figure
+
+
+def training_curves(history: Sequence[dict[str, float]]) -> Figure:
+    """ELBO, reconstruction and KL by epoch, from the rows of a run's history."""
+    epochs = [row["epoch"] for row in history]
+    figure = Figure(figsize=(9, 3.6), layout="constrained")
+    for axes, key, title in zip(
+        figure.subplots(1, 3),
+        ("elbo", "reconstruction", "kl"),
+        ("ELBO", "Reconstruction, -E[log p(x|z)]", "KL(q(z|x) || p(z))"),
+        strict=True,
+    ):
+        for prefix, label in (("", "training"), ("validation_", "validation")):
+            if prefix + key in history[0]:
+                values = [row[prefix + key] for row in history]
+                axes.plot(epochs, values, label=label)
+                # The first epochs of an untrained model would flatten all that follows.
+                tail = values[len(values) // 20 :]
+                low, high = min(tail), max(tail)
+                if prefix == "" and high > low:
+                    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+        axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
+        axes.grid(alpha=0.3)
+        axes.legend()
+    return figure
+
+
+def _quantiles(vae: VAE, num_steps: int) -> Tensor:
+    """Quantiles 0.05 to 0.95 of each latent under the prior, ``[num_steps, D]``."""
+    p_z: Any = vae.prior()
+    levels = torch.linspace(0.05, 0.95, num_steps).to(vae.input_loc)
+    try:
+        quantiles: Tensor = p_z.base_dist.icdf(levels[:, None])
+        return quantiles.expand(num_steps, vae.latent_dim)
+    except (AttributeError, NotImplementedError):
+        return p_z.sample((100_000,)).quantile(levels, dim=0)
+
+
+def _colours(number: int) -> Any:
+    import matplotlib
+
+    name = "tab10" if number <= 10 else "tab20" if number <= 20 else "turbo"
+    palette = matplotlib.colormaps[name]
+    return [palette(i if number <= 20 else i / (number - 1)) for i in range(number)]
+
+
+def _grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Figure:
+    """Rows of data, each ``[columns, *event_shape]``, in one picture."""
+    columns = max(len(row) for row in rows)
+    arrays = [row.float().cpu().numpy() for row in rows]
+    event_shape = arrays[0].shape[1:]
+    low, high = (float(f([f(a) for a in arrays])) for f in (np.min, np.max))
+    size = max(0.35, min(0.75, 9 / columns))
+    if len(event_shape) == 1:
+        return _curves(arrays, columns, (low, high), title, labels)
+    figure = Figure(figsize=(max(4, size * columns), size * len(rows) + 0.4), layout="constrained")
+    axes = figure.add_subplot()
+    height, width = event_shape[-2:]
+    colour = len(event_shape) == 3 and event_shape[0] == 3
+    gap = max(1, height // 14)  # pixels between pictures, left blank
+    step = height + gap, width + gap
+    mosaic = np.full((len(rows) * step[0] - gap, columns * step[1] - gap, 3), np.nan, np.float32)
+    for i, array in enumerate(arrays):
+        for j, image in enumerate(array):
+            channels = image.reshape(-1, height, width)[: 3 if colour else 1]
+            top, left = i * step[0], j * step[1]
+            mosaic[top : top + height, left : left + width] = channels.transpose(1, 2, 0)
+    mosaic = np.nan_to_num((mosaic - low) / ((high - low) or 1.0), nan=1.0)
+    axes.imshow(mosaic, interpolation="nearest")
+    axes.set_title(title)
+    axes.set_xticks([])
+    axes.set_yticks([i * step[0] + height / 2 for i in range(len(labels))], labels)
+    axes.tick_params(length=0)
+    for spine in axes.spines.values():
+        spine.set_visible(False)
+    return figure
+
+
+def _curves(
+    arrays: Sequence[np.ndarray],
+    columns: int,
+    limits: tuple[float, float],
+    title: str,
+    labels: Sequence[str],
+) -> Figure:
+    figure = Figure(figsize=(1.1 * columns, 1.0 * len(arrays) + 0.4), layout="constrained")
+    figure.suptitle(title)
+    grid = figure.subplots(len(arrays), columns, sharex=True, sharey=True, squeeze=False)
+    for i, array in enumerate(arrays):
+        for axes, curve in zip(grid[i], array, strict=False):
+            axes.plot(curve, ".-" if len(curve) < 30 else "-", linewidth=1, markersize=3)
+        for axes in grid[i]:
+            axes.set(ylim=limits, xticks=[], yticks=[])
+        if labels:
+            grid[i][0].set_ylabel(labels[i])
+    return figure

@@ -1,0 +1,190 @@
+"""The variational autoencoder as a Pyro model and guide."""
+
+from __future__ import annotations
+
+import contextlib
+import copy
+import weakref
+from collections.abc import Iterator
+from typing import Any
+
+import pyro
+import torch
+from pyro.poutine.runtime import effectful
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from pyro_vae import guides, likelihoods, nets, priors
+
+
+class VAE(nn.Module):
+    r"""A latent variable model p(z) p(x|z) and a guide q(z|x), amortised over the data.
+
+    .. math::
+
+        z_n \sim p(z), \qquad x_n \sim p(x \mid z = z_n), \qquad q(z_n \mid x_n)
+
+    ``vae.model`` and ``vae.guide`` are ordinary Pyro programs, with sites ``"z"`` and ``"x"`` in the
+    plate ``"data"``, to which all of Pyro's inference applies. What they sample from are the
+    distributions that ``prior()``, ``decode(z)`` and ``encode(x)`` return.
+
+    Parameters are this module's own: they are announced to Pyro under names unique to the
+    instance, and never kept in the global parameter store. The parts given are copied, so that
+    two VAEs built from the same parts share nothing.
+
+    Args:
+        event_shape: shape of one datum, such as (1, 28, 28).
+        latent_dim: D, the number of latent variables per datum.
+        prior: p(z), a ``pv.priors`` object or any Pyro distribution over the reals.
+        likelihood: p(x|z), a ``pv.likelihoods`` object.
+        guide: the family of q(z|x), a ``pv.guides`` object.
+        encoder: factory of the network from x to the guide's parameters.
+        decoder: factory of the network from z to the likelihood's parameters.
+
+    Raises:
+        ValueError: the shapes are empty, or the parts do not fit together.
+
+    Reference: Kingma and Welling, 2014, "Auto-encoding variational Bayes"; Rezende, Mohamed and
+    Wierstra, 2014, "Stochastic backpropagation and approximate inference in deep generative models".
+
+    >>> vae = VAE((1, 8, 8), latent_dim=2)
+    >>> vae.decode(vae.prior().sample((5,))).mean.shape
+    torch.Size([5, 1, 8, 8])
+    """
+
+    input_loc: Tensor
+    input_scale: Tensor
+    initialized: Tensor
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        latent_dim: int = 10,
+        *,
+        prior: priors.Prior | Distribution = priors.Normal(),
+        likelihood: likelihoods.Likelihood = likelihoods.Bernoulli(),
+        guide: guides.Guide = guides.Normal(),
+        encoder: nets.Net = nets.mlp(400, 400),
+        decoder: nets.Net = nets.mlp(400, 400),
+    ):
+        super().__init__()
+        self.event_shape = tuple(event_shape)
+        self.latent_dim = latent_dim
+        if not self.event_shape or min(*self.event_shape, latent_dim) < 1:
+            raise ValueError(
+                f"a VAE needs at least one pixel and one latent, but got event_shape={event_shape} "
+                f"and latent_dim={latent_dim}; for example pv.VAE((1, 28, 28), latent_dim=20)"
+            )
+        self.parts = {
+            "prior": prior,
+            "likelihood": likelihood,
+            "guide": guide,
+            "encoder": encoder,
+            "decoder": decoder,
+        }
+        """The parts as they were given, from which the same VAE can be built again."""
+        self.p_z = priors.as_prior(prior)
+        self.p_z.setup(latent_dim)
+        self.p_x = copy.deepcopy(likelihood)
+        self.p_x.setup(self.event_shape)
+        self.q_z = copy.deepcopy(guide)
+        self.encoder = encoder(self.event_shape, self.q_z.param_shape(latent_dim))
+        self.decoder = decoder((latent_dim,), self.p_x.param_shape(self.event_shape))
+        self.register_buffer("input_loc", torch.zeros(self.event_shape))
+        self.register_buffer("input_scale", torch.ones(()))
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    def prior(self) -> Distribution:
+        """p(z), batch shape ``()``, event shape ``(D,)``."""
+        p_z: Distribution = self.p_z(self.encode)
+        return p_z
+
+    def decode(self, z: Tensor) -> Distribution:
+        """p(x|z), batch shape ``[...]``, event shape ``event_shape``, for z of shape ``[..., D]``."""
+        p_x: Distribution = self.p_x(self.decoder(z))
+        return p_x
+
+    def encode(self, x: Tensor) -> Distribution:
+        """q(z|x), batch shape ``[...]``, event shape ``(D,)``, for x of shape ``[..., *event_shape]``."""
+        q_z: Distribution = self.q_z(self.encoder((x - self.input_loc) / self.input_scale))
+        return q_z
+
+    def model(self, x: Tensor) -> Tensor:
+        """The generative program: z ~ p(z), x ~ p(x|z), with x ``[B, *event_shape]`` observed.
+
+        To draw x instead of observing it, use ``pyro.poutine.uncondition(vae.model)``.
+        """
+        self._announce("p_z", "decoder", "p_x")
+        with pyro.plate("data", self._num_data(x)):
+            z = pyro.sample("z", self.prior())  # type: ignore[arg-type]
+            x = pyro.sample("x", self.decode(z), obs=x)  # type: ignore[arg-type]
+        return x
+
+    def guide(self, x: Tensor) -> Tensor:
+        """The inference program: z ~ q(z|x) for each datum of x ``[B, *event_shape]``."""
+        self._announce("encoder", "q_z")
+        with pyro.plate("data", self._num_data(x)):
+            z: Tensor = pyro.sample("z", self.encode(x))  # type: ignore[arg-type]
+        return z
+
+    def initialize(self, mean: Tensor, std: Tensor) -> None:
+        """Starts p(x|z) at the data's statistics, and standardises what the encoder sees.
+
+        Called by ``pv.fit`` unless it was before. The encoder's input is centred pixel by pixel and
+        divided by one number, so that pixels that hardly vary are not blown up.
+
+        Args:
+            mean: mean of each pixel over the training data, of shape ``event_shape``.
+            std: standard deviation of each pixel, of shape ``event_shape``.
+        """
+        with torch.no_grad():
+            self.input_loc.copy_(mean)
+            self.input_scale.copy_(std.square().mean().sqrt().clamp(min=1e-6))
+            self.initialized.fill_(True)
+        self.p_x.initialize(mean.to(self.input_loc), std.to(self.input_loc))
+
+    @contextlib.contextmanager
+    def evaluating(self, seed: int = 0) -> Iterator[None]:
+        """Evaluation mode, without gradients or validation, under a seed.
+
+        Afterwards modes and random generators are as they were.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        devices = [self.input_loc.device] if self.input_loc.is_cuda else []
+        with torch.no_grad(), torch.random.fork_rng(devices), pyro.validation_enabled(False):
+            torch.manual_seed(seed)
+            self.eval()
+            try:
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    def _num_data(self, x: Tensor) -> int:
+        if tuple(x.shape[1:]) != self.event_shape:
+            raise ValueError(
+                f"this VAE was built for data of shape [B, {', '.join(map(str, self.event_shape))}], "
+                f"but x has shape {list(x.shape)}; for a single datum use x[None]"
+            )
+        return x.shape[0]
+
+    def _announce(self, *parts: str) -> None:
+        """Tells Pyro's handlers (SVI's parameter capture, say) of the parameters of these parts.
+
+        ``pyro.module`` would do so through the global store, where another module of the same name
+        takes precedence, and where parameters outlive their owner.
+        """
+        for part in parts:
+            for name, parameter in getattr(self, part).named_parameters():
+                if parameter.requires_grad:
+                    parameter.unconstrained = weakref.ref(parameter)
+                    _param(
+                        parameter,
+                        constraint=constraints.real,
+                        name=f"{type(self).__name__}-{id(self):x}$$${part}.{name}",
+                    )
+
+
+@effectful(type="param")
+def _param(parameter: nn.Parameter, **_: Any) -> nn.Parameter:
+    return parameter

@@ -1,0 +1,51 @@
+from __future__ import annotations
+
+from pathlib import Path
+
+import pyro
+import pytest
+import torch
+
+import pyro_vae as pv
+
+MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
+
+
+@pytest.fixture(autouse=True)
+def _seeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    """Each test under one seed, in a folder of its own, with an empty parameter store."""
+    pyro.clear_param_store()
+    pyro.set_rng_seed(0)
+    monkeypatch.chdir(tmp_path)
+
+
+@pytest.fixture(scope="session")
+def mnist_dir() -> Path:
+    if not MNIST.exists():
+        pytest.skip("no MNIST at hand; put it in ../shared/data/mnist to run this test")
+    return MNIST
+
+
+@pytest.fixture
+def digits() -> pv.data.Data:
+    return pv.data.load("digits", binarize="dynamic")
+
+
+@pytest.fixture
+def make_vae():
+    """A small VAE, the same at each call; keywords swap its parts."""
+
+    def make(event_shape=(1, 8, 8), latent_dim=2, **parts) -> pv.VAE:
+        torch.manual_seed(1)
+        nets = {"encoder": pv.nets.mlp(16), "decoder": pv.nets.mlp(16)}
+        return pv.VAE(event_shape, latent_dim, **(nets | parts))
+
+    return make
+
+
+@pytest.fixture
+def double():
+    """Float64 as the default type."""
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)

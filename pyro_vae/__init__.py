@@ -1,6 +1,8 @@
 """pyro_vae: the variational autoencoder as a probabilistic program."""
 
 from pyro_vae import (
+    checkpoint,
+    config,
     data,
     distributions,
     evaluate,
@@ -18,6 +20,8 @@ from pyro_vae.vae import VAE
 __all__ = [
     "VAE",
     "Run",
+    "checkpoint",
+    "config",
     "data",
     "distributions",
     "evaluate",

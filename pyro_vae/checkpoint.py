@@ -64,7 +64,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                     f"{path} is a safetensors file, but pyro_vae did not write it; give the folder of a "
                     "run made by pyro-vae train or pv.fit"
                 )
-            return {name: file.get_tensor(name) for name in file.keys()}, json.loads(meta["pyro_vae"])
+            names = list(file.keys())
+            return {name: file.get_tensor(name) for name in names}, json.loads(meta["pyro_vae"])
     except FileNotFoundError:
         raise CheckpointError(f"there is no {path}; give the folder of a run: {_runs()}") from None
     except (safetensors.SafetensorError, OSError, json.JSONDecodeError) as error:
@@ -82,7 +83,7 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys()) + [
         f"{name} (shape {list(tensors[name].shape)}, expected {list(own[name].shape)})"
-        for name in own.keys() & tensors.keys()
+        for name in sorted(own.keys() & tensors.keys())
         if own[name].shape != tensors[name].shape
     ]
     if wrong:
@@ -103,19 +104,17 @@ def write_config(folder: Path, values: Mapping[str, Any]) -> None:
     write(folder / CONFIG, text.encode())
 
 
-def read_config(folder: Path) -> dict[str, Any]:
+def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     """Reads a run's configuration.
 
     Raises:
         CheckpointError: it is missing or no YAML mapping.
     """
-    path = Path(folder) / CONFIG
+    path = Path(folder) / name
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(
-            f"{folder} is not the folder of a run: there is no {path}; {_runs()}"
-        ) from None
+        raise CheckpointError(f"{folder} is not the folder of a run: there is no {path}; {_runs()}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it, or train anew") from error
     if not isinstance(values, dict):
@@ -152,9 +151,7 @@ def load(folder: str | Path, *, vae: VAE | None = None) -> VAE:
     if vae is None:
         vae = build_vae(values, meta["event_shape"], folder)
     weights = {
-        name.removeprefix(prefix): tensor
-        for name, tensor in tensors.items()
-        if name.startswith(prefix)
+        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
     }
     vae.to(weights["input_loc"].dtype)
     load_state(vae, weights, path)

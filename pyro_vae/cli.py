@@ -101,9 +101,7 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> No
     part = getattr(loaded, split)
     bound = evaluate.elbo(vae, part)
     print(f"{split}: {bound}", flush=True)
-    estimate = evaluate.log_likelihood(
-        vae, part, num_samples=num_samples, progress=sys.stderr.isatty()
-    )
+    estimate = evaluate.log_likelihood(vae, part, num_samples=num_samples, progress=sys.stderr.isatty())
     print(f"{split}: {estimate}")
     result = asdict(bound) | {
         "log_likelihood": estimate.log_likelihood,
@@ -175,9 +173,7 @@ def traverse(run: Path, index: int = 0, num_steps: int = 11, split: Part = "test
     _keep(run, "traversals", figures.traversals(vae, _datum(getattr(loaded, split), index), num_steps))
 
 
-def interpolate(
-    run: Path, start: int = 0, end: int = 1, num_steps: int = 12, split: Part = "test"
-) -> None:
+def interpolate(run: Path, start: int = 0, end: int = 1, num_steps: int = 12, split: Part = "test") -> None:
     """Draws one datum turning into another: figures/interpolation.png.
 
     Args:
@@ -216,11 +212,10 @@ def main(argv: Sequence[str] | None = None) -> int:
     parsers = {"train": train_parser()}
     for name, function in COMMANDS.items():
         if name not in parsers:
-            parsers[name] = config.Parser(description=inspect.getdoc(function).split("\n\n")[0])  # type: ignore[union-attr]
+            parsers[name] = config.Parser(description=_summary(function))
             parsers[name].add_argument("run", nargs="?", type=str, help="folder of the run")
             parsers[name].add_signature(function, skip=["run"])
-        summary = inspect.getdoc(function).split("\n")[0]  # type: ignore[union-attr]
-        commands.add_subcommand(name, parsers[name], help=summary)
+        commands.add_subcommand(name, parsers[name], help=_summary(function))
     try:
         given = _normalise(list(sys.argv[1:] if argv is None else argv), parsers)
         chosen = parser.instantiate(parser.parse_args(given))
@@ -239,6 +234,10 @@ def main(argv: Sequence[str] | None = None) -> int:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 128 + error.signum
     return 0
+
+
+def _summary(function: Callable[..., Any]) -> str:
+    return (inspect.getdoc(function) or "").split("\n")[0]
 
 
 def _normalise(argv: list[str], parsers: dict[str, config.Parser]) -> list[str]:
@@ -260,15 +259,16 @@ def _normalise(argv: list[str], parsers: dict[str, config.Parser]) -> list[str]:
         stem = option.split(".")[0]
         if stem not in options:
             near = config.nearest(stem, (o for o in options if o.startswith("--") and "." not in o))
-            raise config.ConfigError(
-                f"{command} has no option {token}; {near} (pyro-vae {command} --help)"
-            )
+            raise config.ConfigError(f"{command} has no option {token}; {near} (pyro-vae {command} --help)")
         if option == stem and stem[2:] in config.NAMESPACES:
             if equals:
                 value = config.resolve(stem[2:], value)
             else:
                 kind = stem[2:]
         rest[i] = option + equals + value
+        if option == "--config":
+            path = Path(value or "".join(rest[i + 1 : i + 2]))
+            config.check(checkpoint.read_config(path.parent, path.name))
     return [command, *rest]
 
 

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import difflib
 import functools
+import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
@@ -22,7 +23,7 @@ import pyro.infer
 import torch
 from jsonargparse.typing import register_type
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
 from pyro_vae import guides, likelihoods, nets, priors
 
@@ -37,16 +38,19 @@ NAMESPACES: dict[str, tuple[Any, ...]] = {
 }
 """Where the short name of a part is looked up, in this order."""
 
-_BASES: dict[str, type] = {
-    "prior": nn.Module | Distribution,  # type: ignore[dict-item]
-    "likelihood": likelihoods.Likelihood,
-    "guide": guides.Guide,
-    "optimizer": torch.optim.Optimizer,
-    "loss": pyro.infer.ELBO,
+_BASES: dict[str, tuple[type, ...]] = {
+    "prior": (priors.Prior, Distribution),
+    "likelihood": (likelihoods.Likelihood,),
+    "guide": (guides.Guide,),
+    "optimizer": (torch.optim.Optimizer,),
+    "loss": (pyro.infer.ELBO,),
 }
 
 # Lists in a configuration become the tensor arguments of a distribution.
 register_type(Tensor, Tensor.tolist, torch.as_tensor, fail_already_registered=False)
+
+PARTS = (nn.Module, Distribution, Transform, torch.optim.Optimizer, pyro.infer.ELBO)
+"""What a configuration may name; nothing else is ever made from one."""
 
 
 class ConfigError(ValueError):
@@ -59,7 +63,7 @@ def known(kind: str) -> dict[str, str]:
     for namespace in NAMESPACES[kind]:
         for name in namespace.__all__:
             value = getattr(namespace, name)
-            if inspect.isclass(value) and issubclass(value, _BASES.get(kind, object)):
+            if inspect.isclass(value) and issubclass(value, _BASES.get(kind, (object,))):
                 found.setdefault(name, f"{namespace.__name__}.{name}")
     return found
 
@@ -127,6 +131,9 @@ def describe(value: Any) -> Any:
             arguments[name] = getattr(value, name)
         elif parameter.default is parameter.empty:
             return repr(value)
+    if {"probs", "logits"} <= arguments.keys():  # given was one; the other was computed and kept
+        given = getattr(value, "_param", arguments["probs"])
+        del arguments["logits" if given is arguments["probs"] else "probs"]
     return {"class_path": _path(type(value)), "init_args": _plain(arguments)}
 
 
@@ -141,8 +148,7 @@ def factory(value: Any) -> tuple[Any, dict[str, Any]]:
 
 def _plain(arguments: Mapping[str, Any]) -> dict[str, Any]:
     return {
-        name: _path(value) if inspect.isclass(value) else describe(value)
-        for name, value in arguments.items()
+        name: _path(value) if inspect.isclass(value) else describe(value) for name, value in arguments.items()
     }
 
 
@@ -160,14 +166,37 @@ class Parser(jsonargparse.ArgumentParser):
         """Adds the parameters of a function or class, with parts as defaults made plain."""
         add = self.add_class_arguments if inspect.isclass(function) else self.add_function_arguments
         extra = {"instantiate": False} if inspect.isclass(function) else {}
-        add(function, None, skip=set(skip), fail_untyped=False, **extra)  # type: ignore[arg-type]
+        add(function, None, skip=set(skip), fail_untyped=False, **extra)
         for name, parameter in inspect.signature(function).parameters.items():
             if name in NAMESPACES and name not in skip:
                 self.set_defaults({name: describe(parameter.default)})
 
-    def format_help(self) -> str:
-        text = super().format_help()  # type: ignore[no-untyped-call]
+    def format_help(self, *args: Any) -> str:
+        text = super().format_help(*args)
         return re.sub(r",\s+known\s+subclasses:[^)]*\)", ")", text)
+
+
+def check(value: Any) -> None:
+    """Refuses a configuration that names anything but parts: it may come from somebody else.
+
+    Raises:
+        ConfigError: an import path is not that of a module, distribution, optimizer or ELBO.
+    """
+    if isinstance(value, list):
+        for item in value:
+            check(item)
+    elif isinstance(value, dict):
+        for item in value.values():
+            check(item)
+        path = value.get("class_path")
+        if path is not None:
+            module, _, name = str(path).rpartition(".")
+            try:
+                part = getattr(importlib.import_module(module), name)
+            except (ImportError, AttributeError, ValueError) as error:
+                raise ConfigError(f"{path} cannot be imported ({error})") from error
+            if not (inspect.isclass(part) and issubclass(part, PARTS)):
+                raise ConfigError(f"{path} is no module, distribution, optimizer or ELBO, and is not made")
 
 
 def build(
@@ -183,6 +212,7 @@ def build(
     Raises:
         ConfigError: a value does not fit its parameter, or a part cannot be imported.
     """
+    check(config)
     parser = Parser(exit_on_error=False)
     parser.add_signature(function, skip)
     taken = set(inspect.signature(function).parameters) - set(skip)

@@ -55,13 +55,14 @@ class Split:
         rows: np.ndarray | None = None,
     ):
         self.streamed = isinstance(values, np.memmap)
-        self.values = values if self.streamed else torch.as_tensor(values)
+        self.values: Any = values if self.streamed else torch.as_tensor(values)
         self.labels = labels
         self.divisor = divisor
         self.binarize = binarize
         self.seed = seed
         self.rows = rows
         self.device = torch.device("cpu")
+        self._grey: tuple[Tensor, Tensor] | None = None  # where values are not 0 or 1, and the values
         if not self.streamed and binarize != "none":
             self._binarize_resident()
 
@@ -78,14 +79,11 @@ class Split:
             return self[torch.tensor([index])][0]
         if self.streamed:
             return self._stream(index)
-        assert isinstance(self.values, Tensor)
         if isinstance(index, Tensor):
             index = index.to(self.device)
         return self._scale(self.values[index])
 
-    def batches(
-        self, batch_size: int, order: Tensor | None = None, start: int = 0
-    ) -> Iterator[Tensor]:
+    def batches(self, batch_size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Tensor]:
         """Batches of ``[B, *event_shape]``, in the order of the indices given (or as stored).
 
         Args:
@@ -105,18 +103,20 @@ class Split:
         if self.binarize != "dynamic":
             return
         self.seed = seed
-        if not self.streamed:
+        if self._grey is not None:
+            index, grey = self._grey
             generator = torch.Generator(self.device).manual_seed(seed)
-            draw = torch.bernoulli(self._grey, generator=generator)
-            self.values.view(-1)[self._grey_index] = draw.to(self.values.dtype)  # type: ignore[union-attr]
+            draw = torch.bernoulli(grey, generator=generator)
+            self.values.view(-1)[index] = draw.to(self.values.dtype)
 
     def to(self, device: torch.device) -> Split:
         """Moves what is held in memory to the device, where batches are then made."""
         self.device = device
-        if isinstance(self.values, Tensor):
+        if not self.streamed:
             self.values = self.values.to(device)
-        if hasattr(self, "_grey"):
-            self._grey, self._grey_index = self._grey.to(device), self._grey_index.to(device)
+        if self._grey is not None:
+            index, grey = self._grey
+            self._grey = index.to(device), grey.to(device)
         return self
 
     @cached_property
@@ -139,12 +139,15 @@ class Split:
         """
         low, high, outside = float("inf"), float("-inf"), 0
         for x in self.batches(1000):
-            inside = support.check(x).reshape(len(x), -1).all(-1)  # type: ignore[no-untyped-call]
+            inside = support.check(x).reshape(len(x), -1).all(-1)
             outside += int((~inside).sum())
             low, high = min(low, x.min().item()), max(high, x.max().item())
         if outside:
+            while hasattr(support, "base_constraint"):
+                support = support.base_constraint
+            domain = "{0, 1}" if support is constraints.boolean else str(support)
             raise DataError(
-                f"{outside} of {len(self)} data lie outside the support {support} of the likelihood "
+                f"{outside} of {len(self)} data lie outside the support {domain} of the likelihood "
                 f"{likelihood}: the values range over [{low:g}, {high:g}]. Mend: {mends}"
             )
 
@@ -153,20 +156,18 @@ class Split:
         return x if self.divisor == 1.0 else x / self.divisor
 
     def _binarize_resident(self) -> None:
-        assert isinstance(self.values, Tensor)
         if self.binarize == "threshold":
             self.values = (self.values > 0.5 * self.divisor).to(torch.uint8)
         else:
             grey = self._scale(self.values).view(-1)
-            self._grey_index = ((grey > 0) & (grey < 1)).nonzero()[:, 0]
-            self._grey = grey[self._grey_index]
+            index = ((grey > 0) & (grey < 1)).nonzero()[:, 0]
+            self._grey = index, grey[index]
             self.values = grey.to(torch.uint8).view(self.values.shape)
             mode, self.binarize = self.binarize, "dynamic"
             self.redraw(self.seed)
             self.divisor = 1.0
             if mode == "static":
-                self.binarize = "static"
-                del self._grey, self._grey_index
+                self.binarize, self._grey = "static", None
             else:
                 _ = self.moments  # of the first draw, whatever was drawn since
         self.divisor = 1.0
@@ -175,7 +176,7 @@ class Split:
         rows = np.arange(len(self))[index if isinstance(index, slice) else index.cpu().numpy()]
         rows = np.sort(rows)  # reads the file in its own order; order within a batch is immaterial
         stored = rows if self.rows is None else self.rows[rows]
-        x = self._scale(torch.from_numpy(np.ascontiguousarray(self.values[stored])))
+        x = self._scale(torch.from_numpy(np.array(self.values[stored])))
         if self.binarize == "threshold":
             x = (x > 0.5).to(x)
         elif self.binarize != "none":
@@ -285,25 +286,24 @@ def load(
         train = _Raw(data)
     if labels is not None:
         train.y = torch.as_tensor(np.asarray(labels))
-    for raw in filter(None, (train, own_test)):
-        raw.check(name, binarize)
+    train.check(name, binarize)
+    if own_test is not None:
+        own_test.check(name, binarize)
     splits = _split(train, own_test, validation, test, split_seed)
-    modes: list[Binarize] = [binarize] + ["static" if binarize == "dynamic" else binarize] * 2  # type: ignore[list-item]
-    return Data(
-        *(
-            Split(raw.x, raw.y, divisor=raw.divisor, binarize=mode, seed=split_seed, rows=raw.rows)
-            for raw, mode in zip(splits, modes, strict=True)
-        ),
-        name=name if name in SETS else Path(name).stem,
-        config=config,
-    )
+    held_out: Binarize = "static" if binarize == "dynamic" else binarize
+    modes = [binarize, held_out, held_out]
+    made = [
+        Split(raw.x, raw.y, divisor=raw.divisor, binarize=mode, seed=split_seed, rows=raw.rows)
+        for raw, mode in zip(splits, modes, strict=True)
+    ]
+    return Data(made[0], made[1], made[2], name if name in SETS else Path(name).stem, config)
 
 
 class _Raw:
     """Numbers as read, before splitting and binarising."""
 
     def __init__(self, x: Array, y: Array | None = None, rows: np.ndarray | None = None):
-        self.x = x if isinstance(x, Tensor | np.memmap) else _as_tensor(x)
+        self.x: Any = x if isinstance(x, np.memmap) else _as_tensor(x)
         self.y = None if y is None else torch.as_tensor(np.asarray(y))
         self.rows = rows
         is_image = self.x.dtype in (torch.uint8, np.uint8) and self.x.ndim in (3, 4)
@@ -345,7 +345,8 @@ class _Raw:
             )
         low, high = float("inf"), float("-inf")
         for i in range(0, shape[0], 1000):
-            x = torch.as_tensor(np.asarray(self.x[i : i + 1000])) / self.divisor
+            chunk = self.x[i : i + 1000]
+            x = (chunk if isinstance(chunk, Tensor) else torch.from_numpy(np.array(chunk))) / self.divisor
             if not torch.isfinite(x).all():
                 row = i + int((~torch.isfinite(x.reshape(len(x), -1)).all(-1)).nonzero()[0])
                 raise DataError(
@@ -362,6 +363,8 @@ class _Raw:
 
 
 def _as_tensor(x: Any) -> Tensor:
+    if isinstance(x, Tensor):
+        x = x.detach().cpu().numpy()
     try:
         array = np.asarray(x)
     except ValueError as error:
@@ -376,11 +379,9 @@ def _as_tensor(x: Any) -> Tensor:
     return torch.from_numpy(np.require(array, requirements=["C", "W"]))
 
 
-def _split(
-    train: _Raw, own_test: _Raw | None, validation: float, test: float, seed: int
-) -> list[_Raw]:
+def _split(train: _Raw, own_test: _Raw | None, validation: float, test: float, seed: int) -> list[_Raw]:
     order = np.random.default_rng(seed).permutation(len(train))
-    num_test = 0 if own_test else round(test * len(train))
+    num_test = 0 if own_test is not None else round(test * len(train))
     num_validation = round(validation * (len(train) - num_test))
     cuts = np.cumsum([num_test, num_validation])
     rows = [np.sort(part) for part in np.split(order, cuts)]
@@ -389,7 +390,8 @@ def _split(
             f"nothing is left to train on: of {len(train)} data {num_test} were held out for testing "
             f"and {num_validation} for validation; lower validation={validation} or test={test}"
         )
-    return [train.take(rows[2]), train.take(rows[1]), own_test or train.take(rows[0])]
+    held_out = train.take(rows[0]) if own_test is None else own_test
+    return [train.take(rows[2]), train.take(rows[1]), held_out]
 
 
 def _read(name: str, data_dir: Path | None, stream: bool | None) -> tuple[_Raw, _Raw | None]:
@@ -447,7 +449,7 @@ def _read_pt(path: Path, stream: bool | None) -> _Raw:
         return _Raw(loaded)
     if isinstance(loaded, dict) and isinstance(loaded.get("x"), Tensor):
         return _Raw(loaded["x"], loaded.get("y"))
-    raise DataError(f'{path} holds no tensor; torch.save(x, path) or torch.save(dict(x=x, y=y), path)')
+    raise DataError(f"{path} holds no tensor; torch.save(x, path) or torch.save(dict(x=x, y=y), path)")
 
 
 def _read_folder(path: Path) -> _Raw:

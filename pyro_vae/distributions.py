@@ -1,11 +1,12 @@
-"""Distributions that Pyro lacks."""
+"""Distributions that Pyro lacks, and how raw reals become parameters."""
 
 from __future__ import annotations
 
 import pyro.distributions as dist
 import torch.nn.functional as F
 from torch import Tensor
-from torch.distributions import constraints
+from torch.distributions import Transform, transform_to
+from torch.distributions.constraints import Constraint
 
 
 class PseudoBernoulli(dist.Bernoulli):
@@ -25,10 +26,21 @@ class PseudoBernoulli(dist.Bernoulli):
     error in variational autoencoders".
     """
 
-    support = constraints.unit_interval
+    support = dist.constraints.unit_interval
     has_enumerate_support = False
 
     def log_prob(self, value: Tensor) -> Tensor:
         if self._validate_args:
             self._validate_sample(value)
         return value * self.logits - F.softplus(self.logits)
+
+
+def to_constrained(constraint: Constraint) -> Transform:
+    """The map from raw reals to values that satisfy a constraint, ``transform_to`` with one exception.
+
+    Positive values are softplus(raw), as in Pyro's own guides, where ``transform_to`` has exp(raw): one
+    outlying datum then moves a scale by its raw value, not by the exponential of it.
+    """
+    if constraint is dist.constraints.positive:
+        constraint = dist.constraints.softplus_positive
+    return transform_to(constraint)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 from collections.abc import Callable
 from dataclasses import dataclass
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -86,7 +87,7 @@ def elbo(
         q_z = vae.encode(x)
         z = q_z.rsample((num_samples,))
         kl = kl_divergence(q_z, vae.prior(), z)
-        log_p = vae.decode(z).log_prob(x)  # type: ignore[no-untyped-call]
+        log_p = vae.decode(z).log_prob(x)
         return torch.stack([-log_p.mean(0), kl.mean(0)])
 
     parts = _over_batches(vae, data, terms, batch_size, seed, "ELBO", progress=False).double()
@@ -158,9 +159,10 @@ def _over_batches(
     reference = vae.input_loc
     check_support(vae, split)
     results = []
-    with vae.evaluating(seed), tqdm(
-        total=len(split), desc=description, unit="datum", disable=not progress, leave=False
-    ) as bar:
+    with (
+        vae.evaluating(seed),
+        tqdm(total=len(split), desc=description, unit="datum", disable=not progress, leave=False) as bar,
+    ):
         for x in split.batches(batch_size):
             results.append(terms(x.to(reference)).cpu())
             bar.update(len(x))
@@ -181,5 +183,5 @@ def check_support(vae: VAE, split: Split) -> None:
             "pv.VAE(data.event_shape, ...)"
         )
     with vae.evaluating():
-        support = vae.decode(vae.prior().sample((1,))).support  # type: ignore[attr-defined]
-    split.check(support, repr(vae.p_x), vae.p_x.mends)
+        p_x: Any = vae.decode(vae.prior().sample((1,)))
+    split.check(p_x.support, repr(vae.p_x), vae.p_x.mends)

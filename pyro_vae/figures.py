@@ -106,12 +106,13 @@ def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.add_subplot()
     if labels is None:
-        axes.scatter(*z.T, s=6, alpha=0.6)
+        axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
     else:
         classes = labels.unique().tolist()
         colours = _colours(len(classes))
         for colour, label in zip(colours, classes, strict=True):
-            axes.scatter(*z[labels == label].T, s=6, alpha=0.7, color=colour, label=str(label))
+            own = z[labels == label]
+            axes.scatter(own[:, 0], own[:, 1], s=6, alpha=0.7, color=colour, label=str(label))
         if len(classes) <= 20:
             axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(title="Means of q(z|x)", xlabel=names[0], ylabel=names[1])

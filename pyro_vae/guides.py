@@ -9,7 +9,9 @@ from abc import ABC, abstractmethod
 
 import pyro.distributions as dist
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints, transform_to
+from torch.distributions import Distribution, constraints
+
+from pyro_vae.distributions import to_constrained
 
 __all__ = ["Normal"]
 
@@ -37,4 +39,4 @@ class Normal(Guide):
 
     def forward(self, params: Tensor) -> Distribution:
         loc, raw_scale = params.chunk(2, dim=-1)
-        return dist.Normal(loc, transform_to(constraints.positive)(raw_scale)).to_event(1)
+        return dist.Normal(loc, to_constrained(constraints.positive)(raw_scale)).to_event(1)

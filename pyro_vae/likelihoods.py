@@ -1,7 +1,7 @@
 """Likelihoods p(x|z): modules whose ``forward(params)`` returns a distribution over x.
 
 ``params`` are the decoder's raw reals. A likelihood reads its family's ``arg_constraints`` and maps
-each parameter into them with ``transform_to``; each parameter is given per datum by the decoder,
+each parameter into them; each parameter is given per datum by the decoder,
 learned and shared, learned per pixel, or fixed.
 """
 
@@ -13,9 +13,10 @@ from typing import Any, ClassVar, Literal, cast
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints, transform_to
+from torch.distributions import Distribution
 
-from pyro_vae.distributions import PseudoBernoulli
+from pyro_vae import distributions
+from pyro_vae.distributions import to_constrained
 
 __all__ = ["Bernoulli", "Normal", "PseudoBernoulli"]
 
@@ -105,7 +106,7 @@ class Univariate(Likelihood):
         return cast(Any, self.family)(**values).to_event(event_dim)
 
     def _constrain(self, name: str, raw: Tensor) -> Tensor:
-        value: Tensor = transform_to(self.constraints[name])(raw)
+        value: Tensor = to_constrained(self.constraints[name])(raw)
         if name == "loc":
             return self.unit * value
         if name == "scale":
@@ -126,12 +127,11 @@ class Univariate(Likelihood):
         targets = dict(zip(self.decoded, offsets, strict=True)) | dict(self.learned.items())
         for name, value in self.start(mean, std).items():
             if name in targets:
-                targets[name].copy_(transform_to(self.constraints[name]).inv(value))
+                targets[name].copy_(to_constrained(self.constraints[name]).inv(value))
 
-    def extra_repr(self) -> str:
-        return ", ".join(
-            f"{name}={source!r}" for name, source in self.sources.items() if source != "decoder"
-        )
+    def __repr__(self) -> str:
+        told = (f"{name}={source!r}" for name, source in self.sources.items() if source != "decoder")
+        return f"{type(self).__name__}({', '.join(told)})"
 
 
 class Bernoulli(Univariate):
@@ -162,7 +162,7 @@ class PseudoBernoulli(Bernoulli):
     See :class:`pyro_vae.distributions.PseudoBernoulli`. Its "log-likelihood" compares with nothing.
     """
 
-    family = PseudoBernoulli
+    family = distributions.PseudoBernoulli
     measure = "none (not normalised)"
     mends = "scale the data to [0, 1]; or likelihood=pv.likelihoods.Normal(scale='shared')"
 

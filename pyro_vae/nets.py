@@ -16,7 +16,6 @@ from collections.abc import Callable, Sequence
 from functools import partial
 from itertools import pairwise
 
-import torch
 from torch import Tensor, nn
 
 __all__ = ["MLP", "Conv"]
@@ -34,13 +33,9 @@ def mlp(*hidden_dims: int, activation: type[nn.Module] = nn.SiLU) -> Net:
     return partial(MLP, hidden_dims=hidden_dims, activation=activation)
 
 
-def conv(
-    *channels: int, hidden_dim: int = 256, activation: type[nn.Module] = nn.SiLU
-) -> Net:
+def conv(*channels: int, hidden_dim: int = 256, activation: type[nn.Module] = nn.SiLU) -> Net:
     """Factory of convolutional networks with these channels: see :class:`Conv`."""
-    return partial(
-        Conv, channels=channels or (32, 64), hidden_dim=hidden_dim, activation=activation
-    )
+    return partial(Conv, channels=channels or (32, 64), hidden_dim=hidden_dim, activation=activation)
 
 
 class _Net(nn.Module):
@@ -136,14 +131,15 @@ class Conv(_Net):
             self.layers.append(nn.Unflatten(1, inner))
             for (i, o), target in zip(pairwise(reversed(depths)), sizes[-2::-1], strict=True):
                 # A transposed convolution makes 2n - 1 of n; one more row or column where 2n is due.
-                padding = tuple(1 - side % 2 for side in target)
+                padding = (1 - target[0] % 2, 1 - target[1] % 2)
                 up = nn.ConvTranspose2d(i, o, 3, 2, 1, output_padding=padding)
                 self.layers.extend([_glorot(up), activation()])
         del self.layers[-1]
 
 
-def _glorot(layer: nn.Module) -> nn.Module:
+def _glorot(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     """Glorot and Bengio, 2010: keeps the variance of activations and gradients across layers."""
-    nn.init.xavier_uniform_(layer.weight)  # type: ignore[arg-type]
-    nn.init.zeros_(layer.bias)  # type: ignore[arg-type]
+    nn.init.xavier_uniform_(layer.weight)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
     return layer

@@ -35,7 +35,7 @@ def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
     try:
         return analytic_kl(q, p).expand(z.shape[:-1])
     except NotImplementedError:
-        return q.log_prob(z) - p.log_prob(z)  # type: ignore[no-untyped-call, no-any-return]
+        return q.log_prob(z) - p.log_prob(z)
 
 
 def log_weights(vae: LatentVariableModel, x: Tensor, num_particles: int = 1) -> Tensor:
@@ -56,8 +56,8 @@ def log_weights(vae: LatentVariableModel, x: Tensor, num_particles: int = 1) -> 
     """
     q_z = vae.encode(x)
     z = q_z.rsample((num_particles,))
-    log_joint = vae.prior().log_prob(z) + vae.decode(z).log_prob(x)  # type: ignore[no-untyped-call]
-    return log_joint - q_z.log_prob(z)  # type: ignore[no-untyped-call, no-any-return]
+    log_joint = vae.prior().log_prob(z) + vae.decode(z).log_prob(x)
+    return log_joint - q_z.log_prob(z)
 
 
 def importance_weighted_bound(log_w: Tensor) -> Tensor:
@@ -80,7 +80,7 @@ class scale_latents(Messenger):  # named as Pyro names its handlers
     """
 
     def __init__(self, beta: float | Tensor):
-        super().__init__()  # type: ignore[no-untyped-call]
+        super().__init__()
         self.beta = beta
 
     def _pyro_sample(self, msg: Any) -> None:

@@ -72,7 +72,7 @@ class Fixed(Prior):
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fixed:
         # A distribution's tensors are no buffers: `.to(device)` and `.double()` must reach them.
-        super()._apply(fn, recurse)  # type: ignore[no-untyped-call]
+        super()._apply(fn, recurse)
         if hasattr(self, "p_z"):
             self.p_z = _map_tensors(self.p_z, fn)
         return self

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
-from typing import Any, NamedTuple
+from collections.abc import Callable, Iterator
+from typing import Any, NamedTuple, cast
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
 from pyro_vae.objectives import kl_divergence, scale_latents
@@ -76,10 +77,10 @@ class SVI:
         Raises:
             NonFiniteLossError: the loss or the gradient's norm is not finite; nothing was updated.
         """
-        model, guide = poutine.trace(self.model), poutine.trace(self.guide)
+        model, guide = (poutine.trace(program) for program in (self.model, self.guide))
         self.optimizer.zero_grad(set_to_none=True)
         with pyro.validation_enabled(self.num_steps == 0), scale_latents(beta):
-            loss = self.loss.loss_and_grads(model, guide, x)
+            loss = cast(Any, self.loss).loss_and_grads(model, guide, x)
             if isinstance(loss, tuple):  # ReweightedWakeSleep: of the model, of the guide
                 loss = sum(loss)
         loss = float(loss) / len(x)
@@ -98,9 +99,7 @@ class SVI:
         """Which site went wrong first, in the order of the program: the guide's, then the model's."""
         if loss - loss != 0:
             for trace, program in zip(reversed(traces), ("guide", "model"), strict=True):
-                for name, site in trace.nodes.items():
-                    if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
-                        continue
+                for name, site in _sites(trace):
                     with pyro.validation_enabled(False):
                         density = site["fn"].log_prob(site["value"])
                     for what, value in (("value", site["value"]), ("log-density", density)):
@@ -120,12 +119,17 @@ def _parts(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[floa
     """-E[log p(x|z)] and KL(q(z|x) || p(z)) per datum, from the sites of the two programs."""
     reconstruction = kl = 0.0
     with pyro.validation_enabled(False):
-        for name, site in model_trace.nodes.items():
-            if site["type"] != "sample" or type(site["fn"]).__name__ == "_Subsample":
-                continue
+        for name, site in _sites(model_trace):
             if site["is_observed"]:
                 reconstruction -= site["fn"].log_prob(site["value"]).mean().item()
             else:
-                q = guide_trace.nodes[name]["fn"]
+                q: Any = guide_trace.nodes[name]["fn"]
                 kl += kl_divergence(q, site["fn"], site["value"]).mean().item()
     return reconstruction, kl
+
+
+def _sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
+    """The sample sites of a program, without those that plates make to subsample."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            yield name, site

@@ -142,7 +142,7 @@ def fit(
         vae.initialize(*data.train.moments)
 
     svi = SVI(vae.model, vae.guide, _make(optimizer, vae, lr), loss, clip_norm=clip_norm)
-    state, best = _State(), {}
+    state, best = _State(), dict[str, Tensor]()
     with ExitStack() as stack:
         stack.enter_context(torch.random.fork_rng([place.index or 0] if place.type == "cuda" else []))
         torch.manual_seed(seed)
@@ -162,14 +162,9 @@ def fit(
         while not state.finished:
             began = time.monotonic()
             vae.train()
-            epoch_seed, order_seed = map(
-                int, np.random.SeedSequence([seed, state.epoch]).generate_state(2)
-            )
+            epoch_seed, order_seed = map(int, np.random.SeedSequence([seed, state.epoch]).generate_state(2))
             data.train.redraw(epoch_seed)
-            order = torch.randperm(
-                len(data.train), generator=torch.Generator().manual_seed(order_seed)
-            )
-            beta = 1.0
+            order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(order_seed))
             for x in data.train.batches(batch_size, order, start=state.batch):
                 done = state.epoch * num_batches + state.batch
                 for group in svi.optimizer.param_groups:
@@ -178,7 +173,7 @@ def fit(
                 try:
                     losses = svi.step(x.to(vae.input_loc), beta)
                 except NonFiniteLossError as error:
-                    raise NonFiniteLossError(_non_finite(error, state, folder)) from error
+                    raise NonFiniteLossError(_non_finite(str(error), state, folder)) from error
                 state.sums = [a + b * len(x) for a, b in zip(state.sums, losses, strict=True)]
                 state.batch += 1
                 report.step(state, losses)
@@ -187,15 +182,15 @@ def fit(
                     save()
                     raise Interrupted(_how_to_resume(folder, state), stop[0])
             if not all(p.isfinite().all() for p in vae.parameters()):
-                error = NonFiniteLossError("a parameter is not finite after the epoch's last step")
-                raise NonFiniteLossError(_non_finite(error, state, folder))
+                reason = "a parameter is not finite after the epoch's last step"
+                raise NonFiniteLossError(_non_finite(reason, state, folder))
 
             train = Losses(*(total / len(data.train) for total in state.sums))
             row: dict[str, float] = {
                 "epoch": state.epoch + 1,
                 "steps": (state.epoch + 1) * num_batches,
                 "lr": svi.optimizer.param_groups[0]["lr"],
-                "beta": beta,
+                "beta": warmup((state.epoch + 1) * num_batches - 1, warmup_epochs * num_batches),
                 "loss": train.loss,
                 "elbo": -(train.reconstruction + train.kl),
                 "reconstruction": train.reconstruction,
@@ -211,10 +206,10 @@ def fit(
             row["seconds"] = round(state.seconds + time.monotonic() - began, 3)
             state.history.append(row)
             state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, [0.0] * 3, 0.0
-            if patience is not None and state.epoch > warmup_epochs:
-                if row["validation_elbo"] > state.best_elbo:
-                    state.best_epoch, state.best_elbo = state.epoch, row["validation_elbo"]
-                    best = {name: value.clone() for name, value in vae.state_dict().items()}
+            watched = patience is not None and state.epoch > warmup_epochs
+            if watched and row["validation_elbo"] > state.best_elbo:
+                state.best_epoch, state.best_elbo = state.epoch, row["validation_elbo"]
+                best = {name: value.clone() for name, value in vae.state_dict().items()}
             waited = state.epoch - max(state.best_epoch, warmup_epochs)
             stopped_early = patience is not None and waited >= patience
             state.finished = stopped_early or state.epoch >= epochs
@@ -301,9 +296,7 @@ def _best_device() -> str:
     return "cuda" if torch.cuda.is_available() else "cpu"
 
 
-def _make(
-    factory: Callable[..., torch.optim.Optimizer], vae: VAE, lr: float
-) -> torch.optim.Optimizer:
+def _make(factory: Callable[..., torch.optim.Optimizer], vae: VAE, lr: float) -> torch.optim.Optimizer:
     """The optimizer, in its fused form (one kernel for all parameters) where it has one."""
     cls, keywords = config.factory(factory)
     fused = "fused" in inspect.signature(cls).parameters and keywords.get("fused") is None
@@ -321,9 +314,7 @@ def _begin(folder: Path, values: dict[str, Any]) -> None:
     checkpoint.write_config(folder, values)
 
 
-def _save(
-    folder: Path, vae: VAE, svi: SVI, state: _State, best: dict[str, Tensor], data: Data
-) -> None:
+def _save(folder: Path, vae: VAE, svi: SVI, state: _State, best: dict[str, Tensor], data: Data) -> None:
     tensors = {f"model.{name}": value for name, value in vae.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in best.items()}
     tensors["rng.cpu"] = torch.get_rng_state()
@@ -391,11 +382,10 @@ def _restore(
     return _State(**{k: v for k, v in meta.items() if k in names}), under("best.")
 
 
-def _non_finite(error: NonFiniteLossError, state: _State, folder: Path) -> str:
+def _non_finite(reason: str, state: _State, folder: Path) -> str:
     kept = f"that of epoch {state.epoch}, is in {folder}" if state.epoch else "there is none yet"
     return (
-        f"epoch {state.epoch + 1}: {error}. Last good checkpoint: {kept}. Try a lower lr, or "
-        "clip_norm=100"
+        f"epoch {state.epoch + 1}: {reason}. Last good checkpoint: {kept}. Try a lower lr, or clip_norm=100"
     )
 
 
@@ -418,7 +408,7 @@ def _signals() -> Iterator[list[int]]:
         received.append(signum)
         signal.signal(signum, previous[signum])
 
-    previous = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    previous: dict[int, Any] = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
     try:
         yield received
     finally:
@@ -443,7 +433,7 @@ class _Report:
         terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.lines = progress and not terminal
         self.last_line = 0.0
-        self.log = open(folder / "log.txt", "a")
+        self.log = (folder / "log.txt").open("a")  # closed on exit
         self.bar = tqdm(
             total=epochs * self.num_batches,
             initial=state.epoch * self.num_batches + state.batch,
@@ -455,9 +445,7 @@ class _Report:
         if importlib.util.find_spec("tensorboard") and not state.finished:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(  # type: ignore[no-untyped-call]
-                str(folder / "tensorboard"), purge_step=state.epoch + 1
-            )
+            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.epoch + 1)
 
     def __enter__(self) -> _Report:
         return self
@@ -468,7 +456,7 @@ class _Report:
             self._write(f"{type(error).__name__}: {error}")
         self.log.close()
         if self.writer:
-            self.writer.close()  # type: ignore[no-untyped-call]
+            self.writer.close()
 
     def step(self, state: _State, losses: Losses) -> None:
         if not self.bar.disable:
@@ -495,8 +483,8 @@ class _Report:
             self.last_line = time.monotonic()
         if self.writer:
             for key, value in row.items():
-                self.writer.add_scalar(key, value, state.epoch)  # type: ignore[no-untyped-call]
-            self.writer.flush()  # type: ignore[no-untyped-call]
+                self.writer.add_scalar(key, value, state.epoch)
+            self.writer.flush()
 
     def line(self, text: str) -> None:
         self._write(text)

@@ -6,7 +6,7 @@ import contextlib
 import copy
 import weakref
 from collections.abc import Iterator
-from typing import Any
+from typing import Any, cast
 
 import pyro
 import torch
@@ -116,16 +116,14 @@ class VAE(nn.Module):
         """
         self._announce("p_z", "decoder", "p_x")
         with pyro.plate("data", self._num_data(x)):
-            z = pyro.sample("z", self.prior())  # type: ignore[arg-type]
-            x = pyro.sample("x", self.decode(z), obs=x)  # type: ignore[arg-type]
-        return x
+            z = pyro.sample("z", cast(Any, self.prior()))
+            return pyro.sample("x", cast(Any, self.decode(z)), obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
         """The inference program: z ~ q(z|x) for each datum of x ``[B, *event_shape]``."""
         self._announce("encoder", "q_z")
         with pyro.plate("data", self._num_data(x)):
-            z: Tensor = pyro.sample("z", self.encode(x))  # type: ignore[arg-type]
-        return z
+            return pyro.sample("z", cast(Any, self.encode(x)))
 
     def initialize(self, mean: Tensor, std: Tensor) -> None:
         """Starts p(x|z) at the data's statistics, and standardises what the encoder sees.

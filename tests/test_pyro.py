@@ -6,6 +6,7 @@ import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from pyro.contrib.autoname import scope
 from pyro.infer import (
     MCMC,
     NUTS,
@@ -19,7 +20,6 @@ from pyro.infer import (
     TraceMeanField_ELBO,
 )
 from pyro.infer.autoguide import AutoNormal
-from pyro.contrib.autoname import scope
 from torch.distributions import kl_divergence
 
 import pyro_vae as pv
@@ -83,9 +83,9 @@ def test_predictive(make_vae, x):
 
 def test_importance(make_vae, x):
     vae = make_vae()
-    estimate = Importance(vae.model, vae.guide, num_samples=200).run(x).get_log_normalizer()
-    ours = pv.evaluate.log_likelihood(vae, x, num_samples=1000).per_datum.sum().item()
-    assert estimate.item() == pytest.approx(ours, abs=1.0)
+    estimate = Importance(vae.model, vae.guide, num_samples=1000).run(x[:1]).get_log_normalizer()
+    ours = pv.evaluate.log_likelihood(vae, x[:1], num_samples=100_000).log_likelihood
+    assert estimate.item() == pytest.approx(ours, abs=0.3)
 
 
 def test_nuts_samples_the_posterior(double):

@@ -145,7 +145,11 @@ def manifold(run: Path, num_steps: int = 15) -> None:
         run: folder of the run.
         num_steps: pictures along a side.
     """
-    _keep(run, "manifold", figures.manifold(checkpoint.load(run), num_steps))
+    try:
+        figure = figures.manifold(checkpoint.load(run), num_steps)
+    except ValueError as error:
+        raise config.ConfigError(str(error)) from error
+    _keep(run, "manifold", figure)
 
 
 def latents(run: Path, split: Part = "test") -> None:
@@ -252,6 +256,7 @@ def _normalise(argv: list[str], parsers: dict[str, config.Parser]) -> list[str]:
     for i, token in enumerate(rest):
         if kind:
             rest[i], kind = config.resolve(kind, token), None
+            config.check({"class_path": rest[i]})
         if not token.startswith("--"):
             continue
         option, equals, value = token.partition("=")
@@ -263,6 +268,7 @@ def _normalise(argv: list[str], parsers: dict[str, config.Parser]) -> list[str]:
         if option == stem and stem[2:] in config.NAMESPACES:
             if equals:
                 value = config.resolve(stem[2:], value)
+                config.check({"class_path": value})
             else:
                 kind = stem[2:]
         rest[i] = option + equals + value

@@ -100,8 +100,8 @@ def nearest(name: str, names: Iterable[str]) -> str:
 def describe(value: Any) -> Any:
     """Plain values (None, numbers, strings, lists, dicts) from which ``build`` makes the part again.
 
-    A part's constructor arguments are read from its attributes of the same names. What has no
-    import path (a lambda, say) is described by its ``repr``, which ``build`` refuses.
+    A part's constructor arguments are read from its attributes of the same names. Functions, classes
+    without an import path and the like are described too, but ``build`` refuses them.
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
@@ -118,7 +118,7 @@ def describe(value: Any) -> Any:
         defaults = {p.name: p.default for p in parameters if p.default is not p.empty}
         return {"class_path": _path(cls), "init_args": _plain(defaults | keywords)}
     if inspect.isfunction(value):
-        return _path(value)
+        return {"class_path": _path(value)}
     arguments = {}
     for name, parameter in inspect.signature(type(value)).parameters.items():
         if parameter.kind in (parameter.VAR_POSITIONAL, parameter.VAR_KEYWORD):
@@ -196,7 +196,9 @@ def check(value: Any) -> None:
             except (ImportError, AttributeError, ValueError) as error:
                 raise ConfigError(f"{path} cannot be imported ({error})") from error
             if not (inspect.isclass(part) and issubclass(part, PARTS)):
-                raise ConfigError(f"{path} is no module, distribution, optimizer or ELBO, and is not made")
+                raise ConfigError(
+                    f"{path} is no class of a module, distribution, optimizer or ELBO: it is not made"
+                )
 
 
 def build(
@@ -212,11 +214,11 @@ def build(
     Raises:
         ConfigError: a value does not fit its parameter, or a part cannot be imported.
     """
-    check(config)
     parser = Parser(exit_on_error=False)
     parser.add_signature(function, skip)
     taken = set(inspect.signature(function).parameters) - set(skip)
     values = {name: value for name, value in config.items() if name in taken}
+    check(values)
     for kind in NAMESPACES.keys() & values.keys():
         if isinstance(values[kind], str):
             values[kind] = {"class_path": resolve(kind, values[kind])}

@@ -169,47 +169,33 @@ def _grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Fig
     arrays = [row.float().cpu().numpy() for row in rows]
     event_shape = arrays[0].shape[1:]
     low, high = (float(f([f(a) for a in arrays])) for f in (np.min, np.max))
+    scale = (high - low) or 1.0
     size = max(0.35, min(0.75, 9 / columns))
-    if len(event_shape) == 1:
-        return _curves(arrays, columns, (low, high), title, labels)
     figure = Figure(figsize=(max(4, size * columns), size * len(rows) + 0.4), layout="constrained")
     axes = figure.add_subplot()
-    height, width = event_shape[-2:]
-    colour = len(event_shape) == 3 and event_shape[0] == 3
-    gap = max(1, height // 14)  # pixels between pictures, left blank
-    step = height + gap, width + gap
-    mosaic = np.full((len(rows) * step[0] - gap, columns * step[1] - gap, 3), np.nan, np.float32)
-    for i, array in enumerate(arrays):
-        for j, image in enumerate(array):
-            channels = image.reshape(-1, height, width)[: 3 if colour else 1]
-            top, left = i * step[0], j * step[1]
-            mosaic[top : top + height, left : left + width] = channels.transpose(1, 2, 0)
-    mosaic = np.nan_to_num((mosaic - low) / ((high - low) or 1.0), nan=1.0)
-    axes.imshow(mosaic, interpolation="nearest")
+    height, width = event_shape[-2:] if len(event_shape) > 1 else (1, max(1, event_shape[0] - 1))
+    gap = (max(1, height // 14), max(1, width // 14)) if len(event_shape) > 1 else (0.2, 0.1 * width)
+    step = height + gap[0], width + gap[1]
+    if len(event_shape) == 1:
+        for i, array in enumerate(arrays):
+            for j, curve in enumerate(array):
+                x = j * step[1] + np.arange(len(curve))
+                axes.plot(x, i * step[0] + 1 - (curve - low) / scale, "C0-", linewidth=0.8)
+        axes.invert_yaxis()
+    else:
+        colour = len(event_shape) == 3 and event_shape[0] == 3
+        blank = (len(rows) * step[0] - gap[0], columns * step[1] - gap[1], 3)
+        mosaic = np.full(blank, np.nan, np.float32)
+        for i, array in enumerate(arrays):
+            for j, image in enumerate(array):
+                channels = image.reshape(-1, height, width)[: 3 if colour else 1]
+                top, left = i * step[0], j * step[1]
+                mosaic[top : top + height, left : left + width] = channels.transpose(1, 2, 0)
+        axes.imshow(np.nan_to_num((mosaic - low) / scale, nan=1.0), interpolation="nearest")
     axes.set_title(title)
     axes.set_xticks([])
     axes.set_yticks([i * step[0] + height / 2 for i in range(len(labels))], labels)
     axes.tick_params(length=0)
     for spine in axes.spines.values():
         spine.set_visible(False)
-    return figure
-
-
-def _curves(
-    arrays: Sequence[np.ndarray],
-    columns: int,
-    limits: tuple[float, float],
-    title: str,
-    labels: Sequence[str],
-) -> Figure:
-    figure = Figure(figsize=(1.1 * columns, 1.0 * len(arrays) + 0.4), layout="constrained")
-    figure.suptitle(title)
-    grid = figure.subplots(len(arrays), columns, sharex=True, sharey=True, squeeze=False)
-    for i, array in enumerate(arrays):
-        for axes, curve in zip(grid[i], array, strict=False):
-            axes.plot(curve, ".-" if len(curve) < 30 else "-", linewidth=1, markersize=3)
-        for axes in grid[i]:
-            axes.set(ylim=limits, xticks=[], yticks=[])
-        if labels:
-            grid[i][0].set_ylabel(labels[i])
     return figure

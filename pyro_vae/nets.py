@@ -27,6 +27,7 @@ Net = Callable[[Shape, Shape], nn.Module]
 def mlp(*hidden_dims: int, activation: type[nn.Module] = nn.SiLU) -> Net:
     """Factory of dense networks with these hidden layers: see :class:`MLP`.
 
+    >>> import torch
     >>> mlp(400, 200)((1, 28, 28), (20,))(torch.zeros(3, 1, 28, 28)).shape
     torch.Size([3, 20])
     """

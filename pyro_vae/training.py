@@ -132,7 +132,7 @@ def fit(
     _check_arguments(vae, data, epochs, batch_size, lr, schedule, patience)
     values = data.config | {"latent_dim": vae.latent_dim} | _describe_parts(vae) | settings
     folder = Path(folder or f"runs/{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    place = torch.device(device if device != "auto" else _best_device())
+    place = _place(device)
     vae.to(place)
     data.to(place)
     for split in (data.train, data.validation):
@@ -292,8 +292,14 @@ def _num_parameters(vae: VAE) -> int:
     return sum(p.numel() for p in vae.parameters() if p.requires_grad)
 
 
-def _best_device() -> str:
-    return "cuda" if torch.cuda.is_available() else "cpu"
+def _place(device: str) -> torch.device:
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros((), device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise config.ConfigError(f"device={device!r} cannot be used ({reason}); device='cpu' can") from error
 
 
 def _make(factory: Callable[..., torch.optim.Optimizer], vae: VAE, lr: float) -> torch.optim.Optimizer:

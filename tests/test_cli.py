@@ -1,0 +1,284 @@
+import json
+import os
+import signal
+import subprocess
+import sys
+import textwrap
+import time
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+import yaml
+
+import pyro_vae as pv
+from pyro_vae.cli import main
+
+SMALL = ["--epochs", "2", "--encoder.hidden_dims", "[8]", "--decoder.hidden_dims", "[8]"]
+
+
+def train(*options):
+    assert main(["train", "--folder", "run", *SMALL, *options]) == 0
+    return pv.load("run")
+
+
+@pytest.fixture
+def output(capsys):
+    def read():
+        captured = capsys.readouterr()
+        return captured.out + captured.err
+
+    return read
+
+
+def fails(code, output, *argv):
+    """The command's exit code and its one line of explanation."""
+    try:
+        got = main(list(argv))
+    except SystemExit as exit:
+        got = exit.code
+    text = output()
+    assert got == code, text
+    assert "Traceback" not in text
+    return text
+
+
+class TestTrain:
+    def test_alone(self, output):
+        """All that the first command leaves."""
+        assert main(["train", "--epochs", "2"]) == 0
+        (run,) = os.scandir("runs")
+        assert run.name.startswith("digits-")
+        pictures = {"samples", "reconstructions", "latents", "traversals", "training"}
+        assert {p.name for p in os.scandir(f"{run.path}/figures")} == {f"{name}.png" for name in pictures}
+        text = output()
+        assert (
+            "digits: 1455 training, 162 validation, 180 test data of shape (1, 8, 8); binarize: dynamic"
+            in text
+        )
+        assert "test: ELBO -" in text
+        assert "nats per datum" in text
+
+    def test_plane_has_a_map(self):
+        train("--latent-dim", "2")
+        assert os.path.exists("run/figures/manifold.png")
+
+    def test_swaps(self):
+        vae = train("--likelihood", "Normal", "--likelihood.scale", "shared")
+        assert vae.p_x.scale == "shared"
+        assert yaml.safe_load(Path("run/config.yaml").read_text())["binarize"] == "none"
+
+    @pytest.mark.parametrize(
+        ("options", "expected"),
+        [
+            (["--likelihood", "Normal", "--likelihood.scale", "0.1"], "Normal(scale=0.1)"),
+            (["--likelihood=PseudoBernoulli", "--binarize=none"], "PseudoBernoulli()"),
+            (["--prior", "Laplace", "--prior.loc", "0", "--prior.scale", "1"], "Laplace"),
+            (["--prior", "StudentT", "--prior.df", "5"], "StudentT"),
+            (["--guide", "Normal"], "Normal"),
+            (["--encoder", "Conv", "--encoder.channels", "[4]", "--decoder", "conv"], "Conv2d(1, 4"),
+            (["--encoder.activation", "torch.nn.Tanh"], "Tanh"),
+            (["--optimizer", "SGD", "--optimizer.momentum", "0.9", "--lr", "1e-3"], "VAE"),
+            (["--loss", "RenyiELBO", "--loss.alpha", "0", "--loss.num_particles", "3"], "VAE"),
+            (
+                ["--schedule", "constant", "--warmup-epochs", "1", "--clip-norm", "10", "--patience", "1"],
+                "VAE",
+            ),
+        ],
+        ids=lambda value: value[0] if isinstance(value, list) else "",
+    )
+    def test_options(self, options, expected):
+        small = SMALL if not any(o.startswith("--encoder") for o in options) else ["--epochs", "2"]
+        assert main(["train", "--folder", "run", *small, *options]) == 0
+        assert expected in repr(pv.load("run"))
+
+    def test_own_parts(self, tmp_path, monkeypatch):
+        (tmp_path / "mine_for_cli.py").write_text(
+            textwrap.dedent(
+                """
+                import pyro.distributions as dist
+                from torch import nn
+                import pyro_vae as pv
+
+                class Net(nn.Module):
+                    def __init__(self, in_shape, out_shape, width: int = 4):
+                        super().__init__()
+                        layers = nn.Linear(64, width), nn.Linear(width, *out_shape)
+                        self.net = nn.Sequential(nn.Flatten(), *layers)
+
+                    def forward(self, x):
+                        return self.net(x)
+
+                class Laplace(pv.likelihoods.Univariate):
+                    '''A likelihood of one's own: the family, and where its parameters come from.'''
+                    family = dist.Laplace
+                    measure = "Lebesgue measure on the data's scale"
+                    mends = "none"
+
+                    def __init__(self, scale: float = 0.2):
+                        super().__init__(loc="decoder", scale=scale)
+                """
+            )
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        options = [
+            "--encoder",
+            "mine_for_cli.Net",
+            "--encoder.width",
+            "7",
+            "--likelihood",
+            "mine_for_cli.Laplace",
+        ]
+        assert main(["train", "--folder", "run", "--epochs", "2", *options, "--likelihood.scale", "0.5"]) == 0
+        vae = pv.load("run")
+        assert vae.encoder.net[1].out_features == 7
+        assert repr(vae.p_x) == "Laplace(scale=0.5)"
+
+    def test_mnist_directory(self, mnist_dir, monkeypatch):
+        monkeypatch.setattr("pyro_vae.training.SVI.step", lambda self, x, beta: pv.svi.Losses(1.0, 0.5, 0.5))
+        train("--data", "mnist", "--data-dir", str(mnist_dir), "--batch_size=10000", "--test", "0.2")
+        assert yaml.safe_load(Path("run/config.yaml").read_text())["data_dir"] == str(mnist_dir)
+
+    def test_file_of_ones_own(self):
+        np.save("mine.npy", np.random.default_rng(0).normal(size=(300, 6)))
+        vae = train("--data", "mine.npy", "--likelihood", "Normal")
+        assert vae.event_shape == (6,)
+
+    def test_configuration_file(self):
+        train("--seed", "3", "--latent-dim", "4")
+        assert main(["train", "--config", "run/config.yaml", "--folder", "again"]) == 0
+        one, other = pv.load("run"), pv.load("again")
+        assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+        assert Path("run/config.yaml").read_text() == Path("again/config.yaml").read_text()
+
+    def test_print_config(self, capsys):
+        with pytest.raises(SystemExit) as exit:
+            main(["train", "--likelihood", "Normal", "--print_config"])
+        assert exit.value.code == 0
+        printed = yaml.safe_load(capsys.readouterr().out)
+        assert printed["likelihood"]["class_path"] == "pyro_vae.likelihoods.Normal"
+        assert printed["epochs"] == 100
+
+    def test_help(self, capsys):
+        with pytest.raises(SystemExit) as exit:
+            main(["train", "--help"])
+        assert exit.value.code == 0
+        text = capsys.readouterr().out
+        assert "KL warm-up" in text
+        assert "known subclasses" not in text
+
+
+class TestErrors:
+    @pytest.mark.parametrize(
+        ("argv", "message"),
+        [
+            (["trian"], "did you mean train?"),
+            (["train", "--epoch", "3"], "did you mean --epochs"),
+            (["train", "--likelihood", "Normall"], "did you mean Normal"),
+            (["train", "--prior", "laplas"], "did you mean Laplace"),
+            (["train", "--optimizer", "Adamm"], "did you mean Adam"),
+            (["train", "--data", "minst"], "did you mean 'mnist'"),
+            (["train", "--epochs", "many"], "epochs"),
+            (["train", "--epochs", "0"], "epochs=0 must be positive"),
+            (["train", "--likelihood", "Bernoulli", "--binarize", "none"], "binarize"),
+            (["train", "--likelihood", "Normal", "--likelihood.scale", "big"], "scale"),
+            (["train", "--prior", "Gamma", "--prior.concentration", "1", "--prior.rate", "1"], "support"),
+            (["train", "--encoder", "nowhere.Net"], "nowhere"),
+            (["train", "--data", "nothing.npy"], "nothing.npy"),
+            (["train", "--resume", "nowhere"], "nowhere"),
+            (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
+            (["train", "--device", "abacus"], "abacus"),
+            (["sample"], "pyro-vae train"),
+            (["evaluate", "nowhere"], "nowhere"),
+        ],
+        ids=" ".join,
+    )
+    def test_are_explained(self, output, argv, message):
+        assert message in fails(2, output, *argv)
+        assert not os.path.exists("runs")
+
+    def test_after_training(self, output):
+        train()
+        assert "from 0 to 179" in fails(2, output, "traverse", "run", "--index", "999")
+        assert "latent_dim=2" in fails(2, output, "manifold", "run")
+        assert "holds a run already" in fails(2, output, "train", "--folder", "run")
+
+    @pytest.mark.filterwarnings("ignore:Encountered NaN")
+    def test_divergence_is_1(self, output):
+        options = ["--optimizer", "SGD", "--lr", "1e30", "--schedule", "constant"]
+        assert "not finite" in fails(1, output, "train", "--folder", "run", *options)
+
+
+def test_commands_on_a_run(output):
+    train("--latent-dim", "2")
+    output()
+    for command, picture in [
+        ("sample", "samples"),
+        ("reconstruct", "reconstructions"),
+        ("manifold", "manifold"),
+        ("latents", "latents"),
+        ("traverse", "traversals"),
+        ("interpolate", "interpolation"),
+    ]:
+        path = f"run/figures/{picture}.png"
+        if os.path.exists(path):
+            os.remove(path)
+        assert main([command, "run"]) == 0
+        assert output().strip() == path
+        assert os.path.getsize(path) > 1000
+
+
+def test_evaluate(output):
+    vae = train()
+    assert main(["evaluate", "run", "--num-samples", "50"]) == 0
+    result = json.loads(Path("run/evaluation-test.json").read_text())
+    data = pv.data.load("digits", binarize="dynamic")
+    expected = pv.evaluate.log_likelihood(vae, data.test, num_samples=50)
+    assert result["log_likelihood"] == expected.log_likelihood
+    assert result["elbo"] == pv.evaluate.elbo(vae, data.test).elbo
+    assert result["num_data"] == 180
+    assert main(["evaluate", "run", "--split", "validation", "--num-samples", "5"]) == 0
+    assert json.loads(Path("run/evaluation-validation.json").read_text())["num_data"] == 162
+
+
+def test_latest_run_is_the_default(output):
+    assert main(["train", "--folder", "runs/one", *SMALL]) == 0
+    output()
+    assert main(["sample"]) == 0
+    assert output().strip() == "runs/one/figures/samples.png"
+
+
+def test_resume(monkeypatch, output):
+    step, count = pv.svi.SVI.step, 0
+
+    def patched(self, *args):
+        nonlocal count
+        count += 1
+        if count == 15:
+            os.kill(os.getpid(), signal.SIGINT)
+        return step(self, *args)
+
+    with monkeypatch.context() as patch:
+        patch.setattr(pv.svi.SVI, "step", patched)
+        assert main(["train", "--folder", "run", *SMALL]) == 130
+    assert "pyro-vae train --resume run" in output()
+    assert main(["train", "--resume", "run"]) == 0
+    train("--folder", "whole")
+    one, other = pv.load("run"), pv.load("whole")
+    assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
+
+
+@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+def test_signals_to_the_process(signum, code):
+    command = [sys.executable, "-m", "pyro_vae", "train", "--folder", "run", "--epochs", "5000"]
+    process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)
+    deadline = time.monotonic() + 60
+    while not os.path.exists("run/checkpoint.safetensors") and time.monotonic() < deadline:
+        time.sleep(0.05)
+    process.send_signal(signum)
+    _, errors = process.communicate(timeout=60)
+    assert process.returncode == code
+    assert "pyro-vae train --resume run" in errors
+    assert "Traceback" not in errors
+    pv.load("run")

@@ -124,7 +124,17 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
 
 def save_model(folder: Path, vae: VAE) -> None:
     """Writes a trained VAE's weights to ``model.safetensors``."""
-    save_tensors(folder / MODEL, vae.state_dict(), {"event_shape": vae.event_shape})
+    save_tensors(folder / MODEL, vae.state_dict(), identity(vae))
+
+
+def identity(vae: VAE) -> dict[str, Any]:
+    """What the configuration does not tell of a VAE: its class, and the shape of its data."""
+    return {"class": f"{type(vae).__module__}.{type(vae).__qualname__}", "event_shape": vae.event_shape}
+
+
+def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors whose names begin with a prefix, by the rest of their names."""
+    return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
 def load(folder: str | Path, *, vae: VAE | None = None) -> VAE:
@@ -149,19 +159,21 @@ def load(folder: str | Path, *, vae: VAE | None = None) -> VAE:
         path, prefix = folder / CHECKPOINT, "model."
     tensors, meta = load_tensors(path)
     if vae is None:
-        vae = build_vae(values, meta["event_shape"], folder)
-    weights = {
-        name.removeprefix(prefix): tensor for name, tensor in tensors.items() if name.startswith(prefix)
-    }
+        vae = build_vae(values, meta, folder)
+    weights = under(prefix, tensors)
     vae.to(weights["input_loc"].dtype)
     load_state(vae, weights, path)
     return vae.eval()
 
 
-def build_vae(values: Mapping[str, Any], event_shape: list[int], folder: Path) -> VAE:
-    """An untrained VAE from a run's configuration."""
+def build_vae(values: Mapping[str, Any], meta: Mapping[str, Any], folder: Path) -> VAE:
+    """An untrained VAE from a run's configuration and identity."""
     try:
-        return VAE(tuple(event_shape), **config.build(VAE, values, skip=["event_shape"]))
+        if meta["class"] != f"{VAE.__module__}.{VAE.__qualname__}":
+            raise config.ConfigError(
+                f"the run's model is a {meta['class']}, which only its own code can build"
+            )
+        return VAE(tuple(meta["event_shape"]), **config.build(VAE, values, skip=["event_shape"]))
     except config.ConfigError as error:
         raise config.ConfigError(
             f"{error}. If parts of this run have no import path, build the VAE as it was and pass it: "

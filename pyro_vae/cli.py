@@ -237,6 +237,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except training.Interrupted as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 128 + error.signum
+    except KeyboardInterrupt:
+        print("pyro-vae: interrupted", file=sys.stderr)
+        return 130
     return 0
 
 

@@ -12,7 +12,7 @@ import sys
 import threading
 import time
 from collections.abc import Callable, Iterable, Iterator
-from contextlib import ExitStack, contextmanager
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, field
 from datetime import datetime
 from pathlib import Path
@@ -71,6 +71,184 @@ class _State:
     best_epoch: int = 0
     best_elbo: float = -math.inf
     finished: bool = False
+
+
+@dataclass
+class _Training:
+    """A run in progress: what its epochs need, and what is saved of it."""
+
+    folder: Path
+    vae: VAE
+    data: Data
+    svi: SVI
+    epochs: int
+    batch_size: int
+    lr: float
+    schedule: Callable[[float], float]
+    warmup_epochs: int
+    patience: int | None
+    seed: int
+    state: _State = field(default_factory=_State)
+    best: dict[str, Tensor] = field(default_factory=dict)
+
+    @property
+    def num_batches(self) -> int:
+        """Batches in an epoch."""
+        return math.ceil(len(self.data.train) / self.batch_size)
+
+    def beta(self, step: int) -> float:
+        """Weight of the KL in a step."""
+        return warmup(step, self.warmup_epochs * self.num_batches)
+
+    def epoch(self, report: _Report, signals: list[int]) -> None:
+        """Trains for an epoch, or what is left of it, and saves."""
+        began, state, split = time.monotonic(), self.state, self.data.train
+        self.vae.train()
+        redraw_seed, order_seed = map(int, np.random.SeedSequence([self.seed, state.epoch]).generate_state(2))
+        split.redraw(redraw_seed)
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(order_seed))
+        for x in split.batches(self.batch_size, order, start=state.batch):
+            step = state.epoch * self.num_batches + state.batch
+            for group in self.svi.optimizer.param_groups:
+                group["lr"] = self.lr * self.schedule(step / (self.epochs * self.num_batches))
+            try:
+                losses = self.svi.step(x.to(self.vae.input_loc), self.beta(step))
+            except NonFiniteLossError as error:
+                raise NonFiniteLossError(self.non_finite(str(error))) from error
+            state.sums = [a + b * len(x) for a, b in zip(state.sums, losses, strict=True)]
+            state.batch += 1
+            report.step(losses)
+            if signals:
+                state.seconds += time.monotonic() - began
+                self.save()
+                raise Interrupted(self.how_to_resume(), signals[0])
+        if not all(p.isfinite().all() for p in self.vae.parameters()):
+            raise NonFiniteLossError(self.non_finite("a parameter is not finite after the epoch's last step"))
+        row = self.measure()
+        row["seconds"] = round(state.seconds + time.monotonic() - began, 3)
+        state.history.append(row)
+        state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, [0.0] * 3, 0.0
+        verdict = self.watch(row)
+        self.save()
+        report.epoch(row)
+        if verdict:
+            report.line(verdict)
+        if signals and not state.finished:
+            raise Interrupted(self.how_to_resume(), signals[0])
+
+    def measure(self) -> dict[str, float]:
+        """The epoch's row of the history."""
+        steps = (self.state.epoch + 1) * self.num_batches
+        train = Losses(*(total / len(self.data.train) for total in self.state.sums))
+        row: dict[str, float] = {
+            "epoch": self.state.epoch + 1,
+            "steps": steps,
+            "lr": self.svi.optimizer.param_groups[0]["lr"],
+            "beta": self.beta(steps - 1),
+            "loss": train.loss,
+            "elbo": -(train.reconstruction + train.kl),
+            "reconstruction": train.reconstruction,
+            "kl": train.kl,
+        }
+        if len(self.data.validation):
+            validation = evaluate.elbo(self.vae, self.data.validation)
+            row["validation_elbo"] = validation.elbo
+            row["validation_reconstruction"] = validation.reconstruction
+            row["validation_kl"] = validation.kl
+        return row
+
+    def watch(self, row: dict[str, float]) -> str:
+        """Keeps the best weights, decides whether to stop, and then restores them."""
+        state = self.state
+        state.finished = state.epoch >= self.epochs
+        if self.patience is None:
+            return ""
+        if state.epoch > self.warmup_epochs and row["validation_elbo"] > state.best_elbo:
+            state.best_epoch, state.best_elbo = state.epoch, row["validation_elbo"]
+            self.best = {name: value.clone() for name, value in self.vae.state_dict().items()}
+        stop = state.epoch - max(state.best_epoch, self.warmup_epochs) >= self.patience
+        state.finished = state.finished or stop
+        if not (state.finished and self.best):
+            return ""
+        self.vae.load_state_dict(self.best)
+        why = f"stopped early, without a better validation ELBO for {self.patience} epochs: " if stop else ""
+        return f"{why}restored the weights of epoch {state.best_epoch}"
+
+    def save(self) -> None:
+        """Writes the checkpoint, all in one file, and the history."""
+        tensors = {f"model.{name}": value for name, value in self.vae.state_dict().items()}
+        tensors |= {f"best.{name}": value for name, value in self.best.items()}
+        tensors["rng.cpu"] = torch.get_rng_state()
+        if self.vae.input_loc.is_cuda:
+            tensors["rng.cuda"] = torch.cuda.get_rng_state(self.vae.input_loc.device)
+        saved = self.svi.optimizer.state_dict()
+        scalars: dict[str, dict[str, Any]] = {}
+        for index, entries in saved["state"].items():
+            for name, value in entries.items():
+                if isinstance(value, Tensor):
+                    tensors[f"optimizer.{index}.{name}"] = value
+                else:
+                    scalars.setdefault(str(index), {})[name] = value
+        meta = asdict(self.state) | checkpoint.identity(self.vae)
+        meta["fingerprint"] = self.data.fingerprint
+        meta["optimizer"] = {"scalars": scalars, "param_groups": saved["param_groups"]}
+        meta["num_steps"] = self.svi.num_steps
+        checkpoint.save_tensors(self.folder / checkpoint.CHECKPOINT, tensors, meta)
+        if self.state.history:
+            text = io.StringIO()
+            writer = csv.DictWriter(text, self.state.history[0].keys())
+            writer.writeheader()
+            writer.writerows(self.state.history)
+            checkpoint.write(self.folder / "history.csv", text.getvalue().encode())
+
+    def restore(self, values: dict[str, Any]) -> None:
+        """Takes up what ``save`` wrote, if it is of this configuration and these data."""
+        folder = self.folder
+        stored = checkpoint.read_config(folder)
+        differing = [name for name in values if name != "device" and stored.get(name) != values[name]]
+        if differing:
+            name = differing[0]
+            raise CheckpointError(
+                f"{folder} is a run with {name}={stored.get(name)!r}, not {values[name]!r}, and cannot be "
+                f"gone on with differently; resume it as it is: pv.resume({str(folder)!r})"
+            )
+        path = folder / checkpoint.CHECKPOINT
+        tensors, meta = checkpoint.load_tensors(path)
+        if meta["fingerprint"] != self.data.fingerprint:
+            raise CheckpointError(
+                f"{folder} was trained on other data ({meta['fingerprint']}) than given "
+                f"({self.data.fingerprint}); give the same data, or start a new run"
+            )
+        checkpoint.load_state(self.vae, checkpoint.under("model.", tensors), path)
+        entries: dict[int, dict[str, Any]] = {}
+        for name, value in checkpoint.under("optimizer.", tensors).items():
+            index, key = name.split(".", 1)
+            entries.setdefault(int(index), {})[key] = value
+        for index, named in meta["optimizer"]["scalars"].items():
+            entries.setdefault(int(index), {}).update(named)
+        groups = meta["optimizer"]["param_groups"]
+        self.svi.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        self.svi.num_steps = meta["num_steps"]
+        torch.set_rng_state(tensors["rng.cpu"])
+        if "rng.cuda" in tensors and self.vae.input_loc.is_cuda:
+            torch.cuda.set_rng_state(tensors["rng.cuda"], self.vae.input_loc.device)
+        names = _State.__dataclass_fields__
+        self.state = _State(**{name: value for name, value in meta.items() if name in names})
+        self.best = checkpoint.under("best.", tensors)
+
+    def non_finite(self, reason: str) -> str:
+        """Where training stopped, why, and what is left."""
+        return (
+            f"epoch {self.state.epoch + 1}: {reason}. The last good checkpoint, after {self.state.epoch} "
+            f"epochs, is in {self.folder}. Try a lower lr, or clip_norm=100"
+        )
+
+    def how_to_resume(self) -> str:
+        """Where training stopped, and how to go on."""
+        return (
+            f"stopped in epoch {self.state.epoch + 1}, after {self.state.batch} batches, and saved. Go on "
+            f"with: pyro-vae train --resume {self.folder}"
+        )
 
 
 def fit(
@@ -142,89 +320,31 @@ def fit(
         vae.initialize(*data.train.moments)
 
     svi = SVI(vae.model, vae.guide, _make(optimizer, vae, lr), loss, clip_norm=clip_norm)
-    state, best = _State(), dict[str, Tensor]()
-    with ExitStack() as stack:
-        stack.enter_context(torch.random.fork_rng([place.index or 0] if place.type == "cuda" else []))
+    training = _Training(
+        folder, vae, data, svi, epochs, batch_size, lr, SCHEDULES[schedule], warmup_epochs, patience, seed
+    )
+    devices = [place.index or 0] if place.type == "cuda" else []
+    with torch.random.fork_rng(devices), _signals() as signals:
         torch.manual_seed(seed)
         if resume:
-            state, best = _restore(folder, vae, svi, values, data)
+            training.restore(values)
         else:
-            _begin(folder, values)
-        report = stack.enter_context(_Report(folder, data, state, epochs, batch_size, progress))
-        stop = stack.enter_context(_signals())
-        if not state.finished:
-            report.line(f"{len(data.train)} data on {place}, {_num_parameters(vae)} parameters, seed {seed}")
-        num_batches = math.ceil(len(data.train) / batch_size)
-
-        def save() -> None:
-            _save(folder, vae, svi, state, best, data)
-
-        while not state.finished:
-            began = time.monotonic()
-            vae.train()
-            epoch_seed, order_seed = map(int, np.random.SeedSequence([seed, state.epoch]).generate_state(2))
-            data.train.redraw(epoch_seed)
-            order = torch.randperm(len(data.train), generator=torch.Generator().manual_seed(order_seed))
-            for x in data.train.batches(batch_size, order, start=state.batch):
-                done = state.epoch * num_batches + state.batch
-                for group in svi.optimizer.param_groups:
-                    group["lr"] = lr * SCHEDULES[schedule](done / (epochs * num_batches))
-                beta = warmup(done, warmup_epochs * num_batches)
-                try:
-                    losses = svi.step(x.to(vae.input_loc), beta)
-                except NonFiniteLossError as error:
-                    raise NonFiniteLossError(_non_finite(str(error), state, folder)) from error
-                state.sums = [a + b * len(x) for a, b in zip(state.sums, losses, strict=True)]
-                state.batch += 1
-                report.step(state, losses)
-                if stop:
-                    state.seconds += time.monotonic() - began
-                    save()
-                    raise Interrupted(_how_to_resume(folder, state), stop[0])
-            if not all(p.isfinite().all() for p in vae.parameters()):
-                reason = "a parameter is not finite after the epoch's last step"
-                raise NonFiniteLossError(_non_finite(reason, state, folder))
-
-            train = Losses(*(total / len(data.train) for total in state.sums))
-            row: dict[str, float] = {
-                "epoch": state.epoch + 1,
-                "steps": (state.epoch + 1) * num_batches,
-                "lr": svi.optimizer.param_groups[0]["lr"],
-                "beta": warmup((state.epoch + 1) * num_batches - 1, warmup_epochs * num_batches),
-                "loss": train.loss,
-                "elbo": -(train.reconstruction + train.kl),
-                "reconstruction": train.reconstruction,
-                "kl": train.kl,
-            }
-            if len(data.validation):
-                validation = evaluate.elbo(vae, data.validation)
-                row |= {
-                    f"validation_{name}": value
-                    for name, value in asdict(validation).items()
-                    if name != "standard_error"
-                }
-            row["seconds"] = round(state.seconds + time.monotonic() - began, 3)
-            state.history.append(row)
-            state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, [0.0] * 3, 0.0
-            watched = patience is not None and state.epoch > warmup_epochs
-            if watched and row["validation_elbo"] > state.best_elbo:
-                state.best_epoch, state.best_elbo = state.epoch, row["validation_elbo"]
-                best = {name: value.clone() for name, value in vae.state_dict().items()}
-            waited = state.epoch - max(state.best_epoch, warmup_epochs)
-            stopped_early = patience is not None and waited >= patience
-            state.finished = stopped_early or state.epoch >= epochs
-            if state.finished and best:
-                vae.load_state_dict(best)
-            save()
-            report.epoch(state, row)
-            if state.finished:
-                if stopped_early:
-                    report.line(f"stopped early: no better validation ELBO for {patience} epochs")
-                if best:
-                    report.line(f"restored the weights of epoch {state.best_epoch}")
-        checkpoint.save_model(folder, vae)
+            _check_is_new(folder)
+            folder.mkdir(parents=True, exist_ok=True)
+            # In this order, so that what has a configuration can always be resumed.
+            training.save()
+            checkpoint.write_config(folder, values)
+        with _Report(training, progress) as report:
+            if not training.state.finished:
+                size = sum(p.numel() for p in vae.parameters() if p.requires_grad)
+                report.line(f"{len(data.train)} data on {place}, {size} parameters, seed {seed}")
+            while not training.state.finished:
+                training.epoch(report, signals)
+            checkpoint.save_model(folder, vae)
+            if signals:
+                raise Interrupted(f"training had ended, and the model is saved in {folder}", signals[0])
     vae.eval()
-    return Run(folder, vae, data, state.history)
+    return Run(folder, vae, data, training.state.history)
 
 
 def resume(
@@ -251,7 +371,7 @@ def resume(
                 f"pv.resume({str(folder)!r}, data=pv.data.load(array))"
             )
         data = load(**config.build(load, values, skip=["labels"]))
-    vae = vae or checkpoint.build_vae(values, meta["event_shape"], folder)
+    vae = vae or checkpoint.build_vae(values, meta, folder)
     skip = ("vae", "data", "folder", "resume", "progress")
     settings = config.build(fit, values, skip=skip)
     return fit(vae, data, **settings, folder=folder, resume=True, progress=progress)
@@ -288,10 +408,6 @@ def _describe_parts(vae: VAE) -> dict[str, Any]:
     return {name: config.describe(part) for name, part in vae.parts.items()}
 
 
-def _num_parameters(vae: VAE) -> int:
-    return sum(p.numel() for p in vae.parameters() if p.requires_grad)
-
-
 def _place(device: str) -> torch.device:
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
@@ -310,96 +426,12 @@ def _make(factory: Callable[..., torch.optim.Optimizer], vae: VAE, lr: float) ->
     return factory(parameters, lr, fused=True) if fused else factory(parameters, lr)
 
 
-def _begin(folder: Path, values: dict[str, Any]) -> None:
+def _check_is_new(folder: Path) -> None:
     if (folder / checkpoint.CONFIG).exists():
         raise CheckpointError(
             f"{folder} holds a run already; go on with it: pyro-vae train --resume {folder} "
             f"(pv.resume({str(folder)!r})), or choose another folder"
         )
-    folder.mkdir(parents=True, exist_ok=True)
-    checkpoint.write_config(folder, values)
-
-
-def _save(folder: Path, vae: VAE, svi: SVI, state: _State, best: dict[str, Tensor], data: Data) -> None:
-    tensors = {f"model.{name}": value for name, value in vae.state_dict().items()}
-    tensors |= {f"best.{name}": value for name, value in best.items()}
-    tensors["rng.cpu"] = torch.get_rng_state()
-    if vae.input_loc.is_cuda:
-        tensors["rng.cuda"] = torch.cuda.get_rng_state(vae.input_loc.device)
-    saved = svi.optimizer.state_dict()
-    scalars: dict[str, dict[str, Any]] = {}
-    for index, entries in saved["state"].items():
-        for name, value in entries.items():
-            if isinstance(value, Tensor):
-                tensors[f"optimizer.{index}.{name}"] = value
-            else:
-                scalars.setdefault(str(index), {})[name] = value
-    meta = asdict(state) | {
-        "event_shape": vae.event_shape,
-        "fingerprint": data.fingerprint,
-        "optimizer": {"scalars": scalars, "param_groups": saved["param_groups"]},
-        "num_steps": svi.num_steps,
-    }
-    checkpoint.save_tensors(folder / checkpoint.CHECKPOINT, tensors, meta)
-    if state.history:
-        text = io.StringIO()
-        writer = csv.DictWriter(text, state.history[0].keys())
-        writer.writeheader()
-        writer.writerows(state.history)
-        checkpoint.write(folder / "history.csv", text.getvalue().encode())
-
-
-def _restore(
-    folder: Path, vae: VAE, svi: SVI, values: dict[str, Any], data: Data
-) -> tuple[_State, dict[str, Tensor]]:
-    stored = checkpoint.read_config(folder)
-    differing = [name for name in values if name != "device" and stored.get(name) != values[name]]
-    if differing:
-        name = differing[0]
-        raise CheckpointError(
-            f"{folder} is a run with {name}={stored.get(name)!r}, not {values[name]!r}, and cannot be "
-            f"gone on with differently; resume it as it is: pv.resume({str(folder)!r})"
-        )
-    path = folder / checkpoint.CHECKPOINT
-    tensors, meta = checkpoint.load_tensors(path)
-    if meta["fingerprint"] != data.fingerprint:
-        raise CheckpointError(
-            f"{folder} was trained on other data ({meta['fingerprint']}) than given "
-            f"({data.fingerprint}); give the same data, or start a new run"
-        )
-
-    def under(prefix: str) -> dict[str, Tensor]:
-        return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
-
-    checkpoint.load_state(vae, under("model."), path)
-    entries: dict[int, dict[str, Any]] = {}
-    for name, value in under("optimizer.").items():
-        index, key = name.split(".", 1)
-        entries.setdefault(int(index), {})[key] = value
-    for index, named in meta["optimizer"]["scalars"].items():
-        entries.setdefault(int(index), {}).update(named)
-    groups = meta["optimizer"]["param_groups"]
-    svi.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-    svi.num_steps = meta["num_steps"]
-    torch.set_rng_state(tensors["rng.cpu"])
-    if "rng.cuda" in tensors and vae.input_loc.is_cuda:
-        torch.cuda.set_rng_state(tensors["rng.cuda"], vae.input_loc.device)
-    names = _State.__dataclass_fields__
-    return _State(**{k: v for k, v in meta.items() if k in names}), under("best.")
-
-
-def _non_finite(reason: str, state: _State, folder: Path) -> str:
-    kept = f"that of epoch {state.epoch}, is in {folder}" if state.epoch else "there is none yet"
-    return (
-        f"epoch {state.epoch + 1}: {reason}. Last good checkpoint: {kept}. Try a lower lr, or clip_norm=100"
-    )
-
-
-def _how_to_resume(folder: Path, state: _State) -> str:
-    return (
-        f"stopped in epoch {state.epoch + 1}, after {state.batch} batches, and saved. Go on with: "
-        f"pyro-vae train --resume {folder}"
-    )
 
 
 @contextmanager
@@ -425,24 +457,16 @@ def _signals() -> Iterator[list[int]]:
 class _Report:
     """Tells of the progress: a bar on a terminal or lines elsewhere, log.txt, TensorBoard."""
 
-    def __init__(
-        self,
-        folder: Path,
-        data: Data,
-        state: _State,
-        epochs: int,
-        batch_size: int,
-        progress: bool,
-    ):
-        self.epochs = epochs
-        self.num_batches = math.ceil(len(data.train) / batch_size)
+    def __init__(self, training: _Training, progress: bool):
+        self.training = training
+        state = training.state
         terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.lines = progress and not terminal
         self.last_line = 0.0
-        self.log = (folder / "log.txt").open("a")  # closed on exit
+        self.log = (training.folder / "log.txt").open("a")  # closed on exit
         self.bar = tqdm(
-            total=epochs * self.num_batches,
-            initial=state.epoch * self.num_batches + state.batch,
+            total=training.epochs * training.num_batches,
+            initial=state.epoch * training.num_batches + state.batch,
             disable=not (progress and terminal) or state.finished,
             unit="step",
             dynamic_ncols=True,
@@ -451,7 +475,7 @@ class _Report:
         if importlib.util.find_spec("tensorboard") and not state.finished:
             from torch.utils.tensorboard import SummaryWriter
 
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=state.epoch + 1)
+            self.writer = SummaryWriter(str(training.folder / "tensorboard"), purge_step=state.epoch + 1)
 
     def __enter__(self) -> _Report:
         return self
@@ -464,35 +488,31 @@ class _Report:
         if self.writer:
             self.writer.close()
 
-    def step(self, state: _State, losses: Losses) -> None:
+    def step(self, losses: Losses) -> None:
+        """After a step."""
         if not self.bar.disable:
-            self.bar.set_description(f"epoch {state.epoch + 1}/{self.epochs}", refresh=False)
-            count = state.batch
-            names = zip(("loss", "reconstruction", "KL"), losses, strict=True)
-            self.bar.set_postfix({k: f"{v:.2f}" for k, v in names}, refresh=False)
-            self.bar.update(1 if count else 0)
+            epoch = f"epoch {self.training.state.epoch + 1}/{self.training.epochs}"
+            self.bar.set_description(epoch, refresh=False)
+            named = zip(("loss", "reconstruction", "KL"), losses, strict=True)
+            self.bar.set_postfix({name: f"{value:.2f}" for name, value in named}, refresh=False)
+            self.bar.update()
 
-    def epoch(self, state: _State, row: dict[str, float]) -> None:
-        text = f"epoch {state.epoch}/{self.epochs}  " + "  ".join(
-            f"{label} {row[key]:.2f}"
-            for label, key in (
-                ("loss", "loss"),
-                ("reconstruction", "reconstruction"),
-                ("KL", "kl"),
-                ("validation ELBO", "validation_elbo"),
-            )
-            if key in row
-        )
+    def epoch(self, row: dict[str, float]) -> None:
+        """After an epoch."""
+        labels = {"reconstruction": "reconstruction", "kl": "KL", "validation_elbo": "validation ELBO"}
+        figures = [f"{label} {row[key]:.2f}" for key, label in labels.items() if key in row]
+        text = "  ".join([f"epoch {row['epoch']}/{self.training.epochs}  loss {row['loss']:.2f}", *figures])
         self._write(f"{text}  {row['seconds']:.1f} s")
-        if self.lines and (state.finished or time.monotonic() - self.last_line > 1):
+        if self.lines and (self.training.state.finished or time.monotonic() - self.last_line > 1):
             print(text, flush=True)
             self.last_line = time.monotonic()
         if self.writer:
             for key, value in row.items():
-                self.writer.add_scalar(key, value, state.epoch)
+                self.writer.add_scalar(key, value, int(row["epoch"]))
             self.writer.flush()
 
     def line(self, text: str) -> None:
+        """Anything else worth telling."""
         self._write(text)
         if self.lines:
             print(text, flush=True)

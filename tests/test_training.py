@@ -324,6 +324,35 @@ class TestResume:
         with pytest.raises(CheckpointError, match=r"holds a run already.*--resume run"):
             pv.fit(make_vae(), digits, **FIT, folder="run")
 
+    @pytest.mark.parametrize(("epoch", "message"), [(2, "stopped in epoch 3"), (4, "training had ended")])
+    def test_signal_during_validation(self, make_vae, digits, monkeypatch, epoch, message):
+        evaluate, calls = pv.evaluate.elbo, []
+
+        def patched(*args):
+            calls.append(args)
+            if len(calls) == epoch:
+                os.kill(os.getpid(), signal.SIGTERM)
+            return evaluate(*args)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pv.evaluate, "elbo", patched)
+            with pytest.raises(training.Interrupted, match=message):
+                pv.fit(make_vae(), digits, **FIT, folder="run")
+        assert len(pv.resume("run", progress=False).history) == 4
+
+    def test_a_class_of_ones_own(self, digits):
+        class Mine(pv.VAE):
+            pass
+
+        def make():
+            torch.manual_seed(0)
+            return Mine(digits.event_shape, 2, encoder=pv.nets.mlp(8), decoder=pv.nets.mlp(8))
+
+        run = pv.fit(make(), digits, **FIT, folder="run")
+        with pytest.raises(ConfigError, match=r"Mine.*vae=vae"):
+            pv.load("run")
+        assert same(pv.load("run", vae=make()).state_dict(), run.vae.state_dict())
+
     def test_second_signal_stops_at_once(self, make_vae, digits, monkeypatch):
         def patched(self, *args):
             for _ in range(2):
@@ -352,10 +381,8 @@ def test_sigkill_loses_nothing_but_the_epoch(tmp_path):
 
         def train(folder):
             torch.manual_seed(0)
-            if os.path.exists(folder + "/checkpoint.safetensors"):
-                return pv.resume(folder, data=data, progress=False)
             if os.path.exists(folder + "/config.yaml"):
-                os.remove(folder + "/config.yaml")  # killed before the first epoch had ended
+                return pv.resume(folder, data=data, progress=False)
             vae = pv.VAE(data.event_shape, 2, encoder=pv.nets.mlp(16), decoder=pv.nets.mlp(16))
             return pv.fit(vae, data, epochs=80, batch_size=100, folder=folder, progress=False)
 
@@ -427,14 +454,15 @@ class TestNonFinite:
         assert "epoch 3: " in message
         assert "step 10" in message
         assert "site 'z' of the guide" in message
-        assert "that of epoch 2, is in run" in message
+        assert "after 2 epochs, is in run" in message
         assert "NonFiniteLossError" in Path("run/log.txt").read_text()
         vae = pv.load("run")
         assert all(p.isfinite().all() for p in vae.parameters())
         assert len(pv.resume("run", progress=False).history) == 4
 
     def test_before_the_first_checkpoint(self, make_vae, digits):
-        assert "there is none yet" in self.diverge(make_vae, digits, 2)
+        assert "after 0 epochs, is in run" in self.diverge(make_vae, digits, 2)
+        assert len(pv.resume("run", progress=False).history) == 4
 
     def test_parameters_are_checked_before_they_are_saved(self, make_vae, digits, monkeypatch):
         """A last step that ruins a parameter while the loss was still finite is not saved."""
@@ -450,7 +478,7 @@ class TestNonFinite:
                     self.param_groups[0]["params"][0].fill_(math.inf)
 
         monkeypatch.setattr(torch.optim.Adam, "step", patched)
-        with pytest.raises(NonFiniteLossError, match=r"a parameter is not finite.*that of epoch 1"):
+        with pytest.raises(NonFiniteLossError, match=r"a parameter is not finite.*after 1 epochs"):
             pv.fit(make_vae(), digits, **FIT, folder="run")
 
 

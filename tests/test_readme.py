@@ -1,0 +1,42 @@
+"""What the README says is what happens."""
+
+import re
+from pathlib import Path
+
+ROOT = Path(__file__).resolve().parents[1]
+README = (ROOT / "README.md").read_text()
+
+
+def test_python_blocks_run():
+    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
+    assert len(blocks) >= 3
+    names: dict[str, object] = {}
+    for block in blocks:
+        exec(compile(block, "README.md", "exec"), names)
+
+
+def test_ci_runs_the_test_command():
+    (command,) = re.findall(r"^pip install .*pytest$", README, re.MULTILINE)
+    assert command in (ROOT / ".ci" / "run").read_text().splitlines()
+
+
+def test_options_exist():
+    """Every option of every pyro-vae command in the README is one that the command has."""
+    from pyro_vae.cli import COMMANDS, train_parser
+
+    options = {o for action in train_parser()._actions for o in action.option_strings}
+    commands = re.findall(r"pyro-vae ([a-z]+)((?: [^`\n|&]+)?)", README)
+    assert commands
+    for command, rest in commands:
+        assert command in COMMANDS
+        if command == "train":
+            for option in re.findall(r"--([a-z-]+)", rest):
+                assert f"--{option.replace('-', '_')}" in options, option
+
+
+def test_pictures_exist():
+    pictures = re.findall(r'(?:src="|!\[[^\]]*\]\()([^)"]+\.png)', README)
+    assert pictures
+    for picture in pictures:
+        assert (ROOT / picture).exists()
+    assert sum((ROOT / picture).stat().st_size for picture in pictures) < 1_000_000

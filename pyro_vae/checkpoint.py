@@ -30,15 +30,22 @@ class CheckpointError(ValueError):
     """A run or one of its files cannot be used; the message says which, why, and the mend."""
 
 
-def write(path: Path, content: bytes) -> None:
-    """Writes a file so that at any moment either the old or the new content is there, whole."""
-    temporary = path.with_name(f".{path.name}.{os.getpid()}.tmp")
+def write(path: Path, content: bytes, *, new: bool = False) -> None:
+    """Writes a file so that at any moment either the old or the new content is there, whole.
+
+    Raises:
+        FileExistsError: it exists, and was to be ``new``.
+    """
+    temporary = path.with_name(f".{path.name}.tmp")
     try:
         with open(temporary, "wb") as file:
             file.write(content)
             file.flush()
             os.fsync(file.fileno())
-        os.replace(temporary, path)
+        if new:
+            os.link(temporary, path)  # which, unlike a rename, fails where there is a file
+        else:
+            os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
 
@@ -46,8 +53,13 @@ def write(path: Path, content: bytes) -> None:
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Writes tensors and JSON values as one safetensors file."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
-    own = {name: t.clone() if t._is_view() else t for name, t in whole.items()}
-    write(path, safetensors.torch.save(own, {"pyro_vae": json.dumps(dict(meta))}))
+    seen: set[int] = set()
+    for name, tensor in whole.items():
+        storage = tensor.untyped_storage().data_ptr()
+        if storage in seen:  # tied weights, which safetensors does not write twice
+            whole[name] = tensor.clone()
+        seen.add(storage)
+    write(path, safetensors.torch.save(whole, {"pyro_vae": json.dumps(dict(meta))}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -58,14 +70,14 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     """
     try:
         with safetensors.safe_open(path, "pt") as file:
-            meta = file.metadata() or {}
-            if "pyro_vae" not in meta:
+            meta = json.loads((file.metadata() or {}).get("pyro_vae", "{}"))
+            if not {"class", "event_shape", "dtype"} <= meta.keys():
                 raise CheckpointError(
                     f"{path} is a safetensors file, but pyro_vae did not write it; give the folder of a "
                     "run made by pyro-vae train or pv.fit"
                 )
             names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, json.loads(meta["pyro_vae"])
+            return {name: file.get_tensor(name) for name in names}, meta
     except FileNotFoundError:
         raise CheckpointError(f"there is no {path}; give the folder of a run: {_runs()}") from None
     except (safetensors.SafetensorError, OSError, json.JSONDecodeError) as error:
@@ -96,12 +108,22 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
 
 
 def write_config(folder: Path, values: Mapping[str, Any]) -> None:
-    """Writes a run's configuration."""
+    """Writes a run's configuration, once.
+
+    Raises:
+        CheckpointError: there is one already.
+    """
     text = (
         "# What this run is made of. Train the same again: pyro-vae train --config config.yaml\n"
         + yaml.safe_dump(dict(values), sort_keys=False)
     )
-    write(folder / CONFIG, text.encode())
+    try:
+        write(folder / CONFIG, text.encode(), new=True)
+    except FileExistsError:
+        raise CheckpointError(
+            f"{folder} holds a run already; go on with it: pyro-vae train --resume {folder} "
+            f"(pv.resume({str(folder)!r})), or choose another folder"
+        ) from None
 
 
 def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
@@ -128,8 +150,12 @@ def save_model(folder: Path, vae: VAE) -> None:
 
 
 def identity(vae: VAE) -> dict[str, Any]:
-    """What the configuration does not tell of a VAE: its class, and the shape of its data."""
-    return {"class": f"{type(vae).__module__}.{type(vae).__qualname__}", "event_shape": vae.event_shape}
+    """What the configuration does not tell of a VAE: its class and dtype, and the shape of its data."""
+    return {
+        "class": f"{type(vae).__module__}.{type(vae).__qualname__}",
+        "dtype": str(vae.input_loc.dtype).removeprefix("torch."),
+        "event_shape": vae.event_shape,
+    }
 
 
 def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
@@ -161,7 +187,6 @@ def load(folder: str | Path, *, vae: VAE | None = None) -> VAE:
     if vae is None:
         vae = build_vae(values, meta, folder)
     weights = under(prefix, tensors)
-    vae.to(weights["input_loc"].dtype)
     load_state(vae, weights, path)
     return vae.eval()
 
@@ -173,7 +198,8 @@ def build_vae(values: Mapping[str, Any], meta: Mapping[str, Any], folder: Path) 
             raise config.ConfigError(
                 f"the run's model is a {meta['class']}, which only its own code can build"
             )
-        return VAE(tuple(meta["event_shape"]), **config.build(VAE, values, skip=["event_shape"]))
+        vae = VAE(tuple(meta["event_shape"]), **config.build(VAE, values, skip=["event_shape"]))
+        return vae.to(getattr(torch, meta["dtype"]))
     except config.ConfigError as error:
         raise config.ConfigError(
             f"{error}. If parts of this run have no import path, build the VAE as it was and pass it: "

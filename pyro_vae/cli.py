@@ -1,7 +1,7 @@
 """The command line ``pyro-vae``, made from the signatures of the Python functions.
 
-Exit codes: 0 done; 1 the loss became NaN or infinite; 2 wrong usage, data or files; 130 and 143 stopped
-by SIGINT and SIGTERM, with all saved.
+Exit codes: 0 done; 2 wrong usage, data or files; 3 the loss became NaN or infinite; 130 and 143 stopped
+by SIGINT and SIGTERM, with all saved; 1 a mistake in the package itself.
 """
 
 from __future__ import annotations
@@ -123,7 +123,7 @@ def sample(run: Path, num_samples: int = 64, seed: int = 0) -> None:
         num_samples: how many.
         seed: of the draws.
     """
-    _keep(run, "samples", figures.samples(checkpoint.load(run), num_samples, seed=seed))
+    _keep(run, "samples", figures.samples(_vae(run), num_samples, seed=seed))
 
 
 def reconstruct(run: Path, num_data: int = 12, split: Part = "test") -> None:
@@ -146,7 +146,7 @@ def manifold(run: Path, num_steps: int = 15) -> None:
         num_steps: pictures along a side.
     """
     try:
-        figure = figures.manifold(checkpoint.load(run), num_steps)
+        figure = figures.manifold(_vae(run), num_steps)
     except ValueError as error:
         raise config.ConfigError(str(error)) from error
     _keep(run, "manifold", figure)
@@ -225,15 +225,21 @@ def main(argv: Sequence[str] | None = None) -> int:
         chosen = parser.instantiate(parser.parse_args(given))
         arguments = dict(vars(chosen[chosen.subcommand]))
         arguments.pop("config", None)
+        for name in ("num_samples", "num_steps", "num_data"):
+            if arguments.get(name, 1) < 1:
+                raise config.ConfigError(f"--{name} {arguments[name]} must be positive")
         if chosen.subcommand != "train":
             arguments["run"] = Path(arguments["run"] or checkpoint.latest())
         COMMANDS[chosen.subcommand](**arguments)
     except (config.ConfigError, data.DataError, checkpoint.CheckpointError) as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 2
+    except OSError as error:
+        print(f"pyro-vae: {error}", file=sys.stderr)
+        return 2
     except NonFiniteLossError as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
-        return 1
+        return 3
     except training.Interrupted as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 128 + error.signum
@@ -278,12 +284,18 @@ def _normalise(argv: list[str], parsers: dict[str, config.Parser]) -> list[str]:
         if option == "--config":
             path = Path(value or "".join(rest[i + 1 : i + 2]))
             config.check(checkpoint.read_config(path.parent, path.name))
+        if option == "--resume" and len(rest) > 2 - bool(equals):
+            raise config.ConfigError("--resume goes on with a run as it was, and takes no other option")
     return [command, *rest]
 
 
 def _pick(arguments: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
     names = inspect.signature(function).parameters
     return {name: value for name, value in arguments.items() if name in names}
+
+
+def _vae(run: Path) -> VAE:
+    return checkpoint.load(run).to(training.find_device("auto"))
 
 
 def _load(run: Path) -> tuple[VAE, data.Data]:
@@ -294,7 +306,7 @@ def _load(run: Path) -> tuple[VAE, data.Data]:
             f"{run} was trained on an array in memory, which the command line cannot load again; use "
             f"Python: vae = pv.load({str(run)!r})"
         )
-    return checkpoint.load(run), data.load(**config.build(data.load, values, skip=["labels"]))
+    return _vae(run), data.load(**config.build(data.load, values, skip=["labels"]))
 
 
 def _datum(split: data.Split, index: int) -> Tensor:

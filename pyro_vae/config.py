@@ -14,7 +14,6 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from pathlib import Path
 from typing import Any
 
 import jsonargparse
@@ -53,6 +52,21 @@ PARTS = (nn.Module, Distribution, Transform, torch.optim.Optimizer, pyro.infer.E
 """What a configuration may name; nothing else is ever made from one."""
 
 
+UNUSABLE = {
+    torch.optim.Optimizer,
+    torch.optim.LBFGS,  # wants the loss as a closure, and SparseAdam sparse gradients
+    torch.optim.SparseAdam,
+    pyro.infer.ELBO,
+    pyro.infer.Trace_MMD,  # wants a kernel per site
+    # The jitted ELBOs look parameters up in the global store, where this package keeps none.
+    pyro.infer.JitTrace_ELBO,
+    pyro.infer.JitTraceEnum_ELBO,
+    pyro.infer.JitTraceGraph_ELBO,
+    pyro.infer.JitTraceMeanField_ELBO,
+}
+"""What the namespaces hold but training cannot use."""
+
+
 class ConfigError(ValueError):
     """A name or value that cannot be made into a part; the message says what would do."""
 
@@ -63,7 +77,8 @@ def known(kind: str) -> dict[str, str]:
     for namespace in NAMESPACES[kind]:
         for name in namespace.__all__:
             value = getattr(namespace, name)
-            if inspect.isclass(value) and issubclass(value, _BASES.get(kind, (object,))):
+            bases = _BASES.get(kind, (object,))
+            if inspect.isclass(value) and issubclass(value, bases) and value not in UNUSABLE:
                 found.setdefault(name, f"{namespace.__name__}.{name}")
     return found
 
@@ -105,8 +120,6 @@ def describe(value: Any) -> Any:
     """
     if value is None or isinstance(value, bool | int | float | str):
         return value
-    if isinstance(value, Path):
-        return str(value)
     if isinstance(value, Tensor):
         return value.tolist()
     if isinstance(value, list | tuple):
@@ -134,6 +147,9 @@ def describe(value: Any) -> Any:
     if {"probs", "logits"} <= arguments.keys():  # given was one; the other was computed and kept
         given = getattr(value, "_param", arguments["probs"])
         del arguments["logits" if given is arguments["probs"] else "probs"]
+    matrices = [n for n in ("scale_tril", "covariance_matrix", "precision_matrix") if n in arguments]
+    for name in matrices[1:]:
+        del arguments[name]
     return {"class_path": _path(type(value)), "init_args": _plain(arguments)}
 
 
@@ -179,6 +195,8 @@ class Parser(jsonargparse.ArgumentParser):
 def check(value: Any) -> None:
     """Refuses a configuration that names anything but parts: it may come from somebody else.
 
+    To know what a path names, its module is imported; nothing of it is called.
+
     Raises:
         ConfigError: an import path is not that of a module, distribution, optimizer or ELBO.
     """
@@ -186,8 +204,9 @@ def check(value: Any) -> None:
         for item in value:
             check(item)
     elif isinstance(value, dict):
-        for item in value.values():
-            check(item)
+        for key, item in value.items():
+            is_name = key in NAMESPACES and isinstance(item, str)
+            check({"class_path": resolve(key, item)} if is_name else item)
         path = value.get("class_path")
         if path is not None:
             module, _, name = str(path).rpartition(".")
@@ -218,10 +237,10 @@ def build(
     parser.add_signature(function, skip)
     taken = set(inspect.signature(function).parameters) - set(skip)
     values = {name: value for name, value in config.items() if name in taken}
-    check(values)
     for kind in NAMESPACES.keys() & values.keys():
-        if isinstance(values[kind], str):
+        if isinstance(values[kind], str):  # a short name, which must not slip past the check
             values[kind] = {"class_path": resolve(kind, values[kind])}
+    check(values)
     try:
         return vars(parser.instantiate(parser.parse_object(values)))
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:

@@ -7,9 +7,10 @@ larger than memory. Values of 8-bit images are divided by 255; other values are 
 from __future__ import annotations
 
 import difflib
+import hashlib
 import os
 from collections.abc import Callable, Iterator, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
 from typing import Any, Literal
@@ -77,23 +78,27 @@ class Split:
     def __getitem__(self, index: slice | Tensor | int) -> Tensor:
         if isinstance(index, int):
             return self[torch.tensor([index])][0]
-        if self.streamed:
-            return self._stream(index)
-        if isinstance(index, Tensor):
-            index = index.to(self.device)
-        return self._scale(self.values[index])
+        return self._take(index, torch.get_default_dtype())
 
-    def batches(self, batch_size: int, order: Tensor | None = None, start: int = 0) -> Iterator[Tensor]:
+    def batches(
+        self,
+        batch_size: int,
+        order: Tensor | None = None,
+        start: int = 0,
+        dtype: torch.dtype | None = None,
+    ) -> Iterator[Tensor]:
         """Batches of ``[B, *event_shape]``, in the order of the indices given (or as stored).
 
         Args:
             batch_size: B; the last batch may be smaller.
             order: permutation ``[N]`` to follow.
             start: number of batches to skip.
+            dtype: of the batches, by default torch's.
         """
         for i in range(start * batch_size, len(self), batch_size):
             chunk = slice(i, min(i + batch_size, len(self)))
-            yield self[chunk] if order is None else self[order[chunk]]
+            index = chunk if order is None else order[chunk]
+            yield self._take(index, dtype or torch.get_default_dtype())
 
     def redraw(self, seed: int) -> None:
         """Draws a dynamically binarised split anew; the draw is a function of ``seed`` alone.
@@ -103,11 +108,7 @@ class Split:
         if self.binarize != "dynamic":
             return
         self.seed = seed
-        if self._grey is not None:
-            index, grey = self._grey
-            generator = torch.Generator(self.device).manual_seed(seed)
-            draw = torch.bernoulli(grey, generator=generator)
-            self.values.view(-1)[index] = draw.to(self.values.dtype)
+        self._draw()
 
     def to(self, device: torch.device) -> Split:
         """Moves what is held in memory to the device, where batches are then made."""
@@ -122,10 +123,11 @@ class Split:
     @cached_property
     def moments(self) -> tuple[Tensor, Tensor]:
         """Mean and standard deviation of each pixel, each ``event_shape``, in float64."""
-        shift = self[0].double()  # else the squares of values far from 0 lose the variance
+        # Without the shift the squares of values far from 0 would lose the variance.
+        shift = self._take(torch.tensor([0]), torch.float64)[0]
         first, second = torch.zeros_like(shift), torch.zeros_like(shift)
-        for x in self.batches(1000):
-            x = x.double() - shift
+        for x in self.batches(1000, dtype=torch.float64):
+            x = x - shift
             first += x.sum(0)
             second += x.square().sum(0)
         mean = first / len(self)
@@ -140,6 +142,7 @@ class Split:
         low, high, outside = float("inf"), float("-inf"), 0
         for x in self.batches(1000):
             inside = support.check(x).reshape(len(x), -1).all(-1)
+            inside &= x.isfinite().reshape(len(x), -1).all(-1)
             outside += int((~inside).sum())
             low, high = min(low, x.min().item()), max(high, x.max().item())
         if outside:
@@ -151,68 +154,84 @@ class Split:
                 f"{likelihood}: the values range over [{low:g}, {high:g}]. Mend: {mends}"
             )
 
-    def _scale(self, x: Tensor) -> Tensor:
-        x = x.to(torch.get_default_dtype())
+    def _take(self, index: slice | Tensor, dtype: torch.dtype) -> Tensor:
+        if self.streamed:
+            return self._stream(index, dtype)
+        if isinstance(index, Tensor):
+            index = index.to(self.device)
+        return self._scale(self.values[index], dtype)
+
+    def _scale(self, x: Tensor, dtype: torch.dtype) -> Tensor:
+        x = x.to(dtype)
         return x if self.divisor == 1.0 else x / self.divisor
 
     def _binarize_resident(self) -> None:
         if self.binarize == "threshold":
             self.values = (self.values > 0.5 * self.divisor).to(torch.uint8)
         else:
-            grey = self._scale(self.values).view(-1)
+            grey = self._scale(self.values, torch.float32).reshape(-1)
             index = ((grey > 0) & (grey < 1)).nonzero()[:, 0]
+            self.values = grey.to(torch.uint8).reshape(self.values.shape)
             self._grey = index, grey[index]
-            self.values = grey.to(torch.uint8).view(self.values.shape)
-            mode, self.binarize = self.binarize, "dynamic"
-            self.redraw(self.seed)
-            self.divisor = 1.0
-            if mode == "static":
-                self.binarize, self._grey = "static", None
-            else:
-                _ = self.moments  # of the first draw, whatever was drawn since
+            self._draw()
         self.divisor = 1.0
+        if self.binarize == "dynamic":
+            _ = self.moments  # of the first draw, whatever was drawn since
+        else:
+            self._grey = None
 
-    def _stream(self, index: slice | Tensor) -> Tensor:
-        rows = np.arange(len(self))[index if isinstance(index, slice) else index.cpu().numpy()]
-        rows = np.sort(rows)  # reads the file in its own order; order within a batch is immaterial
+    def _draw(self) -> None:
+        if self._grey is not None:
+            index, grey = self._grey
+            generator = torch.Generator(self.device).manual_seed(self.seed)
+            draw = torch.bernoulli(grey, generator=generator)
+            self.values.view(-1)[index] = draw.to(self.values.dtype)
+
+    def _stream(self, index: Any, dtype: torch.dtype) -> Tensor:
+        is_slice = isinstance(index, slice)
+        rows = np.arange(*index.indices(len(self))) if is_slice else index.cpu().numpy()
         stored = rows if self.rows is None else self.rows[rows]
-        x = self._scale(torch.from_numpy(np.array(self.values[stored])))
+        by_place = np.argsort(stored)  # a file is read fastest in its own order
+        x = np.empty((len(stored), *self.event_shape), self.values.dtype)
+        x[by_place] = self.values[stored[by_place]]
+        grey = self._scale(torch.from_numpy(x), dtype)
+        if self.binarize == "none":
+            return grey.to(self.device)
         if self.binarize == "threshold":
-            x = (x > 0.5).to(x)
-        elif self.binarize != "none":
-            # One counter-based stream per datum, so that a datum's draw does not depend on its batch.
-            uniform = [
-                np.random.Generator(np.random.Philox(key=[self.seed, int(row)])).random(
-                    self.event_shape, np.float32
-                )
-                for row in stored
-            ]
-            x = (torch.from_numpy(np.stack(uniform)) < x).to(x)
-        return x.to(self.device)
+            return (grey > 0.5).to(grey).to(self.device)
+        if self.binarize == "dynamic":
+            seed = np.random.SeedSequence([self.seed, *map(int, stored[:2]), len(stored)]).generate_state(1)
+            generator = torch.Generator().manual_seed(int(seed[0]))
+            return torch.bernoulli(grey, generator=generator).to(self.device)
+        # One counter-based stream per datum, so that its draw does not depend on the batch it is in.
+        uniform = [
+            np.random.Generator(np.random.Philox(key=[self.seed, int(row)])).random(self.event_shape)
+            for row in stored
+        ]
+        return (torch.from_numpy(np.stack(uniform)) < grey).to(grey).to(self.device)
 
 
 @dataclass
 class Data:
-    """A data set in three splits, with the arguments from which ``load`` makes it again."""
+    """A data set in three splits.
+
+    Attributes:
+        name: that it was loaded by, or of its file.
+        config: the arguments from which ``load`` makes it again.
+        fingerprint: digest of rows of each split, before binarising, by which a run knows its data.
+    """
 
     train: Split
     validation: Split
     test: Split
     name: str
-    config: dict[str, Any] = field(default_factory=dict)
+    config: dict[str, Any]
+    fingerprint: str
 
     @property
     def event_shape(self) -> tuple[int, ...]:
         """Shape of one datum."""
         return self.train.event_shape
-
-    @cached_property
-    def fingerprint(self) -> str:
-        """Sizes and moments of the splits: differs where the data differ."""
-        mean, std = self.train.moments
-        sizes = "/".join(str(len(s)) for s in (self.train, self.validation, self.test))
-        shape = "x".join(map(str, self.event_shape))
-        return f"{sizes} of {shape}, mean {mean.mean():.6f}, std {std.mean():.6f}"
 
     def __str__(self) -> str:
         return (
@@ -266,7 +285,7 @@ def load(
         if not 0 <= fraction < 1:
             raise DataError(f"{name}={fraction} is no fraction; give a number from 0 up to 1")
     config: dict[str, Any] = {
-        "data": str(data),
+        "data": None,
         "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
         "binarize": binarize,
         "validation": validation,
@@ -278,11 +297,9 @@ def load(
     if isinstance(data, str | Path):
         name = str(data)
         train, own_test = _read(name, data_dir, stream)
-        if name not in SETS:
-            config["data"] = str(Path(name).resolve())
+        config["data"] = name if name in SETS else str(Path(name).resolve())
     else:
         name = "array"
-        config["data"] = None
         train = _Raw(data)
     if labels is not None:
         train.y = torch.as_tensor(np.asarray(labels))
@@ -296,29 +313,34 @@ def load(
         Split(raw.x, raw.y, divisor=raw.divisor, binarize=mode, seed=split_seed, rows=raw.rows)
         for raw, mode in zip(splits, modes, strict=True)
     ]
-    return Data(made[0], made[1], made[2], name if name in SETS else Path(name).stem, config)
+    name = name if name in SETS else Path(name).stem
+    return Data(made[0], made[1], made[2], name, config, _fingerprint(splits))
 
 
 class _Raw:
     """Numbers as read, before splitting and binarising."""
 
-    def __init__(self, x: Array, y: Array | None = None, rows: np.ndarray | None = None):
-        self.x: Any = x if isinstance(x, np.memmap) else _as_tensor(x)
+    def __init__(self, x: Any, y: Array | None = None):
+        self.x = _numbers(x)
         self.y = None if y is None else torch.as_tensor(np.asarray(y))
-        self.rows = rows
-        is_image = self.x.dtype in (torch.uint8, np.uint8) and self.x.ndim in (3, 4)
-        self.divisor = 255.0 if is_image else 1.0
-        if is_image and self.x.ndim == 3:
-            self.x = self.x[:, None]
-        elif is_image and self.x.shape[-1] in (1, 3) and self.x.shape[1] not in (1, 3):
-            channels_first = (0, 3, 1, 2)
-            if isinstance(self.x, Tensor):
-                self.x = self.x.permute(channels_first).contiguous()
-            else:
-                self.x = self.x.transpose(channels_first)
+        self.rows: np.ndarray | None = None
+        self.divisor = 1.0
+        if self.x.dtype in (torch.uint8, np.uint8) and self.x.ndim in (3, 4) and 0 not in self.x.shape:
+            if self.x.max() > 1:  # else they are binary images
+                self.divisor = 255.0
+            if self.x.ndim == 3:
+                self.x = self.x[:, None]
+            elif self.x.shape[-1] in (1, 3) and self.x.shape[1] not in (1, 3):
+                order = (0, 3, 1, 2)
+                is_tensor = isinstance(self.x, Tensor)
+                self.x = self.x.permute(order).contiguous() if is_tensor else self.x.transpose(order)
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is None else len(self.rows)
+
+    def numpy(self, index: Any) -> np.ndarray:
+        """Some of the values, in memory."""
+        return self.x[index].numpy() if isinstance(self.x, Tensor) else np.array(self.x[index])
 
     def take(self, rows: np.ndarray) -> _Raw:
         taken = object.__new__(_Raw)
@@ -345,8 +367,7 @@ class _Raw:
             )
         low, high = float("inf"), float("-inf")
         for i in range(0, shape[0], 1000):
-            chunk = self.x[i : i + 1000]
-            x = (chunk if isinstance(chunk, Tensor) else torch.from_numpy(np.array(chunk))) / self.divisor
+            x = torch.from_numpy(self.numpy(slice(i, i + 1000))) / self.divisor
             if not torch.isfinite(x).all():
                 row = i + int((~torch.isfinite(x.reshape(len(x), -1)).all(-1)).nonzero()[0])
                 raise DataError(
@@ -362,11 +383,13 @@ class _Raw:
             )
 
 
-def _as_tensor(x: Any) -> Tensor:
+def _numbers(x: Any) -> Any:
+    """A memory-mapped array as it is, and anything else as a tensor of real numbers."""
     if isinstance(x, Tensor):
-        x = x.detach().cpu().numpy()
+        x = x.detach().cpu()
+        x = (x.float() if x.dtype in (torch.bfloat16, torch.float16) else x).numpy()
     try:
-        array = np.asarray(x)
+        array = x if isinstance(x, np.memmap) else np.asarray(x)
     except ValueError as error:
         raise DataError(f"the data are ragged ({error}); give rows of equal shape") from error
     if array.dtype.kind not in "biuf":
@@ -374,9 +397,22 @@ def _as_tensor(x: Any) -> Tensor:
             f"the data hold {array.dtype} values, not real numbers; rows of different shapes give such "
             "an array: give rows of equal shape, of a numeric dtype"
         )
-    if array.dtype.kind == "u" and array.dtype.itemsize > 1:
-        array = array.astype(np.int64)
-    return torch.from_numpy(np.require(array, requirements=["C", "W"]))
+    if isinstance(array, np.memmap) and array.dtype.isnative and array.dtype.itemsize <= 8:
+        return array
+    wide = {"u": "i8", "f": "f8"}  # what PyTorch lacks: wider unsigned integers and floats
+    kept = array.dtype.name in ("uint8", "float32", "bool", "int8", "int16", "int32")
+    dtype = array.dtype.newbyteorder("=") if kept else np.dtype(wide.get(array.dtype.kind, "i8"))
+    return torch.from_numpy(np.require(array, dtype, ["C", "W"]))
+
+
+def _fingerprint(splits: Sequence[_Raw]) -> str:
+    digest = hashlib.sha256()
+    for raw in splits:
+        rows = np.arange(len(raw)) if raw.rows is None else raw.rows
+        some = np.sort(rows[:: max(1, len(rows) // 1000)])
+        values = raw.numpy(some)
+        digest.update(f"{len(raw)} {values.dtype} {values.shape[1:]}".encode() + values.tobytes())
+    return digest.hexdigest()[:16]
 
 
 def _split(train: _Raw, own_test: _Raw | None, validation: float, test: float, seed: int) -> list[_Raw]:
@@ -462,8 +498,12 @@ def _read_folder(path: Path) -> _Raw:
     for file in files:
         try:
             with Image.open(file) as image:
-                grey = image.mode in ("1", "L", "LA", "I", "I;16", "F")
-                images.append(np.asarray(image.convert("L" if grey else "RGB")))
+                if image.mode.startswith(("I", "F")):
+                    raise DataError(
+                        f"{file} has more than 8 bits per pixel (mode {image.mode}), which are on no known "
+                        "scale; convert such images to an array of your own scale: np.save(path, x)"
+                    )
+                images.append(np.asarray(image.convert("L" if image.mode in ("1", "L", "LA") else "RGB")))
         except (UnidentifiedImageError, OSError) as error:
             raise DataError(f"{file} is no readable image ({error}); remove it") from error
         if images[-1].shape != images[0].shape:

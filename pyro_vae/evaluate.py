@@ -12,7 +12,7 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import DataError, Split
-from pyro_vae.objectives import kl_divergence, log_weights
+from pyro_vae.objectives import importance_weighted_bound, kl_divergence, log_weights
 from pyro_vae.vae import VAE
 
 
@@ -76,7 +76,7 @@ def elbo(
         vae: the model.
         data: a split such as ``data.test``, or a tensor ``[N, *event_shape]``.
         num_samples: draws of z per datum.
-        batch_size: data at a time.
+        batch_size: decoded data at a time, over all draws.
         seed: of the draws.
 
     Raises:
@@ -90,6 +90,8 @@ def elbo(
         log_p = vae.decode(z).log_prob(x)
         return torch.stack([-log_p.mean(0), kl.mean(0)])
 
+    _check_positive(num_samples=num_samples, batch_size=batch_size)
+    batch_size = max(1, batch_size // num_samples)
     parts = _over_batches(vae, data, terms, batch_size, seed, "ELBO", progress=False).double()
     total = parts.sum(0)
     reconstruction, kl = parts.mean(1).tolist()
@@ -122,12 +124,13 @@ def log_likelihood(
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
+    _check_positive(num_samples=num_samples, max_rows=max_rows)
     chunk = min(num_samples, max(1, max_rows // 4))
     sizes = [chunk] * (num_samples // chunk) + [num_samples % chunk] * (num_samples % chunk > 0)
 
     def terms(x: Tensor) -> Tensor:
-        log_sums = [log_weights(vae, x, size).logsumexp(0) for size in sizes]
-        return torch.stack(log_sums).logsumexp(0, keepdim=True) - math.log(num_samples)
+        log_w = torch.cat([log_weights(vae, x, size) for size in sizes])
+        return importance_weighted_bound(log_w)[None]
 
     per_datum = _over_batches(
         vae, data, terms, max(1, max_rows // chunk), seed, f"log p(x), K={num_samples}", progress
@@ -139,6 +142,12 @@ def log_likelihood(
         num_samples,
         vae.p_x.measure,
     )
+
+
+def _check_positive(**numbers: int) -> None:
+    for name, number in numbers.items():
+        if number < 1:
+            raise DataError(f"{name}={number} must be positive; {name}=1000, for example")
 
 
 def _standard_error(values: Tensor) -> float:
@@ -163,8 +172,8 @@ def _over_batches(
         vae.evaluating(seed),
         tqdm(total=len(split), desc=description, unit="datum", disable=not progress, leave=False) as bar,
     ):
-        for x in split.batches(batch_size):
-            results.append(terms(x.to(reference)).cpu())
+        for x in split.batches(batch_size, dtype=reference.dtype):
+            results.append(terms(x.to(reference.device)).cpu())
             bar.update(len(x))
     return torch.cat(results, 1)
 

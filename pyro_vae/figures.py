@@ -94,9 +94,10 @@ def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
     """
     with vae.evaluating():
         z = vae.encode(x.to(vae.input_loc)).mean.cpu()
+        jitter = torch.rand(len(z), 1) - 0.5
     names = ["z[0]", "z[1]"]
     if vae.latent_dim == 1:
-        z, names = torch.cat([z, torch.rand(len(z), 1).to(z) - 0.5], 1), ["z[0]", "(jitter)"]
+        z, names = torch.cat([z, jitter.to(z)], 1), ["z[0]", "(jitter)"]
     elif vae.latent_dim > 2:
         centred = z - z.mean(0)
         _, s, directions = torch.linalg.svd(centred, full_matrices=False)

@@ -13,7 +13,7 @@ from typing import Any, ClassVar, Literal, cast
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Transform
 
 from pyro_vae import distributions
 from pyro_vae.distributions import to_constrained
@@ -75,8 +75,9 @@ class Univariate(Likelihood):
         for name, source in sources.items():
             setattr(self, name, source)
         self.sources = sources
-        self.constraints = cast(Any, self.family.arg_constraints)
         self.learned = nn.ParameterDict()
+        if not self.decoded:
+            raise ValueError(f"{self!r} leaves nothing to the decoder; leave one parameter to it")
 
     @property
     def decoded(self) -> list[str]:
@@ -100,13 +101,16 @@ class Univariate(Likelihood):
         decoded = (params + self.offset).chunk(len(self.decoded), dim=-event_dim)
         raw = dict(zip(self.decoded, decoded, strict=True)) | dict(self.learned.items())
         values = {
-            name: self._constrain(name, raw[name]) if name in raw else params.new_tensor(source)
+            name: self._constrain(name, raw[name]) if name in raw else params.new_full((), float(source))
             for name, source in self.sources.items()
         }
         return cast(Any, self.family)(**values).to_event(event_dim)
 
+    def _transform(self, name: str) -> Transform:
+        return to_constrained(cast(Any, self.family.arg_constraints)[name])
+
     def _constrain(self, name: str, raw: Tensor) -> Tensor:
-        value: Tensor = to_constrained(self.constraints[name])(raw)
+        value: Tensor = self._transform(name)(raw)
         if name == "loc":
             return self.unit * value
         if name == "scale":
@@ -118,7 +122,8 @@ class Univariate(Likelihood):
 
         Locations and scales are in the data's unit, the root mean square of ``std``.
         """
-        return {}
+        scale = std / self.unit if self.sources.get("scale") == "per_pixel" else torch.ones(())
+        return {"loc": mean / self.unit, "scale": scale.clamp(min=10 * self.floor)}
 
     @torch.no_grad()
     def initialize(self, mean: Tensor, std: Tensor) -> None:
@@ -127,7 +132,7 @@ class Univariate(Likelihood):
         targets = dict(zip(self.decoded, offsets, strict=True)) | dict(self.learned.items())
         for name, value in self.start(mean, std).items():
             if name in targets:
-                targets[name].copy_(to_constrained(self.constraints[name]).inv(value))
+                targets[name].copy_(self._transform(name).inv(value))
 
     def __repr__(self) -> str:
         told = (f"{name}={source!r}" for name, source in self.sources.items() if source != "decoder")
@@ -181,15 +186,5 @@ class Normal(Univariate):
     measure = "Lebesgue measure on the data's scale"
     mends = "remove values that are not finite"
 
-    scale: Source
-
     def __init__(self, scale: Source = "decoder") -> None:
         super().__init__(loc="decoder", scale=scale)
-
-    def start(self, mean: Tensor, std: Tensor) -> dict[str, Tensor]:
-        scale = torch.ones_like(mean)
-        if self.scale == "per_pixel":
-            scale = (std / self.unit).clamp(min=10 * self.floor)
-        elif self.scale == "shared":
-            scale = torch.ones(())
-        return {"loc": mean / self.unit, "scale": scale}

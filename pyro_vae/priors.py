@@ -12,6 +12,7 @@ from typing import Any, cast
 
 import pyro.distributions as dist
 import torch
+from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
@@ -95,10 +96,10 @@ def as_prior(prior: Prior | Distribution) -> Prior:
     """A prior of one's own: a copy of the given one, or the given distribution as a prior."""
     if isinstance(prior, Prior):
         return copy.deepcopy(prior)
-    if isinstance(prior, Distribution):
+    if isinstance(prior, Distribution) and isinstance(prior, TorchDistributionMixin):
         return Fixed(prior)
     raise TypeError(
-        f"a prior is a pv.priors object or a distribution instance, not {prior!r}; "
+        f"a prior is a pv.priors object or an instance of a Pyro distribution, not {prior!r}; "
         "for example prior=pv.priors.Normal() or prior=dist.Laplace(0., 1.)"
     )
 
@@ -117,6 +118,11 @@ def _map_tensors(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> 
     memo: dict[int, Any] = {}
 
     def visit(value: object) -> None:
+        if isinstance(value, nn.Module):
+            raise ValueError(
+                f"the prior holds a network, {type(value).__name__}, whose parameters would not be trained; "
+                "make it a pv.priors.Prior, whose forward returns the distribution"
+            )
         if isinstance(value, torch.Tensor):
             memo[id(value)] = fn(value)
         elif isinstance(value, Distribution | Transform):

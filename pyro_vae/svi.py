@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import copy
 from collections.abc import Callable, Iterator
+from math import isfinite
 from typing import Any, NamedTuple, cast
 
 import pyro
@@ -79,15 +80,20 @@ class SVI:
         """
         model, guide = (poutine.trace(program) for program in (self.model, self.guide))
         self.optimizer.zero_grad(set_to_none=True)
-        with pyro.validation_enabled(self.num_steps == 0), scale_latents(beta):
-            loss = cast(Any, self.loss).loss_and_grads(model, guide, x)
-            if isinstance(loss, tuple):  # ReweightedWakeSleep: of the model, of the guide
-                loss = sum(loss)
-        loss = float(loss) / len(x)
+        try:
+            loss = self._loss_and_grads(model, guide, x, beta, validate=self.num_steps == 0)
+        except ValueError as error:
+            # Validation refuses NaN too; tell it from mistakes, and by the site where it arose.
+            loss = self._loss_and_grads(model, guide, x, beta, validate=False)
+            self.optimizer.zero_grad(set_to_none=True)
+            if isfinite(loss):
+                raise
+            raise NonFiniteLossError(self._explain(loss, model.trace, guide.trace)) from error
+        loss = loss / len(x)
         gradients = [p.grad for p in self.parameters if p.grad is not None]
         torch._foreach_mul_(gradients, 1 / len(x))
         norm = nn.utils.get_total_norm(gradients)
-        if not (torch.isfinite(norm) and abs(loss) < float("inf")):
+        if not (torch.isfinite(norm) and isfinite(loss)):
             raise NonFiniteLossError(self._explain(loss, model.trace, guide.trace))
         if self.clip_norm is not None:
             nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
@@ -95,9 +101,15 @@ class SVI:
         self.num_steps += 1
         return Losses(loss, *_parts(model.trace, guide.trace))
 
+    def _loss_and_grads(self, model: Any, guide: Any, x: Tensor, beta: float, validate: bool) -> float:
+        with pyro.validation_enabled(validate), scale_latents(beta):
+            loss = cast(Any, self.loss).loss_and_grads(model, guide, x)
+        # ReweightedWakeSleep has two losses, of the model and of the guide.
+        return float(sum(loss) if isinstance(loss, tuple) else loss)
+
     def _explain(self, loss: float, *traces: poutine.Trace) -> str:
         """Which site went wrong first, in the order of the program: the guide's, then the model's."""
-        if loss - loss != 0:
+        if not isfinite(loss):
             for trace, program in zip(reversed(traces), ("guide", "model"), strict=True):
                 for name, site in _sites(trace):
                     with pyro.validation_enabled(False):
@@ -109,7 +121,7 @@ class SVI:
                                 f"{name!r} of the {program}, a {site['fn']}, is not finite"
                             )
         return (
-            f"the gradient is not finite in step {self.num_steps + 1}, where the loss is {loss}, "
+            f"the gradient's norm is not finite in step {self.num_steps + 1}, where the loss is {loss}, "
             "though every site is finite"
         )
 

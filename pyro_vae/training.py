@@ -6,6 +6,7 @@ import csv
 import importlib.util
 import inspect
 import io
+import itertools
 import math
 import signal
 import sys
@@ -29,7 +30,7 @@ from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.data import Data, load
 from pyro_vae.objectives import SCHEDULES, warmup
 from pyro_vae.svi import SVI, Losses, NonFiniteLossError
-from pyro_vae.vae import VAE
+from pyro_vae.vae import VAE, seed_generators
 
 Schedule = Literal["constant", "cosine", "linear", "burda"]
 
@@ -107,12 +108,13 @@ class _Training:
         redraw_seed, order_seed = map(int, np.random.SeedSequence([self.seed, state.epoch]).generate_state(2))
         split.redraw(redraw_seed)
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(order_seed))
-        for x in split.batches(self.batch_size, order, start=state.batch):
+        dtype, device = self.vae.input_loc.dtype, self.vae.input_loc.device
+        for x in split.batches(self.batch_size, order, start=state.batch, dtype=dtype):
             step = state.epoch * self.num_batches + state.batch
             for group in self.svi.optimizer.param_groups:
                 group["lr"] = self.lr * self.schedule(step / (self.epochs * self.num_batches))
             try:
-                losses = self.svi.step(x.to(self.vae.input_loc), self.beta(step))
+                losses = self.svi.step(x.to(device), self.beta(step))
             except NonFiniteLossError as error:
                 raise NonFiniteLossError(self.non_finite(str(error))) from error
             state.sums = [a + b * len(x) for a, b in zip(state.sums, losses, strict=True)]
@@ -152,6 +154,8 @@ class _Training:
         }
         if len(self.data.validation):
             validation = evaluate.elbo(self.vae, self.data.validation)
+            if not math.isfinite(validation.elbo):
+                raise NonFiniteLossError(self.non_finite(f"the validation ELBO is {validation.elbo}"))
             row["validation_elbo"] = validation.elbo
             row["validation_reconstruction"] = validation.reconstruction
             row["validation_kl"] = validation.kl
@@ -193,13 +197,13 @@ class _Training:
         meta["fingerprint"] = self.data.fingerprint
         meta["optimizer"] = {"scalars": scalars, "param_groups": saved["param_groups"]}
         meta["num_steps"] = self.svi.num_steps
-        checkpoint.save_tensors(self.folder / checkpoint.CHECKPOINT, tensors, meta)
-        if self.state.history:
+        if self.state.history:  # first, so that it is never behind; resuming rewrites it
             text = io.StringIO()
             writer = csv.DictWriter(text, self.state.history[0].keys())
             writer.writeheader()
             writer.writerows(self.state.history)
             checkpoint.write(self.folder / "history.csv", text.getvalue().encode())
+        checkpoint.save_tensors(self.folder / checkpoint.CHECKPOINT, tensors, meta)
 
     def restore(self, values: dict[str, Any]) -> None:
         """Takes up what ``save`` wrote, if it is of this configuration and these data."""
@@ -228,6 +232,10 @@ class _Training:
             entries.setdefault(int(index), {}).update(named)
         groups = meta["optimizer"]["param_groups"]
         self.svi.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        for own, entry in zip(self.svi.optimizer.state.values(), entries.values(), strict=True):
+            for name, value in entry.items():  # which load_state_dict casts to the parameters' dtype
+                if isinstance(value, Tensor) and own[name].dtype != value.dtype:
+                    own[name] = value.to(own[name].device)
         self.svi.num_steps = meta["num_steps"]
         torch.set_rng_state(tensors["rng.cpu"])
         if "rng.cuda" in tensors and self.vae.input_loc.is_cuda:
@@ -307,10 +315,9 @@ def fit(
         for name, value in locals().items()
         if name not in ("vae", "data", "folder", "resume", "progress")
     }
-    _check_arguments(vae, data, epochs, batch_size, lr, schedule, patience)
+    _check_arguments(data, epochs, batch_size, lr, schedule, patience, seed, loss)
     values = data.config | {"latent_dim": vae.latent_dim} | _describe_parts(vae) | settings
-    folder = Path(folder or f"runs/{data.name}-{datetime.now():%Y%m%d-%H%M%S}")
-    place = _place(device)
+    place = find_device(device)
     vae.to(place)
     data.to(place)
     for split in (data.train, data.validation):
@@ -320,16 +327,18 @@ def fit(
         vae.initialize(*data.train.moments)
 
     svi = SVI(vae.model, vae.guide, _make(optimizer, vae, lr), loss, clip_norm=clip_norm)
+    folder = Path(folder) if folder else _new_folder(data.name)
     training = _Training(
         folder, vae, data, svi, epochs, batch_size, lr, SCHEDULES[schedule], warmup_epochs, patience, seed
     )
     devices = [place.index or 0] if place.type == "cuda" else []
     with torch.random.fork_rng(devices), _signals() as signals:
-        torch.manual_seed(seed)
+        seed_generators(seed, place)
         if resume:
             training.restore(values)
         else:
-            _check_is_new(folder)
+            if (folder / checkpoint.CONFIG).exists():
+                checkpoint.write_config(folder, values)  # which refuses, before a file is touched
             folder.mkdir(parents=True, exist_ok=True)
             # In this order, so that what has a configuration can always be resumed.
             training.save()
@@ -378,13 +387,14 @@ def resume(
 
 
 def _check_arguments(
-    vae: VAE,
     data: Data,
     epochs: int,
     batch_size: int,
     lr: float,
     schedule: str,
     patience: int | None,
+    seed: int,
+    loss: pyro.infer.ELBO,
 ) -> None:
     if not isinstance(data, Data):
         raise TypeError(
@@ -393,6 +403,10 @@ def _check_arguments(
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
         if not value > 0:
             raise config.ConfigError(f"{name}={value} must be positive")
+    if seed < 0:
+        raise config.ConfigError(f"seed={seed} must not be negative")
+    if type(loss) in config.UNUSABLE:
+        raise config.ConfigError(f"{type(loss).__name__} does not fit here; loss=pyro.infer.Trace_ELBO()")
     if schedule not in SCHEDULES:
         raise config.ConfigError(
             f"no schedule is named {schedule!r}; {config.nearest(str(schedule), SCHEDULES)}"
@@ -408,7 +422,12 @@ def _describe_parts(vae: VAE) -> dict[str, Any]:
     return {name: config.describe(part) for name, part in vae.parts.items()}
 
 
-def _place(device: str) -> torch.device:
+def find_device(device: str) -> torch.device:
+    """The device of a name; ``auto`` is cuda if there is one, else cpu.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
     try:
@@ -421,22 +440,35 @@ def _place(device: str) -> torch.device:
 def _make(factory: Callable[..., torch.optim.Optimizer], vae: VAE, lr: float) -> torch.optim.Optimizer:
     """The optimizer, in its fused form (one kernel for all parameters) where it has one."""
     cls, keywords = config.factory(factory)
-    fused = "fused" in inspect.signature(cls).parameters and keywords.get("fused") is None
+    if "lr" in keywords:
+        raise config.ConfigError(f"the optimizer was given lr={keywords['lr']}; give it to fit: lr=...")
+    if cls in config.UNUSABLE:
+        raise config.ConfigError(f"{cls.__name__} does not fit here; optimizer=torch.optim.Adam, for example")
+    chosen = keywords.get("fused") is not None or keywords.get("foreach") or keywords.get("differentiable")
+    fused = "fused" in inspect.signature(cls).parameters and not chosen
     parameters = [p for p in vae.parameters() if p.requires_grad]
-    return factory(parameters, lr, fused=True) if fused else factory(parameters, lr)
+    try:
+        return factory(parameters, lr, fused=True) if fused else factory(parameters, lr)
+    except ValueError as error:
+        raise config.ConfigError(f"{cls.__name__} cannot be made: {error}") from error
 
 
-def _check_is_new(folder: Path) -> None:
-    if (folder / checkpoint.CONFIG).exists():
-        raise CheckpointError(
-            f"{folder} holds a run already; go on with it: pyro-vae train --resume {folder} "
-            f"(pv.resume({str(folder)!r})), or choose another folder"
-        )
+def _new_folder(name: str) -> Path:
+    """A folder runs/NAME-TIME that no other run has."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in itertools.chain([""], map("-{}".format, itertools.count(2))):
+        folder = Path("runs") / (stem + suffix)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
 
 
 @contextmanager
 def _signals() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, so that the step in progress can be finished; a second one kills."""
+    """Collects SIGINT and SIGTERM, to finish the step in progress; the same one again acts as ever."""
     received: list[int] = []
     if threading.current_thread() is not threading.main_thread():
         yield received

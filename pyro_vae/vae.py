@@ -150,7 +150,7 @@ class VAE(nn.Module):
         modes = [(module, module.training) for module in self.modules()]
         devices = [self.input_loc.device] if self.input_loc.is_cuda else []
         with torch.no_grad(), torch.random.fork_rng(devices), pyro.validation_enabled(False):
-            torch.manual_seed(seed)
+            seed_generators(seed, self.input_loc.device)
             self.eval()
             try:
                 yield
@@ -175,7 +175,6 @@ class VAE(nn.Module):
         for part in parts:
             for name, parameter in getattr(self, part).named_parameters():
                 if parameter.requires_grad:
-                    parameter.unconstrained = weakref.ref(parameter)
                     _param(
                         parameter,
                         constraint=constraints.real,
@@ -184,5 +183,14 @@ class VAE(nn.Module):
 
 
 @effectful(type="param")
-def _param(parameter: nn.Parameter, **_: Any) -> nn.Parameter:
-    return parameter
+def _param(parameter: nn.Parameter, **_: Any) -> Tensor:
+    alias: Any = parameter.detach()  # carries the reference, which would make the parameter unpicklable
+    alias.unconstrained = weakref.ref(parameter)
+    return alias
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds the CPU's generator and that of the device, and no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)

@@ -79,11 +79,14 @@ class TestTrain:
             (["--guide", "Normal"], "Normal"),
             (["--encoder", "Conv", "--encoder.channels", "[4]", "--decoder", "conv"], "Conv2d(1, 4"),
             (["--encoder.activation", "torch.nn.Tanh"], "Tanh"),
-            (["--optimizer", "SGD", "--optimizer.momentum", "0.9", "--lr", "1e-3"], "VAE"),
-            (["--loss", "RenyiELBO", "--loss.alpha", "0", "--loss.num_particles", "3"], "VAE"),
+            (["--optimizer", "SGD", "--optimizer.momentum", "0.9", "--lr", "2e-3"], {"lr": 0.002}),
+            (
+                ["--loss", "RenyiELBO", "--loss.alpha", "0", "--loss.num_particles", "3"],
+                {"loss": "RenyiELBO"},
+            ),
             (
                 ["--schedule", "constant", "--warmup-epochs", "1", "--clip-norm", "10", "--patience", "1"],
-                "VAE",
+                {"schedule": "constant", "warmup_epochs": 1, "clip_norm": 10.0, "patience": 1},
             ),
         ],
         ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -91,7 +94,15 @@ class TestTrain:
     def test_options(self, options, expected):
         small = SMALL if not any(o.startswith("--encoder") for o in options) else ["--epochs", "2"]
         assert main(["train", "--folder", "run", *small, *options]) == 0
-        assert expected in repr(pv.load("run"))
+        if isinstance(expected, str):
+            assert expected in repr(pv.load("run"))
+            return
+        values = yaml.safe_load(Path("run/config.yaml").read_text())
+        for name, value in expected.items():
+            found = values[name]["class_path"].rpartition(".")[2] if name == "loss" else values[name]
+            assert found == value
+        if "--optimizer" in options:
+            assert values["optimizer"]["init_args"]["momentum"] == 0.9
 
     def test_own_parts(self, tmp_path, monkeypatch):
         (tmp_path / "mine_for_cli.py").write_text(
@@ -189,6 +200,12 @@ class TestErrors:
             (["train", "--resume", "nowhere"], "nowhere"),
             (["train", "--config", "nowhere.yaml"], "nowhere.yaml"),
             (["train", "--device", "abacus"], "abacus"),
+            (["train", "--resume", "nowhere", "--epochs", "3"], "no other option"),
+            (["train", "--seed", "-1"], "seed=-1"),
+            (["train", "--optimizer", "LBFGS"], "no optimizer is named 'LBFGS'"),
+            (["train", "--optimizer", "SGD", "--optimizer.momentum", "-1"], "momentum"),
+            (["train", "--encoder", "os.getcwd"], "is not made"),
+            (["evaluate", "nowhere", "--num-samples", "0"], "must be positive"),
             (["sample"], "pyro-vae train"),
             (["evaluate", "nowhere"], "nowhere"),
         ],
@@ -205,9 +222,9 @@ class TestErrors:
         assert "holds a run already" in fails(2, output, "train", "--folder", "run")
 
     @pytest.mark.filterwarnings("ignore:Encountered NaN")
-    def test_divergence_is_1(self, output):
+    def test_divergence_is_3(self, output):
         options = ["--optimizer", "SGD", "--lr", "1e30", "--schedule", "constant"]
-        assert "not finite" in fails(1, output, "train", "--folder", "run", *options)
+        assert "not finite" in fails(3, output, "train", "--folder", "run", *options)
 
 
 def test_commands_on_a_run(output):

@@ -90,6 +90,13 @@ def test_probs_and_logits_are_told_apart(keyword):
     assert list(config.describe(p)["init_args"]) == [keyword]
 
 
+def test_matrices_that_were_computed_are_told_apart():
+    p = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[2.0, 0.5], [0.5, 1.0]]))
+    _ = p.precision_matrix, p.scale_tril
+    built = config.build(pv.VAE, {"prior": config.describe(p)}, ["event_shape"])["prior"]
+    torch.testing.assert_close(built.covariance_matrix, p.covariance_matrix)
+
+
 def test_short_names():
     assert config.resolve("likelihood", "Normal") == "pyro_vae.likelihoods.Normal"
     assert config.resolve("prior", "Normal") == "pyro_vae.priors.Normal"

@@ -112,6 +112,17 @@ def test_particles_come_first(make_vae, x):
     assert log_weights(make_vae(), x, 7).shape == (7, 30)
 
 
+def test_float64_data_are_not_rounded():
+    """x = 5000 ± 1e-3: rounding to float32 would move each datum by up to a fifth of the scale."""
+    x = 5000 + 1e-3 * torch.randn(50, 3, dtype=torch.float64)
+    vae = pv.VAE((3,), 1, likelihood=pv.likelihoods.Normal(1e-3), decoder=pv.nets.mlp(4)).double()
+    with torch.no_grad():
+        vae.decoder.layers[-1].bias.fill_(5000.0)
+        vae.decoder.layers[-1].weight.zero_()
+    exact = dist.Normal(torch.full((3,), 5000.0).double(), 1e-3).log_prob(x).sum(-1).mean()
+    assert pv.evaluate.elbo(vae, x).reconstruction == pytest.approx(-exact.item(), rel=1e-9)
+
+
 def test_bad_data(make_vae, x):
     vae = make_vae()
     with pytest.raises(DataError, match="empty"):
@@ -120,3 +131,8 @@ def test_bad_data(make_vae, x):
         pv.evaluate.elbo(vae, x[:, :, :4])
     with pytest.raises(DataError, match="support"):
         pv.evaluate.elbo(vae, x + 0.5)
+    normal = make_vae(likelihood=pv.likelihoods.Normal())
+    with pytest.raises(DataError, match="support"):
+        pv.evaluate.elbo(normal, x * torch.inf)
+    with pytest.raises(DataError, match="num_samples=0"):
+        pv.evaluate.log_likelihood(vae, x, num_samples=0)

@@ -199,6 +199,16 @@ def test_empty_shapes_are_refused(shape):
         pv.VAE(shape)
 
 
+def test_pickles_after_use(make_vae, x):
+    import pickle
+
+    vae = make_vae()
+    vae.model(x)
+    SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO()).step(x)
+    twin = pickle.loads(pickle.dumps(vae))
+    assert all(torch.equal(a, b) for a, b in zip(vae.parameters(), twin.parameters(), strict=True))
+
+
 def test_deepcopy_is_independent(make_vae, x):
     vae = make_vae()
     vae.model(x)

@@ -163,6 +163,14 @@ class TestNonFinite:
     def test_site_of_the_model_is_named(self, make_vae):
         assert "in step 2: the log-density at site 'x' of the model" in self.broken(make_vae, "decoder")
 
+    def test_in_the_first_step(self, make_vae):
+        """Where Pyro's validation would answer with a ValueError."""
+        vae = make_vae()
+        vae.encoder.layers[-1].bias.data.fill_(math.nan)
+        svi = SVI(vae.model, vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO())
+        with pytest.raises(NonFiniteLossError, match="in step 1: the value at site 'z' of the guide"):
+            svi.step(batches(1)[0])
+
     def test_gradient(self):
         """A finite loss with an infinite gradient: the square root at zero."""
         w = nn.Parameter(torch.zeros(()))
@@ -173,7 +181,7 @@ class TestNonFinite:
                 pyro.sample("x", dist.Normal(w.sqrt(), 1.0), obs=x)
 
         svi = SVI(model, lambda x: None, torch.optim.SGD([w], lr=0.1), Trace_ELBO())
-        with pytest.raises(NonFiniteLossError, match="gradient is not finite in step 1"):
+        with pytest.raises(NonFiniteLossError, match="norm is not finite in step 1"):
             svi.step(torch.ones(3))
         assert w == 0
 

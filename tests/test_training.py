@@ -118,6 +118,18 @@ class TestFit:
         unfused = functools.partial(torch.optim.Adam, fused=False)
         assert training._make(unfused, make_vae(), 0.1).param_groups[0]["fused"] is False
 
+    def test_optimizers_that_do_not_fit(self, make_vae, digits):
+        for optimizer, message in [
+            (functools.partial(torch.optim.Adam, lr=1e-3), "give it to fit"),
+            (torch.optim.LBFGS, "LBFGS does not fit"),
+        ]:
+            with pytest.raises(ConfigError, match=message):
+                pv.fit(make_vae(), digits, optimizer=optimizer)
+        with pytest.raises(ConfigError, match="JitTrace_ELBO does not fit"):
+            pv.fit(make_vae(), digits, loss=pyro.infer.JitTrace_ELBO())
+        foreach = functools.partial(torch.optim.Adam, foreach=True)
+        assert not training._make(foreach, make_vae(), 0.1).param_groups[0]["fused"]
+
     @pytest.mark.parametrize(
         "loss",
         [
@@ -166,6 +178,24 @@ class TestFit:
         assert pv.evaluate.elbo(run.vae, data.validation).elbo == best > elbos[-1]
         assert pv.evaluate.elbo(pv.load("run"), data.validation).elbo == best
         assert "stopped early" in (run.folder / "log.txt").read_text()
+
+    def test_best_weights_survive_an_interruption(self, make_vae, monkeypatch):
+        """Interrupted after the best epoch, the resumed run still restores its weights."""
+        data = pv.data.load(pv.data.load("digits").train[:80], validation=0.5, test=0.0)
+        options = {"epochs": 2000, "batch_size": 40, "lr": 5e-3, "patience": 10, "progress": False}
+
+        def make():
+            nets = {"encoder": pv.nets.mlp(100), "decoder": pv.nets.mlp(100)}
+            return make_vae(likelihood=pv.likelihoods.Normal(), **nets)
+
+        whole = pv.fit(make(), data, **options, folder="whole")
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, len(whole.history) - 4)
+            with pytest.raises(training.Interrupted):
+                pv.fit(make(), data, **options, folder="broken")
+        resumed = pv.resume("broken", data=data, progress=False)
+        assert same(whole.vae.state_dict(), resumed.vae.state_dict())
+        assert len(resumed.history) == len(whole.history)
 
     def test_early_stopping_waits_for_the_warmup(self, make_vae, digits):
         run = pv.fit(
@@ -294,6 +324,15 @@ class TestResume:
             pv.load("broken")
         assert same(pv.load("broken", vae=make()).state_dict(), whole.vae.state_dict())
 
+    @pytest.mark.parametrize("optimizer", [torch.optim.Adam, torch.optim.NAdam])
+    def test_in_float64(self, make_vae, digits, monkeypatch, optimizer):
+        whole = pv.fit(make_vae().double(), digits, **FIT, optimizer=optimizer, folder="whole")
+        with monkeypatch.context() as patch:
+            interrupt_at(patch, 6)
+            with pytest.raises(training.Interrupted):
+                pv.fit(make_vae().double(), digits, **FIT, optimizer=optimizer, folder="broken")
+        assert same(whole.vae.state_dict(), pv.resume("broken", progress=False).vae.state_dict())
+
     def test_an_array_must_be_given_again(self, make_vae, monkeypatch):
         data = pv.data.load(torch.bernoulli(torch.rand(900, 1, 8, 8)), validation=0.0, test=0.0)
         interrupt_at(monkeypatch, 6)
@@ -384,25 +423,35 @@ def test_sigkill_loses_nothing_but_the_epoch(tmp_path):
             if os.path.exists(folder + "/config.yaml"):
                 return pv.resume(folder, data=data, progress=False)
             vae = pv.VAE(data.event_shape, 2, encoder=pv.nets.mlp(16), decoder=pv.nets.mlp(16))
-            return pv.fit(vae, data, epochs=80, batch_size=100, folder=folder, progress=False)
+            return pv.fit(vae, data, epochs=200, batch_size=100, folder=folder, progress=False)
 
         whole = train("whole")  # which also imports all that children will need
+        def stamp(folder):
+            path = folder + "/checkpoint.safetensors"
+            return os.stat(path).st_mtime_ns if os.path.exists(path) else None
+
         random.seed(0)
         kills = epochs = 0
         seen = set()
+        last = None
         while True:
             child = os.fork()
             if child == 0:
                 train("killed")
                 os._exit(0)
-            if kills < 15:
-                time.sleep(random.uniform(0.1, 0.5))
+            if kills < 12:
+                # Once it is training, at a random moment of one of its next epochs.
+                began = time.monotonic()
+                while stamp("killed") == last and time.monotonic() - began < 20:
+                    time.sleep(0.001)
+                time.sleep(random.uniform(0, 0.1))
                 os.kill(child, signal.SIGKILL)
             _, status = os.waitpid(child, 0)
             if os.WIFEXITED(status):
                 assert os.WEXITSTATUS(status) == 0
                 break
             kills += 1
+            last = stamp("killed")
             if os.path.exists("killed/checkpoint.safetensors"):
                 _, meta = pv.checkpoint.load_tensors(pv.checkpoint.Path("killed/checkpoint.safetensors"))
                 assert meta["epoch"] >= epochs, "an epoch was lost"
@@ -534,6 +583,36 @@ class TestFiles:
             with pytest.raises(CheckpointError):
                 pv.resume(run)
 
+    def test_tied_weights(self, digits):
+        class Tied(nn.Module):
+            def __init__(self, in_shape, out_shape):
+                super().__init__()
+                self.a, self.b = nn.Linear(2, 64), nn.Linear(2, 64)
+                self.b.weight = self.a.weight
+
+            def forward(self, z):
+                return (self.a(z) + self.b(-z).tanh()).reshape(*z.shape[:-1], 1, 8, 8)
+
+        vae = pv.VAE(digits.event_shape, 2, decoder=Tied)
+        pv.fit(vae, digits, **FIT, folder="tied")
+        again = pv.load("tied", vae=pv.VAE(digits.event_shape, 2, decoder=Tied))
+        assert same(again.state_dict(), vae.state_dict())
+
+    def test_runs_started_at_once_have_folders_of_their_own(self):
+        assert len({training._new_folder("x") for _ in range(5)}) == 5
+
+    def test_history_is_never_behind_the_checkpoint(self, make_vae, digits, monkeypatch):
+        original, written = checkpoint.write, []
+
+        def patched(path, content, **options):
+            written.append(path.name)
+            original(path, content, **options)
+
+        monkeypatch.setattr(checkpoint, "write", patched)
+        pv.fit(make_vae(), digits, **FIT, folder="other")
+        names = ["history.csv", "checkpoint.safetensors"]
+        assert written == ["checkpoint.safetensors", "config.yaml", *names * 4, "model.safetensors"]
+
     def test_missing_files(self, run):
         with pytest.raises(CheckpointError, match="not the folder of a run"):
             pv.load("nowhere")
@@ -558,9 +637,10 @@ class TestFiles:
         values = yaml.safe_load((run / "config.yaml").read_text())
         for kind in ("prior", "likelihood", "guide", "encoder"):
             evil = values | {kind: {"class_path": "subprocess.Popen", "init_args": {"args": "touch owned"}}}
-            checkpoint.write_config(run, evil)
-            with pytest.raises(ConfigError):
-                pv.load(run)
+            for values_of in (evil, values | {kind: "os.getcwd"}):
+                (run / "config.yaml").write_text(yaml.safe_dump(values_of))
+                with pytest.raises(ConfigError, match="is not made"):
+                    pv.load(run)
         assert not os.path.exists("owned")
 
     def test_failed_write_keeps_the_old_file(self, run, monkeypatch):

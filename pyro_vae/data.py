@@ -379,7 +379,8 @@ class _Raw:
             raise DataError(
                 f"binarize={binarize!r} reads values as probabilities in [0, 1], but those of {name} "
                 f"range over [{low:g}, {high:g}]; scale them: (x - x.min()) / (x.max() - x.min()), "
-                'or leave them as they are: binarize="none"'
+                'or leave them as they are, binarize="none", under a likelihood of real values: '
+                'likelihood=pv.likelihoods.Normal(scale="shared") (--likelihood Normal)'
             )
 
 

@@ -136,7 +136,8 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     try:
         values = yaml.safe_load(path.read_text())
     except FileNotFoundError:
-        raise CheckpointError(f"{folder} is not the folder of a run: there is no {path}; {_runs()}") from None
+        what = f"{folder} is not the folder of a run: " if name == CONFIG else ""
+        raise CheckpointError(f"{what}there is no {path}; {_runs()}") from None
     except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it, or train anew") from error
     if not isinstance(values, dict):

@@ -9,6 +9,7 @@ from __future__ import annotations
 import inspect
 import io
 import json
+import math
 import sys
 from collections.abc import Callable, Sequence
 from dataclasses import asdict
@@ -69,6 +70,7 @@ def train(resume: str | None = None, **arguments: Any) -> None:
         loaded = data.load(binarize=binarize, **_pick(arguments, data.load))
         del arguments["data"]
         print(f"{loaded}; binarize: {binarize}", flush=True)
+        training.check_seed(arguments["seed"])
         torch.manual_seed(arguments["seed"])
         try:
             vae = VAE(loaded.event_shape, **_pick(arguments, VAE))
@@ -98,11 +100,13 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> No
         split: which data.
     """
     vae, loaded = _load(run)
-    part = getattr(loaded, split)
+    part = _split(loaded, split)
     bound = evaluate.elbo(vae, part)
     print(f"{split}: {bound}", flush=True)
     estimate = evaluate.log_likelihood(vae, part, num_samples=num_samples, progress=sys.stderr.isatty())
     print(f"{split}: {estimate}")
+    if not math.isfinite(estimate.log_likelihood):
+        raise NonFiniteLossError("the log-likelihood is not finite; the model is broken: train anew")
     result = asdict(bound) | {
         "log_likelihood": estimate.log_likelihood,
         "log_likelihood_standard_error": estimate.standard_error,
@@ -135,7 +139,7 @@ def reconstruct(run: Path, num_data: int = 12, split: Part = "test") -> None:
         split: which data.
     """
     vae, loaded = _load(run)
-    _keep(run, "reconstructions", figures.reconstructions(vae, getattr(loaded, split)[:num_data]))
+    _keep(run, "reconstructions", figures.reconstructions(vae, _split(loaded, split)[:num_data]))
 
 
 def manifold(run: Path, num_steps: int = 15) -> None:
@@ -160,7 +164,7 @@ def latents(run: Path, split: Part = "test") -> None:
         split: which data.
     """
     vae, loaded = _load(run)
-    part = getattr(loaded, split)
+    part = _split(loaded, split)
     _keep(run, "latents", figures.latents(vae, part[:5000], _labels(part)))
 
 
@@ -174,7 +178,7 @@ def traverse(run: Path, index: int = 0, num_steps: int = 11, split: Part = "test
         split: which data.
     """
     vae, loaded = _load(run)
-    _keep(run, "traversals", figures.traversals(vae, _datum(getattr(loaded, split), index), num_steps))
+    _keep(run, "traversals", figures.traversals(vae, _datum(_split(loaded, split), index), num_steps))
 
 
 def interpolate(run: Path, start: int = 0, end: int = 1, num_steps: int = 12, split: Part = "test") -> None:
@@ -188,7 +192,7 @@ def interpolate(run: Path, start: int = 0, end: int = 1, num_steps: int = 12, sp
         split: which data.
     """
     vae, loaded = _load(run)
-    part = getattr(loaded, split)
+    part = _split(loaded, split)
     _keep(run, "interpolation", figures.interpolation(vae, _datum(part, start), _datum(part, end), num_steps))
 
 
@@ -222,7 +226,11 @@ def main(argv: Sequence[str] | None = None) -> int:
         commands.add_subcommand(name, parsers[name], help=_summary(function))
     try:
         given = _normalise(list(sys.argv[1:] if argv is None else argv), parsers)
-        chosen = parser.instantiate(parser.parse_args(given))
+        parsed = parser.parse_args(given)
+        try:
+            chosen = parser.instantiate(parsed)
+        except (TypeError, ValueError) as error:
+            raise config.ConfigError(str(error).splitlines()[0]) from error
         arguments = dict(vars(chosen[chosen.subcommand]))
         arguments.pop("config", None)
         for name in ("num_samples", "num_steps", "num_data"):
@@ -306,7 +314,21 @@ def _load(run: Path) -> tuple[VAE, data.Data]:
             f"{run} was trained on an array in memory, which the command line cannot load again; use "
             f"Python: vae = pv.load({str(run)!r})"
         )
-    return _vae(run), data.load(**config.build(data.load, values, skip=["labels"]))
+    loaded = data.load(**config.build(data.load, values, skip=["labels"]))
+    _, meta = checkpoint.load_tensors(run / checkpoint.CHECKPOINT)
+    if meta.get("fingerprint") != loaded.fingerprint:
+        raise data.DataError(
+            f"the data in {values['data']} are not those that {run} was trained on, and their splits may "
+            f"overlap with its training data; evaluate in Python: pv.evaluate.elbo(pv.load({str(run)!r}), x)"
+        )
+    return _vae(run), loaded
+
+
+def _split(loaded: data.Data, name: Part) -> data.Split:
+    split: data.Split = getattr(loaded, name)
+    if not len(split):
+        raise data.DataError(f"the {name} split is empty; look at another: --split train")
+    return split
 
 
 def _datum(split: data.Split, index: int) -> Tensor:

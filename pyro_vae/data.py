@@ -13,7 +13,7 @@ from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import numpy as np
 import torch
@@ -112,7 +112,7 @@ class Split:
 
     def to(self, device: torch.device) -> Split:
         """Moves what is held in memory to the device, where batches are then made."""
-        self.device = device
+        self.device = torch.device(device)
         if not self.streamed:
             self.values = self.values.to(device)
         if self._grey is not None:
@@ -132,6 +132,20 @@ class Split:
             second += x.square().sum(0)
         mean = first / len(self)
         return mean + shift, (second / len(self) - mean.square()).clamp(min=0).sqrt()
+
+    def check_scale(self) -> None:
+        """Refuses data whose variation single precision does not resolve.
+
+        Raises:
+            DataError: all data are equal, or far from 0 on their own scale, or tiny, or huge.
+        """
+        mean, std = self.moments
+        unit, size = std.square().mean().sqrt().item(), mean.abs().max().item()
+        if not 1e-6 < unit < 1e15 or size > 1e5 * unit:
+            raise DataError(
+                f"the training data vary by {unit:.3g} (standard deviation) around values up to {size:.3g}, "
+                "which single precision does not resolve; standardise them: (x - x.mean()) / x.std()"
+            )
 
     def check(self, support: constraints.Constraint, likelihood: str, mends: str) -> None:
         """Refuses data outside a likelihood's support.
@@ -263,7 +277,8 @@ def load(
         data: a name (digits, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10); or a file
             ``.npy``, ``.npz`` (arrays ``x`` and ``y``, or a single one), ``.pt`` (a tensor, or a dict
             with ``x`` and ``y``); or a folder of images (subfolders are classes); or an array
-            ``[N, *event_shape]``. 8-bit images ``[N, H, W]`` or ``[N, H, W, C]`` become ``[N, C, H, W]``.
+            ``[N, *event_shape]``. Images ``[N, H, W, C]`` of 1, 3 or 4 channels become ``[N, C, H, W]``, and
+            8-bit ones ``[N, H, W]`` become ``[N, 1, H, W]``; 8-bit images are divided by 255.
         labels: classes ``[N]`` of an array's data, for plots.
         data_dir: folder of the named sets, in torchvision's layout; downloaded into it when not
             there. By default ~/.cache/pyro_vae.
@@ -281,6 +296,10 @@ def load(
     >>> load("digits", binarize="dynamic").train[:2].shape
     torch.Size([2, 1, 8, 8])
     """
+    if binarize not in get_args(Binarize):
+        raise DataError(f"binarize={binarize!r} is none of {', '.join(map(repr, get_args(Binarize)))}")
+    if not 0 <= split_seed < 2**32:
+        raise DataError(f"split_seed={split_seed} must lie from 0 up to 2**32")
     for name, fraction in (("validation", validation), ("test", test)):
         if not 0 <= fraction < 1:
             raise DataError(f"{name}={fraction} is no fraction; give a number from 0 up to 1")
@@ -330,10 +349,10 @@ class _Raw:
                 self.divisor = 255.0
             if self.x.ndim == 3:
                 self.x = self.x[:, None]
-            elif self.x.shape[-1] in (1, 3) and self.x.shape[1] not in (1, 3):
-                order = (0, 3, 1, 2)
-                is_tensor = isinstance(self.x, Tensor)
-                self.x = self.x.permute(order).contiguous() if is_tensor else self.x.transpose(order)
+        if self.x.ndim == 4 and self.x.shape[-1] in (1, 3, 4) and self.x.shape[1] not in (1, 3, 4):
+            order = (0, 3, 1, 2)
+            tensor = isinstance(self.x, Tensor)
+            self.x = self.x.permute(order).contiguous() if tensor else self.x.transpose(order)
 
     def __len__(self) -> int:
         return len(self.x) if self.rows is None else len(self.rows)

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.figure import Figure
+from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae.vae import VAE
@@ -116,7 +117,7 @@ def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
             axes.scatter(own[:, 0], own[:, 1], s=6, alpha=0.7, color=colour, label=str(label))
         if len(classes) <= 20:
             axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.set(title="Means of q(z|x)", xlabel=names[0], ylabel=names[1])
+    axes.set(title=f"Means of q(z|x), {len(z)} data", xlabel=names[0], ylabel=names[1])
     return figure
 
 
@@ -130,15 +131,16 @@ def training_curves(history: Sequence[dict[str, float]]) -> Figure:
         ("ELBO", "Reconstruction, -E[log p(x|z)]", "KL(q(z|x) || p(z))"),
         strict=True,
     ):
+        shown: list[float] = []
         for prefix, label in (("", "training"), ("validation_", "validation")):
             if prefix + key in history[0]:
                 values = [row[prefix + key] for row in history]
                 axes.plot(epochs, values, label=label)
                 # The first epochs of an untrained model would flatten all that follows.
-                tail = values[len(values) // 20 :]
-                low, high = min(tail), max(tail)
-                if prefix == "" and high > low:
-                    axes.set_ylim(low - 0.1 * (high - low), high + 0.1 * (high - low))
+                shown += values[len(values) // 20 :]
+        margin = 0.1 * (max(shown) - min(shown)) or 1.0
+        axes.set_ylim(min(shown) - margin, max(shown) + margin)
+        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
         axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
         axes.grid(alpha=0.3)
         axes.legend()
@@ -181,7 +183,12 @@ def _grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Fig
         for i, array in enumerate(arrays):
             for j, curve in enumerate(array):
                 x = j * step[1] + np.arange(len(curve))
-                axes.plot(x, i * step[0] + 1 - (curve - low) / scale, "C0-", linewidth=0.8)
+                axes.plot(
+                    x,
+                    i * step[0] + 1 - (curve - low) / scale,
+                    "C0.-" if len(curve) < 3 else "C0-",
+                    linewidth=0.8,
+                )
         axes.invert_yaxis()
     else:
         colour = len(event_shape) == 3 and event_shape[0] == 3

@@ -8,7 +8,7 @@ learned and shared, learned per pixel, or fixed.
 from __future__ import annotations
 
 from abc import ABC, abstractmethod
-from typing import Any, ClassVar, Literal, cast
+from typing import Any, ClassVar, Literal, cast, get_args
 
 import pyro.distributions as dist
 import torch
@@ -73,6 +73,7 @@ class Univariate(Likelihood):
     def __init__(self, **sources: Source):
         super().__init__()
         for name, source in sources.items():
+            _check_source(type(self).__name__, name, source, cast(Any, self.family.arg_constraints)[name])
             setattr(self, name, source)
         self.sources = sources
         self.learned = nn.ParameterDict()
@@ -137,6 +138,17 @@ class Univariate(Likelihood):
     def __repr__(self) -> str:
         told = (f"{name}={source!r}" for name, source in self.sources.items() if source != "decoder")
         return f"{type(self).__name__}({', '.join(told)})"
+
+
+def _check_source(likelihood: str, name: str, source: Source, constraint: Any) -> None:
+    named = get_args(get_args(Source)[1])
+    is_number = isinstance(source, float | int) and not isinstance(source, bool)
+    if not (source in named if isinstance(source, str) else is_number):
+        raise ValueError(f"{likelihood}({name}={source!r}): give a number, or one of {', '.join(named)}")
+    if is_number and not constraint.check(torch.tensor(float(source))):
+        raise ValueError(
+            f"{likelihood}({name}={source!r}) does not satisfy {constraint}; give another number"
+        )
 
 
 class Bernoulli(Univariate):

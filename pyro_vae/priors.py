@@ -117,7 +117,12 @@ def _map_tensors(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> 
     """
     memo: dict[int, Any] = {}
 
+    seen: set[int] = set()
+
     def visit(value: object) -> None:
+        if id(value) in seen:  # a transform and its inverse hold each other
+            return
+        seen.add(id(value))
         if isinstance(value, nn.Module):
             raise ValueError(
                 f"the prior holds a network, {type(value).__name__}, whose parameters would not be trained; "
@@ -126,7 +131,8 @@ def _map_tensors(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> 
         if isinstance(value, torch.Tensor):
             memo[id(value)] = fn(value)
         elif isinstance(value, Distribution | Transform):
-            visit(list(vars(value).values()))
+            for item in vars(value).values():
+                visit(item)
         elif isinstance(value, list | tuple):
             for item in value:
                 visit(item)

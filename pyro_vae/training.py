@@ -32,6 +32,11 @@ from pyro_vae.objectives import SCHEDULES, warmup
 from pyro_vae.svi import SVI, Losses, NonFiniteLossError
 from pyro_vae.vae import VAE, seed_generators
 
+try:
+    import fcntl
+except ImportError:  # not on this system
+    fcntl = None  # type: ignore[assignment]
+
 Schedule = Literal["constant", "cosine", "linear", "burda"]
 
 
@@ -315,7 +320,7 @@ def fit(
         for name, value in locals().items()
         if name not in ("vae", "data", "folder", "resume", "progress")
     }
-    _check_arguments(data, epochs, batch_size, lr, schedule, patience, seed, loss)
+    _check_arguments(data, epochs, batch_size, lr, schedule, patience, seed, loss, warmup_epochs, clip_norm)
     values = data.config | {"latent_dim": vae.latent_dim} | _describe_parts(vae) | settings
     place = find_device(device)
     vae.to(place)
@@ -323,6 +328,7 @@ def fit(
     for split in (data.train, data.validation):
         if len(split):
             evaluate.check_support(vae, split)
+    data.train.check_scale()
     if not vae.initialized:
         vae.initialize(*data.train.moments)
 
@@ -343,7 +349,7 @@ def fit(
             # In this order, so that what has a configuration can always be resumed.
             training.save()
             checkpoint.write_config(folder, values)
-        with _Report(training, progress) as report:
+        with _alone(folder), _Report(training, progress) as report:
             if not training.state.finished:
                 size = sum(p.numel() for p in vae.parameters() if p.requires_grad)
                 report.line(f"{len(data.train)} data on {place}, {size} parameters, seed {seed}")
@@ -395,6 +401,8 @@ def _check_arguments(
     patience: int | None,
     seed: int,
     loss: pyro.infer.ELBO,
+    warmup_epochs: int,
+    clip_norm: float | None,
 ) -> None:
     if not isinstance(data, Data):
         raise TypeError(
@@ -403,8 +411,11 @@ def _check_arguments(
     for name, value in (("epochs", epochs), ("batch_size", batch_size), ("lr", lr)):
         if not value > 0:
             raise config.ConfigError(f"{name}={value} must be positive")
-    if seed < 0:
-        raise config.ConfigError(f"seed={seed} must not be negative")
+    check_seed(seed)
+    if clip_norm is not None and not clip_norm > 0:
+        raise config.ConfigError(f"clip_norm={clip_norm} must be positive, or None for no clipping")
+    if warmup_epochs < 0:
+        raise config.ConfigError(f"warmup_epochs={warmup_epochs} must not be negative")
     if type(loss) in config.UNUSABLE:
         raise config.ConfigError(f"{type(loss).__name__} does not fit here; loss=pyro.infer.Trace_ELBO()")
     if schedule not in SCHEDULES:
@@ -420,6 +431,12 @@ def _check_arguments(
 
 def _describe_parts(vae: VAE) -> dict[str, Any]:
     return {name: config.describe(part) for name, part in vae.parts.items()}
+
+
+def check_seed(seed: int) -> None:
+    """Refuses what is no seed."""
+    if not 0 <= seed < 2**32:
+        raise config.ConfigError(f"seed={seed} must lie from 0 up to 2**32")
 
 
 def find_device(device: str) -> torch.device:
@@ -467,6 +484,20 @@ def _new_folder(name: str) -> Path:
 
 
 @contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Refuses to train a run that another process is training; a killed process leaves no lock."""
+    with (folder / ".lock").open("w") as lock:
+        if fcntl is not None:
+            try:
+                fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
+            except OSError:
+                raise CheckpointError(
+                    f"another process is training {folder}; wait for it, or stop it"
+                ) from None
+        yield
+
+
+@contextmanager
 def _signals() -> Iterator[list[int]]:
     """Collects SIGINT and SIGTERM, to finish the step in progress; the same one again acts as ever."""
     received: list[int] = []
@@ -496,6 +527,7 @@ class _Report:
         self.lines = progress and not terminal
         self.last_line = 0.0
         self.log = (training.folder / "log.txt").open("a")  # closed on exit
+        self.validation: dict[str, str] = {}
         self.bar = tqdm(
             total=training.epochs * training.num_batches,
             initial=state.epoch * training.num_batches + state.batch,
@@ -526,13 +558,16 @@ class _Report:
             epoch = f"epoch {self.training.state.epoch + 1}/{self.training.epochs}"
             self.bar.set_description(epoch, refresh=False)
             named = zip(("loss", "reconstruction", "KL"), losses, strict=True)
-            self.bar.set_postfix({name: f"{value:.2f}" for name, value in named}, refresh=False)
+            figures = {name: f"{value:.2f}" for name, value in named}
+            self.bar.set_postfix(figures | self.validation, refresh=False)
             self.bar.update()
 
     def epoch(self, row: dict[str, float]) -> None:
         """After an epoch."""
         labels = {"reconstruction": "reconstruction", "kl": "KL", "validation_elbo": "validation ELBO"}
         figures = [f"{label} {row[key]:.2f}" for key, label in labels.items() if key in row]
+        if "validation_elbo" in row:
+            self.validation = {"validation ELBO": f"{row['validation_elbo']:.2f}"}
         text = "  ".join([f"epoch {row['epoch']}/{self.training.epochs}  loss {row['loss']:.2f}", *figures])
         self._write(f"{text}  {row['seconds']:.1f} s")
         if self.lines and (self.training.state.finished or time.monotonic() - self.last_line > 1):

@@ -101,12 +101,15 @@ class VAE(nn.Module):
 
     def decode(self, z: Tensor) -> Distribution:
         """p(x|z), batch shape ``[...]``, event shape ``event_shape``, for z of shape ``[..., D]``."""
-        p_x: Distribution = self.p_x(self.decoder(z))
+        shape = self.p_x.param_shape(self.event_shape)
+        p_x: Distribution = self.p_x(_run("decoder", self.decoder, z, (self.latent_dim,), shape))
         return p_x
 
     def encode(self, x: Tensor) -> Distribution:
         """q(z|x), batch shape ``[...]``, event shape ``(D,)``, for x of shape ``[..., *event_shape]``."""
-        q_z: Distribution = self.q_z(self.encoder((x - self.input_loc) / self.input_scale))
+        x = (x - self.input_loc) / self.input_scale
+        shape = self.q_z.param_shape(self.latent_dim)
+        q_z: Distribution = self.q_z(_run("encoder", self.encoder, x, self.event_shape, shape))
         return q_z
 
     def model(self, x: Tensor) -> Tensor:
@@ -180,6 +183,18 @@ class VAE(nn.Module):
                         constraint=constraints.real,
                         name=f"{type(self).__name__}-{id(self):x}$$${part}.{name}",
                     )
+
+
+def _run(name: str, net: nn.Module, x: Tensor, in_shape: nets.Shape, out_shape: nets.Shape) -> Tensor:
+    """A network's output for ``[..., *in_shape]``, though it be made for a single batch dimension."""
+    leading = x.shape[: x.dim() - len(in_shape)]
+    y: Tensor = net(x.reshape(-1, *in_shape))
+    if tuple(y.shape[1:]) != tuple(out_shape):
+        raise ValueError(
+            f"the {name} returned shape {list(y.shape)} for input {[leading.numel(), *in_shape]}; it must be "
+            f"{[leading.numel(), *out_shape]}, the out_shape that the factory is called with"
+        )
+    return y.reshape(*leading, *out_shape)
 
 
 @effectful(type="param")

@@ -259,6 +259,23 @@ def test_evaluate(output):
     assert json.loads(Path("run/evaluation-validation.json").read_text())["num_data"] == 162
 
 
+def test_data_that_changed_are_not_evaluated(output):
+    x = np.random.default_rng(0).normal(size=(300, 6))
+    np.save("mine.npy", x)
+    train("--data", "mine.npy", "--likelihood", "Normal")
+    np.save("mine.npy", np.concatenate([x[:50], x]))
+    assert "not those that run was trained on" in fails(2, output, "evaluate", "run")
+    np.save("mine.npy", x)
+    assert main(["evaluate", "run", "--num-samples", "5"]) == 0
+
+
+def test_empty_splits_are_named(output):
+    np.save("mine.npy", np.random.default_rng(0).normal(size=(30, 6)))
+    train("--data", "mine.npy", "--likelihood", "Normal", "--test", "0")
+    for command in ("reconstruct", "traverse", "evaluate", "latents"):
+        assert "--split train" in fails(2, output, command, "run")
+
+
 def test_latest_run_is_the_default(output):
     assert main(["train", "--folder", "runs/one", *SMALL]) == 0
     output()

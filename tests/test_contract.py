@@ -25,6 +25,7 @@ PRIORS = {
     "Fixed": pv.priors.Fixed(dist.Normal(1.0, 2.0)),
     "Laplace": dist.Laplace(0.0, 1.0),
     "StudentT": dist.StudentT(4.0),
+    "Gumbel": dist.Gumbel(0.0, 1.0),
     "per-latent": dist.Normal(torch.zeros(D), torch.tensor([1.0, 2.0, 3.0])),
     "MultivariateNormal": dist.MultivariateNormal(torch.zeros(D), torch.eye(D) + 0.5),
     "mixture": dist.MixtureSameFamily(
@@ -157,7 +158,7 @@ def test_prior_is_normalised_and_fits_its_samples(name):
     w = (p.log_prob(z) - q.log_prob(z)).exp()
     assert w.mean().item() == pytest.approx(1, abs=5 * (w.std() / 400_000**0.5).item())
     entropy = -p.log_prob(p.sample((100_000,)))
-    weighted = w * -p.log_prob(z)
+    weighted = -torch.where(w > 0, w * p.log_prob(z), 0.0)  # far in a tail log p is -inf
     error = math.hypot(entropy.std() / 100_000**0.5, weighted.std() / 400_000**0.5)
     assert entropy.mean().item() == pytest.approx(weighted.mean().item(), abs=5 * error)
 
@@ -293,6 +294,14 @@ def test_scales_grow_linearly():
     vae.p_x.learned["scale"].data.fill_(20.0)
     assert vae.decode(torch.zeros(1, D)).base_dist.scale.max().item() == pytest.approx(20, rel=1e-3)
     assert vae.q_z(torch.full((1, 2 * D), 20.0)).base_dist.scale.max().item() == pytest.approx(20)
+
+
+@pytest.mark.parametrize(
+    ("scale", "message"), [("sharred", "one of decoder, shared"), (0, "satisfy"), (-1.0, "satisfy")]
+)
+def test_impossible_sources_are_refused(scale, message):
+    with pytest.raises(ValueError, match=message):
+        pv.likelihoods.Normal(scale)
 
 
 def test_a_likelihood_must_leave_something_to_the_decoder():

@@ -143,7 +143,13 @@ class TestFiles:
 
     @pytest.mark.parametrize(
         ("shape", "event_shape"),
-        [((9, 6, 5), (1, 6, 5)), ((9, 6, 5, 3), (3, 6, 5)), ((9, 3, 6, 5), (3, 6, 5)), ((9, 7), (7,))],
+        [
+            ((9, 6, 5), (1, 6, 5)),
+            ((9, 6, 5, 4), (4, 6, 5)),
+            ((9, 6, 5, 3), (3, 6, 5)),
+            ((9, 3, 6, 5), (3, 6, 5)),
+            ((9, 7), (7,)),
+        ],
     )
     def test_uint8_images(self, shape, event_shape):
         x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
@@ -151,7 +157,7 @@ class TestFiles:
         assert split.event_shape == event_shape
         if len(shape) > 2:
             assert split[:].max() <= 1
-            expected = x.transpose(0, 3, 1, 2) if shape[-1] == 3 else x.reshape(9, *event_shape)
+            expected = x.transpose(0, 3, 1, 2) if shape[-1] in (3, 4) else x.reshape(9, *event_shape)
             np.testing.assert_allclose(split[:].numpy(), expected / 255, rtol=1e-6)
         else:
             np.testing.assert_array_equal(split[:].numpy(), x)
@@ -375,6 +381,19 @@ class TestBadInput:
         (tmp_path / "broken").mkdir()
         (tmp_path / "broken" / "a.png").write_bytes(b"no picture")
         self.refuses("no readable image", "broken")
+
+    @pytest.mark.parametrize("value", [False, None, "dyn"])
+    def test_binarize(self, value):
+        self.refuses("is none of 'dynamic'", "digits", binarize=value)
+
+    def test_split_seed(self):
+        self.refuses("split_seed=-1", "digits", split_seed=-1)
+
+    @pytest.mark.parametrize(("loc", "scale"), [(0, 1e-10), (1.7e9, 1), (1e6, 0.01), (3, 0), (0, 1e30)])
+    def test_scales_beyond_single_precision(self, loc, scale):
+        data = load(loc + scale * np.random.default_rng(0).normal(size=(100, 3)))
+        with pytest.raises(DataError, match="standardise"):
+            pv.fit(pv.VAE((3,), 2, likelihood=pv.likelihoods.Normal()), data)
 
     def test_nothing_left_to_train_on(self):
         self.refuses("nothing is left", np.zeros((1, 2)), validation=0.6, test=0.6)

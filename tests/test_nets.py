@@ -57,6 +57,25 @@ def test_conv_refuses_what_is_no_image(shapes):
         pv.nets.conv()(*shapes)
 
 
+def test_nets_may_be_made_for_a_single_batch_dimension():
+    class Decoder(nn.Module):
+        def __init__(self, in_shape, out_shape):
+            super().__init__()
+            self.linear, self.norm = nn.Linear(2, 64), nn.BatchNorm1d(64)
+
+        def forward(self, z):
+            return self.norm(self.linear(z)).reshape(-1, 1, 8, 8)
+
+    vae = pv.VAE((1, 8, 8), 2, decoder=Decoder)
+    assert vae.decode(torch.zeros(5, 4, 2)).batch_shape == (5, 4)
+
+
+def test_outputs_of_the_wrong_shape_are_named():
+    vae = pv.VAE((5,), 2, encoder=lambda i, o: nn.Linear(5, 3))
+    with pytest.raises(ValueError, match=r"encoder returned shape \[7, 3\].*must be \[7, 4\]"):
+        vae.encode(torch.zeros(7, 5))
+
+
 def test_own_net():
     class Mine(nn.Module):
         def __init__(self, in_shape, out_shape):

@@ -251,6 +251,9 @@ class TestFit:
             ({"lr": -1.0}, "lr=-1.0 must be positive"),
             ({"schedule": "cosin"}, "did you mean cosine"),
             ({"patience": 0}, "patience=0"),
+            ({"clip_norm": -1.0}, "clip_norm=-1.0"),
+            ({"warmup_epochs": -2}, "warmup_epochs=-2"),
+            ({"seed": -1}, "seed=-1"),
         ],
     )
     def test_bad_arguments(self, make_vae, digits, arguments, message):
@@ -357,6 +360,11 @@ class TestResume:
         pv.fit(make_vae(), digits, **FIT, folder="run")
         with pytest.raises(CheckpointError, match=r"run with lr=0\.001, not 0\.1"):
             pv.fit(make_vae(), digits, **FIT, lr=0.1, folder="run", resume=True)
+
+    def test_a_run_in_training_is_left_alone(self, make_vae, digits):
+        pv.fit(make_vae(), digits, **FIT, folder="run")
+        with training._alone(Path("run")), pytest.raises(CheckpointError, match="another process"):
+            pv.resume("run")
 
     def test_a_folder_is_not_overwritten(self, make_vae, digits):
         pv.fit(make_vae(), digits, **FIT, folder="run")

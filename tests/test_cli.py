@@ -149,7 +149,7 @@ class TestTrain:
     def test_mnist_directory(self, mnist_dir, monkeypatch):
         monkeypatch.setattr("pyro_vae.training.SVI.step", lambda self, x, beta: pv.svi.Losses(1.0, 0.5, 0.5))
         train("--data", "mnist", "--data-dir", str(mnist_dir), "--batch_size=10000", "--test", "0.2")
-        assert yaml.safe_load(Path("run/config.yaml").read_text())["data_dir"] == str(mnist_dir)
+        assert yaml.safe_load(Path("run/config.yaml").read_text())["data_dir"] == str(mnist_dir.resolve())
 
     def test_file_of_ones_own(self):
         np.save("mine.npy", np.random.default_rng(0).normal(size=(300, 6)))

@@ -47,9 +47,6 @@ class Laplace(pv.likelihoods.Univariate):
     def __init__(self, scale="shared"):
         super().__init__(loc="decoder", scale=scale)
 
-    def start(self, mean, std):
-        return {"loc": mean / self.unit, "scale": torch.ones(())}
-
 
 for likelihood in (pv.likelihoods.Normal(scale="shared"), Laplace()):
     torch.manual_seed(0)

@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import math
-from typing import Any, Protocol
+from typing import Any, Protocol, cast
 
+import torch
+from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import kl_divergence as analytic_kl
@@ -36,6 +39,29 @@ def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         return analytic_kl(q, p).expand(z.shape[:-1])
     except NotImplementedError:
         return q.log_prob(z) - p.log_prob(z)
+
+
+def elbo_terms(model_trace: Trace, guide_trace: Trace) -> Tensor:
+    r""":math:`-E_q[\log p(x|z)]` and :math:`\mathrm{KL}(q \| p)`, means over the data, from traced programs.
+
+    Args:
+        model_trace: of a model whose observed and latent sites have batch shape ``[..., B]``.
+        guide_trace: of its guide.
+
+    Returns:
+        ``[2]``, in nats per datum.
+    """
+    reconstruction, kl = [], []
+    for name, site in model_trace.nodes.items():
+        if site["type"] != "sample" or site_is_subsample(site):
+            continue
+        p: Any = site["fn"]
+        if site["is_observed"]:
+            reconstruction.append(-p.log_prob(site["value"]).mean())
+        else:
+            q: Any = guide_trace.nodes[name]["fn"]
+            kl.append(kl_divergence(q, p, cast(Tensor, site["value"])).mean())
+    return torch.stack([torch.stack(reconstruction).sum(), torch.stack(kl).sum()])
 
 
 def log_weights(vae: LatentVariableModel, x: Tensor, num_particles: int = 1) -> Tensor:

@@ -1,143 +1,499 @@
-"""The training step of stochastic variational inference."""
+"""Stochastic variational inference whose step is compiled: Pyro's handlers run once, not at each step."""
 
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable, Iterator
+import logging
+import math
+import time
+import warnings
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import ExitStack
+from dataclasses import dataclass, field
 from math import isfinite
-from typing import Any, NamedTuple, cast
+from typing import Any, Literal, cast
 
 import pyro
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.optim import PyroOptim
+from pyro.poutine.runtime import _PYRO_STACK
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
+from torch.utils import _pytree as pytree
 
-from pyro_vae.objectives import kl_divergence, scale_latents
+from pyro_vae.compiler import CompilationError, Compiled, Tracing, rollback
 
+Compile = Literal["auto", True, False]
+Precision = Literal["float32", "bf16"]
 
-class Losses(NamedTuple):
-    """What one step minimised and its parts, means over the batch in nats per datum.
+AUTO_STEPS = 1000
+"""Steps after which ``compile="auto"`` compiles: a run that is over before has not waited for it."""
+MAX_GRAPHS = 16
+"""Different shapes, modes and so on for which a step is compiled, before it is given up."""
+CHECK_EVERY = 32
+"""Steps on a GPU between two looks at whether the loss is finite, each of which waits for the GPU."""
+TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2}
+"""Largest distance of a compiled gradient from the eager one, relative to its norm."""
 
-    For ``Trace_ELBO`` at beta = 1, ``loss`` estimates ``reconstruction + kl``, the negative ELBO.
-    """
-
-    loss: float
-    reconstruction: float
-    kl: float
+_LOGGER = logging.getLogger(__name__)
 
 
 class NonFiniteLossError(ArithmeticError):
     """The loss or a gradient became NaN or infinite; the message names the step and the site."""
 
 
-class SVI:
-    """Stochastic variational inference with a ``torch.optim`` optimizer and any ``pyro.infer.ELBO``.
+class CompilationWarning(UserWarning):
+    """The step could not be compiled, and is taken eagerly; the message says why."""
 
-    A step equals that of ``pyro.infer.SVI``, except that the loss is a mean over the data of the
-    batch instead of a sum, and that parameters are those given instead of those that Pyro's store
-    collects. The first step runs with Pyro's validation on, to catch mistakes; later steps without.
+
+@dataclass
+class _Result:
+    """What a step has computed, before the optimizer's turn."""
+
+    loss: Tensor
+    norm: Tensor
+    terms: Tensor
+    gradients: dict[nn.Parameter, Tensor]
+
+    @property
+    def tensors(self) -> list[Tensor]:
+        return [self.loss, self.norm, self.terms, *self.gradients.values()]
+
+
+@dataclass
+class _Graph:
+    """A compiled step, for arguments of one shape."""
+
+    compiled: Compiled
+    trained: list[nn.Parameter]
+    parameters: list[tuple[Any, ...]]
+    uses: int = 0
+    replay: _Replay | None = None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> _Result:
+        loss, norm, terms, *gradients = self.compiled(*inputs)
+        return _Result(loss, norm, terms, dict(zip(self.trained, gradients, strict=True)))
+
+
+@dataclass
+class _Pending:
+    """Steps on a GPU whose results have not been looked at."""
+
+    failed: Tensor
+    steps: list[tuple[int, Tensor, Any, Any]] = field(default_factory=list)
+
+
+class SVI:
+    """Stochastic variational inference, with the interface of ``pyro.infer.SVI`` and a compiled step.
+
+    Takes any Pyro model and guide of static structure: which sites there are, and their shapes, may
+    depend on the shapes of the arguments but not on the values of tensors. The step is traced once for
+    each shape of the arguments through all of Pyro, gradients included, and compiled. It is the same
+    function as the eager step, seed for seed: that is checked when it is compiled and again at its
+    10th, 100th, 1000th ... use, and where it fails, the step is eager from there on, with a warning.
+
+    Numbers that change from step to step (an annealing factor) must be tensors: anything else is
+    compiled in, and another number means another compilation. Changes that no tensor shows (an
+    attribute of the model) are only noticed by the next check.
+
+    The first step is eager, with Pyro's validation on to catch mistakes; later ones are without.
 
     Args:
-        model: Pyro model; its first argument is the batch ``[B, ...]``.
+        model: Pyro model.
         guide: Pyro guide, called with the same arguments.
-        optimizer: over the parameters to be learned.
+        optim: a ``torch.optim`` optimizer over the parameters to be learned (one with ``fused=True`` is
+            fastest), or a ``pyro.optim`` one, which learns all parameters of model and guide.
         loss: the objective.
-        clip_norm: largest norm of the gradient (of the mean loss); None for no clipping.
+        compile: True; False; or ``"auto"``: after the first 1000 steps.
+        precision: ``"float32"`` leaves dtypes as they are; ``"bf16"`` runs the matrix products and
+            convolutions within model and guide in bfloat16, by ``torch.autocast``; densities are computed
+            outside of it. Parameters and their gradients keep their dtype.
+        reduction: ``"sum"``: the loss is that of Pyro; ``"mean"``: divided by the length of the first
+            tensor among the arguments.
+        clip_norm: largest norm of the gradient; None for no clipping.
+        terms: also computed in each step, and found in ``svi.terms``: a function of the traces of the model
+            and of the guide to a tensor.
+        log: called with a line on each compilation.
 
     Reference: Hoffman et al., 2013, "Stochastic variational inference".
     """
+
+    terms: Tensor
 
     def __init__(
         self,
         model: Callable[..., Any],
         guide: Callable[..., Any],
-        optimizer: torch.optim.Optimizer,
+        optim: torch.optim.Optimizer | PyroOptim,
         loss: ELBO,
         *,
+        compile: Compile = "auto",
+        precision: Precision = "float32",
+        reduction: Literal["sum", "mean"] = "sum",
         clip_norm: float | None = None,
+        terms: Callable[[poutine.Trace, poutine.Trace], Tensor] | None = None,
+        log: Callable[[str], None] = _LOGGER.info,
     ):
-        self.model, self.guide = model, guide
-        self.optimizer, self.clip_norm = optimizer, clip_norm
+        self.model, self.guide, self.optim = model, guide, optim
         self.loss = copy.copy(loss)  # an ELBO keeps what it guessed of the model's plates
+        self.compile, self.precision, self.reduction = compile, precision, reduction
+        self.clip_norm, self.log = clip_norm, log
         self.num_steps = 0
+        self.num_compilations = 0
+        self.compile_seconds = 0.0
+        self._terms = terms
+        self._graphs: dict[Any, list[_Graph]] = {}
+        self._pending: _Pending | None = None
+        self._warned = False
+
+    @property
+    def engine(self) -> str:
+        """How the next steps are taken: ``"compiled, float32"``, for example."""
+        graphs = [graph for of_key in self._graphs.values() for graph in of_key]
+        replayed = any(graph.replay for graph in graphs)
+        kind = "CUDA graph" if replayed else "compiled" if graphs and self.compile else "eager"
+        return f"{kind}, {self.precision}"
+
+    def step(self, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes one gradient step.
+
+        Returns:
+            The loss, a scalar tensor, so that nothing waits for it unless it is read.
+
+        Raises:
+            NonFiniteLossError: the loss or the gradient's norm is not finite; that step was not taken.
+                On a GPU it may be raised up to 32 steps later, or by ``check()``; none was taken since.
+        """
+        leaves, spec = pytree.tree_flatten((args, kwargs))
+        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        generators = _generators(inputs)
+        graph = self._graph(leaves, spec, inputs) if self._compiles() else None
+        if graph is not None and graph.replay is not None:
+            result = graph.replay(inputs)
+        else:
+            try:
+                first = self.num_steps == 0
+                result = graph(inputs) if graph else self._evaluate(args, kwargs, validate=first)
+            except ValueError as error:
+                # Pyro's validation refuses NaN too; tell it from mistakes, and by the site where it arose.
+                text = self._explain(self.num_steps + 1, (args, kwargs), generators)
+                if text.startswith("the loss is"):
+                    raise NonFiniteLossError(text) from error
+                raise
+            if _waits(self.optim, result.loss):
+                if not isfinite((result.loss + result.norm).item()):
+                    raise NonFiniteLossError(self._explain(self.num_steps + 1, (args, kwargs), generators))
+                self._update(result)
+            else:
+                self._update_if_finite(result)
+        self.num_steps += 1
+        self.terms = result.terms
+        if self._pending is not None:
+            failed = self._pending.failed.clone()
+            self._pending.steps.append((self.num_steps, failed, (args, kwargs), generators))
+            if len(self._pending.steps) >= CHECK_EVERY:
+                self.check()
+        return result.loss
+
+    @torch.no_grad()
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
+        """Estimates the loss, and changes nothing."""
+        with pyro.validation_enabled(False):
+            loss = cast(Any, self.loss).loss(self.model, self.guide, *args, **kwargs)
+        return float(sum(loss) if isinstance(loss, tuple) else loss) * self._factor((args, kwargs))
+
+    def check(self) -> None:
+        """Waits for the steps taken, and raises NonFiniteLossError if one of them failed."""
+        if self._pending is None or not self._pending.steps:
+            return
+        steps, self._pending.steps = self._pending.steps, []
+        failed = torch.stack([failed for _, failed, *_ in steps]).tolist()
+        if any(failed):
+            number, _, arguments, generators = steps[failed.index(True)]
+            self._pending.failed.zero_()
+            self.num_steps = number - 1
+            raise NonFiniteLossError(self._explain(number, arguments, generators))
+
+    def _evaluate(self, args: Any, kwargs: Any, *, validate: bool = False, tracing: bool = False) -> _Result:
+        """Loss and gradients, as Pyro computes them."""
+        programs = [poutine.trace(_within(program, self._autocast)) for program in (self.model, self.guide)]
+        factor = self._factor((args, kwargs))
+        pyro_optim = isinstance(self.optim, PyroOptim)
+        parameters = [p for p in self.parameters if p.requires_grad]
+        for parameter in parameters:
+            parameter.grad = None
+        with ExitStack() as stack:
+            stack.enter_context(torch.enable_grad())
+            stack.enter_context(pyro.validation_enabled(validate))
+            captured = stack.enter_context(poutine.trace(param_only=True)) if pyro_optim else None
+            backward = stack.enter_context(Tracing(parameters, factor)) if tracing else None
+            total = cast(Any, self.loss).loss_and_grads(*programs, *args, **kwargs)
+        if captured is not None and not tracing:
+            sites = captured.trace.nodes.values()
+            parameters = list(dict.fromkeys(cast(Any, site["value"]).unconstrained() for site in sites))
+            self._captured = parameters
+        # ReweightedWakeSleep has two losses, of the model and of the guide.
+        loss = torch.as_tensor(sum(total) if isinstance(total, tuple) else total).detach() * factor
+        found = backward.gradients if backward else [parameter.grad for parameter in parameters]
+        gradients = {p: g for p, g in zip(parameters, found, strict=True) if g is not None}
+        values = list(gradients.values())
+        if factor != 1 and not backward:
+            torch._foreach_mul_(values, factor)
+        norm = nn.utils.get_total_norm(values) if values else loss.new_zeros(())
+        if self.clip_norm is not None:
+            values = list(torch._foreach_mul(values, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)))
+        with torch.no_grad(), pyro.validation_enabled(False):
+            traces = [program.trace for program in programs]
+            terms = self._terms(*traces) if self._terms else loss.new_zeros(0)
+        return _Result(loss, norm, terms, dict(zip(gradients, values, strict=True)))
 
     @property
     def parameters(self) -> list[nn.Parameter]:
-        """The optimizer's parameters."""
-        return [p for group in self.optimizer.param_groups for p in group["params"]]
+        """What is learned."""
+        if isinstance(self.optim, PyroOptim):
+            return getattr(self, "_captured", [])
+        return [p for group in self.optim.param_groups for p in group["params"]]
 
-    def step(self, x: Tensor, beta: float = 1.0) -> Losses:
-        """Takes one gradient step on the batch x.
+    def _factor(self, arguments: Any) -> float:
+        if self.reduction == "sum":
+            return 1.0
+        return 1 / len(next(leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)))
 
-        Args:
-            x: data ``[B, *event_shape]``.
-            beta: factor of the latents' log-densities (see ``scale_latents``).
+    def _autocast(self) -> torch.autocast:
+        device = self.parameters[0].device.type if self.parameters else "cpu"
+        # A weight is used once in a step: a cache would save nothing, and outlive the tracing.
+        return torch.autocast(device, torch.bfloat16, self.precision == "bf16", cache_enabled=False)
 
-        Raises:
-            NonFiniteLossError: the loss or the gradient's norm is not finite; nothing was updated.
-        """
-        model, guide = (poutine.trace(program) for program in (self.model, self.guide))
-        self.optimizer.zero_grad(set_to_none=True)
+    def _update(self, result: _Result) -> None:
+        for parameter in self.parameters:
+            parameter.grad = result.gradients.get(parameter)
+        if isinstance(self.optim, PyroOptim):
+            self.optim(list(result.gradients))
+        else:
+            self.optim.step()
+
+    def _update_if_finite(self, result: _Result) -> None:
+        """The update, unless this or an earlier step failed, decided on the device."""
+        if self._pending is None:
+            self._pending = _Pending(torch.zeros((), dtype=torch.bool, device=result.loss.device))
+        self._pending.failed.logical_or_(~torch.isfinite(result.loss + result.norm))
+        optim: Any = self.optim
+        optim.found_inf, optim.grad_scale = self._pending.failed.float(), None
+        self._update(result)
+
+    def _compiles(self) -> bool:
+        if not self.compile or self.num_steps == 0:
+            return False
+        if self.compile == "auto" and self.num_steps < AUTO_STEPS:
+            return False
+        if _PYRO_STACK:
+            self._give_up("it is called within a Pyro handler, which it would not see", once=True)
+            return False
+        return True
+
+    def _graph(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> _Graph | None:
+        """The compiled step for these arguments, None if there can be none."""
+        key = spec, tuple(map(_describe, leaves)), torch.get_default_dtype(), self._describe_autocast()
+        parameters = [(id(p), p.requires_grad, p.dtype, p.device) for p in self.parameters]
+        graphs = self._graphs.setdefault(key, [])
+        graph = next(
+            (g for g in graphs if g.parameters == parameters and not g.compiled.watch.changed()), None
+        )
         try:
-            loss = self._loss_and_grads(model, guide, x, beta, validate=self.num_steps == 0)
-        except ValueError as error:
-            # Validation refuses NaN too; tell it from mistakes, and by the site where it arose.
-            loss = self._loss_and_grads(model, guide, x, beta, validate=False)
-            self.optimizer.zero_grad(set_to_none=True)
-            if isfinite(loss):
-                raise
-            raise NonFiniteLossError(self._explain(loss, model.trace, guide.trace)) from error
-        loss = loss / len(x)
-        gradients = [p.grad for p in self.parameters if p.grad is not None]
-        torch._foreach_mul_(gradients, 1 / len(x))
-        norm = nn.utils.get_total_norm(gradients)
-        if not (torch.isfinite(norm) and isfinite(loss)):
-            raise NonFiniteLossError(self._explain(loss, model.trace, guide.trace))
-        if self.clip_norm is not None:
-            nn.utils.clip_grads_with_norm_(self.parameters, self.clip_norm, norm)
-        self.optimizer.step()
-        self.num_steps += 1
-        return Losses(loss, *_parts(model.trace, guide.trace))
+            if graph is None:
+                if self.num_compilations == MAX_GRAPHS:
+                    raise CompilationError(
+                        f"it was compiled for {MAX_GRAPHS} different arguments or parameters already; pass "
+                        "what changes as tensors of the same shape"
+                    )
+                graph = self._compile(leaves, spec, inputs, parameters)
+                graphs.append(graph)
+            graph.uses += 1
+            if math.log10(graph.uses).is_integer():
+                self._compare(graph, leaves, spec, inputs)
+        except CompilationError as error:
+            graphs.clear()
+            self._give_up(str(error))
+            return None
+        return graph
 
-    def _loss_and_grads(self, model: Any, guide: Any, x: Tensor, beta: float, validate: bool) -> float:
-        with pyro.validation_enabled(validate), scale_latents(beta):
-            loss = cast(Any, self.loss).loss_and_grads(model, guide, x)
-        # ReweightedWakeSleep has two losses, of the model and of the guide.
-        return float(sum(loss) if isinstance(loss, tuple) else loss)
+    def _compile(self, leaves: list[Any], spec: Any, inputs: list[Tensor], parameters: Any) -> _Graph:
+        began = time.monotonic()
+        trained: list[nn.Parameter] = []
 
-    def _explain(self, loss: float, *traces: poutine.Trace) -> str:
+        def function(*tensors: Tensor) -> list[Tensor]:
+            given = iter(tensors)
+            mixed = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            args, kwargs = pytree.tree_unflatten(mixed, spec)
+            result = self._evaluate(args, kwargs, tracing=True)
+            trained[:] = result.gradients
+            return result.tensors
+
+        self.num_compilations += 1
+        graph = _Graph(Compiled(function, inputs), trained, parameters)
+        seconds = time.monotonic() - began
+        self.compile_seconds += seconds
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
+        self.log(f"compiled the step for arguments of shape {shapes} in {seconds:.1f} s")
+        if inputs and inputs[0].is_cuda and not _waits(self.optim, inputs[0]):
+            graph.replay = _Replay(graph, inputs, self._update_if_finite)
+        return graph
+
+    def _compare(self, graph: _Graph, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> None:
+        """Refuses a compiled step that differs from the eager one."""
+        args, kwargs = pytree.tree_unflatten(leaves, spec)
+        with rollback():
+            eager = self._evaluate(args, kwargs)
+            expected = [tensor.clone() for tensor in eager.tensors]  # what was written in place is undone
+        with rollback():
+            compiled = graph(inputs)
+            if eager.gradients.keys() != compiled.gradients.keys():
+                raise CompilationError(
+                    f"at its use {graph.uses} other parameters have gradients than eagerly"
+                )
+            compiled.gradients = {p: compiled.gradients[p] for p in eager.gradients}
+            found = [tensor.clone() for tensor in compiled.tensors]
+        for parameter in self.parameters:
+            parameter.grad = None
+        pairs = zip(expected, found, strict=True)
+        tolerance = TOLERANCE[torch.bfloat16 if self.precision == "bf16" else expected[0].dtype]
+        floor = 1e-3 * expected[1]
+        for name, (a, b) in zip(
+            ["loss", "norm", "terms"] + ["gradient"] * len(eager.gradients), pairs, strict=True
+        ):
+            distance, size = (a - b).norm(), torch.maximum(a.norm(), floor)
+            if distance > tolerance * size:  # NaN is left to those who look for it
+                raise CompilationError(
+                    f"at its use {graph.uses} its {name} differs from the eager one by "
+                    f"{(distance / size).item():.2g} of its norm: it depends on something that is not a "
+                    "tensor, such as a changing attribute or another source of random numbers; pass it as a "
+                    "tensor argument"
+                )
+
+    def _describe_autocast(self) -> tuple[Any, ...]:
+        kinds = ("cpu", "cuda")
+        return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+
+    def _give_up(self, reason: str, *, once: bool = False) -> None:
+        """Takes steps eagerly from here on."""
+        text = f"the step is taken eagerly, not compiled: {reason}"
+        if not once:
+            self.compile = False
+        elif self._warned:
+            return
+        self._warned = True
+        self.log(text)
+        warnings.warn(text, CompilationWarning, stacklevel=4)
+
+    def _explain(self, step: int, arguments: Any, generators: Any) -> str:
         """Which site went wrong first, in the order of the program: the guide's, then the model's."""
-        if not isfinite(loss):
-            for trace, program in zip(reversed(traces), ("guide", "model"), strict=True):
-                for name, site in _sites(trace):
-                    with pyro.validation_enabled(False):
-                        density = site["fn"].log_prob(site["value"])
-                    for what, value in (("value", site["value"]), ("log-density", density)):
-                        if not torch.isfinite(value).all():
-                            return (
-                                f"the loss is {loss} in step {self.num_steps + 1}: the {what} at site "
-                                f"{name!r} of the {program}, a {site['fn']}, is not finite"
-                            )
+        args, kwargs = arguments
+        with rollback():
+            _restore(generators)
+            programs = [poutine.trace(_within(p, self._autocast)) for p in (self.model, self.guide)]
+            with pyro.validation_enabled(False), torch.no_grad(), warnings.catch_warnings():
+                warnings.filterwarnings("ignore", "Encountered")  # it is what we are after
+                total = cast(Any, self.loss).loss(*programs, *args, **kwargs)
+                loss = float(sum(total) if isinstance(total, tuple) else total)
+                if not isfinite(loss):
+                    for program, name in zip(reversed(programs), ("guide", "model"), strict=True):
+                        for site_name, site in _sites(program.trace):
+                            density = site["fn"].log_prob(site["value"])
+                            for what, value in (("value", site["value"]), ("log-density", density)):
+                                if not torch.isfinite(value).all():
+                                    return (
+                                        f"the loss is {loss} in step {step}: the {what} at site "
+                                        f"{site_name!r} of the {name}, a {site['fn']}, is not finite"
+                                    )
         return (
-            f"the gradient's norm is not finite in step {self.num_steps + 1}, where the loss is {loss}, "
-            "though every site is finite"
+            f"the gradient's norm is not finite in step {step}, where the loss is "
+            f"{loss * self._factor(arguments)}, though every site is finite"
         )
 
 
-@torch.no_grad()
-def _parts(model_trace: poutine.Trace, guide_trace: poutine.Trace) -> tuple[float, float]:
-    """-E[log p(x|z)] and KL(q(z|x) || p(z)) per datum, from the sites of the two programs."""
-    reconstruction = kl = 0.0
-    with pyro.validation_enabled(False):
-        for name, site in _sites(model_trace):
-            if site["is_observed"]:
-                reconstruction -= site["fn"].log_prob(site["value"]).mean().item()
-            else:
-                q: Any = guide_trace.nodes[name]["fn"]
-                kl += kl_divergence(q, site["fn"], site["value"]).mean().item()
-    return reconstruction, kl
+class _Replay:
+    """A step on a GPU, update included, recorded as one CUDA graph: replaying it is a single launch."""
+
+    def __init__(self, graph: _Graph, inputs: list[Tensor], update: Callable[[_Result], None]):
+        self.inputs = [tensor.clone() for tensor in inputs]
+
+        def function() -> _Result:
+            result = graph(self.inputs)
+            update(result)
+            return result
+
+        self.replay, self.result = _capture(function)
+
+    def __call__(self, inputs: list[Tensor]) -> _Result:
+        for own, given in zip(self.inputs, inputs, strict=True):
+            own.copy_(given)
+        self.replay()
+        return _Result(
+            self.result.loss.clone(), self.result.norm, self.result.terms.clone(), self.result.gradients
+        )
+
+
+def _capture(function: Callable[[], _Result]) -> tuple[Callable[[], None], _Result]:
+    """Records what the function launches; returns what launches it again, and where its results will be."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream), rollback():
+        for _ in range(3):  # what is made at the first call, libraries' workspaces among it, is not recorded
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function()
+    return graph.replay, result
+
+
+def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
+    """Sets the learning rate, in place where it is a tensor, as a recorded step needs it."""
+    for group in optimizer.param_groups:
+        if isinstance(group["lr"], Tensor):
+            group["lr"].fill_(lr)
+        else:
+            group["lr"] = lr
+
+
+def _waits(optim: torch.optim.Optimizer | PyroOptim, tensor: Tensor) -> bool:
+    """Whether each step waits for its loss: always on a CPU, where it costs nothing; else if it must."""
+    if not tensor.is_cuda:
+        return True
+    if isinstance(optim, PyroOptim):
+        return True
+    return not all(group.get("fused") and group.get("capturable") for group in optim.param_groups)
+
+
+def _within(program: Callable[..., Any], context: Callable[[], Any]) -> Callable[..., Any]:
+    def run(*args: Any, **kwargs: Any) -> Any:
+        with context():
+            return program(*args, **kwargs)
+
+    return run
+
+
+def _describe(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    return type(leaf), leaf if hasattr(leaf, "__hash__") else id(leaf)
+
+
+def _generators(inputs: list[Tensor]) -> list[tuple[torch.device, Tensor]]:
+    """The states of the random generators that a step draws from."""
+    devices = {tensor.device for tensor in inputs if tensor.is_cuda}
+    states = [(device, torch.cuda.get_rng_state(device)) for device in devices]
+    return [(torch.device("cpu"), torch.get_rng_state()), *states]
+
+
+def _restore(generators: list[tuple[torch.device, Tensor]]) -> None:
+    for device, state in generators:
+        if device.type == "cuda":
+            torch.cuda.set_rng_state(state, device)
+        else:
+            torch.set_rng_state(state)
 
 
 def _sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:

@@ -28,8 +28,8 @@ from tqdm.auto import tqdm
 from pyro_vae import checkpoint, config, evaluate
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.data import Data, load
-from pyro_vae.objectives import SCHEDULES, warmup
-from pyro_vae.svi import SVI, Losses, NonFiniteLossError
+from pyro_vae.objectives import SCHEDULES, elbo_terms, scale_latents, warmup
+from pyro_vae.svi import SVI, Compile, NonFiniteLossError, Precision, set_lr
 from pyro_vae.vae import VAE, seed_generators
 
 try:
@@ -38,6 +38,9 @@ except ImportError:  # not on this system
     fcntl = None  # type: ignore[assignment]
 
 Schedule = Literal["constant", "cosine", "linear", "burda"]
+
+COMPILED_STEPS = 3000
+"""Length of a run, in steps, from which on it is worth waiting for the compiler."""
 
 
 class Interrupted(KeyboardInterrupt):
@@ -102,6 +105,12 @@ class _Training:
         """Batches in an epoch."""
         return math.ceil(len(self.data.train) / self.batch_size)
 
+    @property
+    def optimizer(self) -> torch.optim.Optimizer:
+        """The optimizer."""
+        assert isinstance(self.svi.optim, torch.optim.Optimizer)
+        return self.svi.optim
+
     def beta(self, step: int) -> float:
         """Weight of the KL in a step."""
         return warmup(step, self.warmup_epochs * self.num_batches)
@@ -114,21 +123,27 @@ class _Training:
         split.redraw(redraw_seed)
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(order_seed))
         dtype, device = self.vae.input_loc.dtype, self.vae.input_loc.device
+        sums = torch.tensor(state.sums, dtype=torch.float64, device=device)
         for x in split.batches(self.batch_size, order, start=state.batch, dtype=dtype):
             step = state.epoch * self.num_batches + state.batch
-            for group in self.svi.optimizer.param_groups:
-                group["lr"] = self.lr * self.schedule(step / (self.epochs * self.num_batches))
-            try:
-                losses = self.svi.step(x.to(device), self.beta(step))
-            except NonFiniteLossError as error:
-                raise NonFiniteLossError(self.non_finite(str(error))) from error
-            state.sums = [a + b * len(x) for a, b in zip(state.sums, losses, strict=True)]
+            set_lr(self.optimizer, self.lr * self.schedule(step / (self.epochs * self.num_batches)))
+            beta = torch.full((), self.beta(step), dtype=dtype, device=device)
+            with self.locating():
+                loss = self.svi.step(x.to(device), beta)
+            losses = torch.cat([loss[None], self.svi.terms])
+            sums.add_(losses, alpha=len(x))
             state.batch += 1
             report.step(losses)
             if signals:
+                with self.locating():
+                    self.svi.check()
+                state.sums = sums.tolist()
                 state.seconds += time.monotonic() - began
                 self.save()
                 raise Interrupted(self.how_to_resume(), signals[0])
+        with self.locating():
+            self.svi.check()
+        state.sums = sums.tolist()
         if not all(p.isfinite().all() for p in self.vae.parameters()):
             raise NonFiniteLossError(self.non_finite("a parameter is not finite after the epoch's last step"))
         row = self.measure()
@@ -146,16 +161,16 @@ class _Training:
     def measure(self) -> dict[str, float]:
         """The epoch's row of the history."""
         steps = (self.state.epoch + 1) * self.num_batches
-        train = Losses(*(total / len(self.data.train) for total in self.state.sums))
+        loss, reconstruction, kl = (total / len(self.data.train) for total in self.state.sums)
         row: dict[str, float] = {
             "epoch": self.state.epoch + 1,
             "steps": steps,
-            "lr": self.svi.optimizer.param_groups[0]["lr"],
+            "lr": float(self.optimizer.param_groups[0]["lr"]),
             "beta": self.beta(steps - 1),
-            "loss": train.loss,
-            "elbo": -(train.reconstruction + train.kl),
-            "reconstruction": train.reconstruction,
-            "kl": train.kl,
+            "loss": loss,
+            "elbo": -(reconstruction + kl),
+            "reconstruction": reconstruction,
+            "kl": kl,
         }
         if len(self.data.validation):
             validation = evaluate.elbo(self.vae, self.data.validation)
@@ -190,7 +205,9 @@ class _Training:
         tensors["rng.cpu"] = torch.get_rng_state()
         if self.vae.input_loc.is_cuda:
             tensors["rng.cuda"] = torch.cuda.get_rng_state(self.vae.input_loc.device)
-        saved = self.svi.optimizer.state_dict()
+        saved = self.optimizer.state_dict()
+        for group in saved["param_groups"]:
+            group["lr"] = float(group["lr"])  # a tensor on a GPU
         scalars: dict[str, dict[str, Any]] = {}
         for index, entries in saved["state"].items():
             for name, value in entries.items():
@@ -235,9 +252,15 @@ class _Training:
             entries.setdefault(int(index), {})[key] = value
         for index, named in meta["optimizer"]["scalars"].items():
             entries.setdefault(int(index), {}).update(named)
-        groups = meta["optimizer"]["param_groups"]
-        self.svi.optimizer.load_state_dict({"state": entries, "param_groups": groups})
-        for own, entry in zip(self.svi.optimizer.state.values(), entries.values(), strict=True):
+        # How the optimizer runs is a matter of the device, which may be another one now.
+        kept = ("lr", "fused", "foreach", "capturable")
+        groups = [
+            saved | {name: own[name] for name in kept if name in own}
+            for saved, own in zip(meta["optimizer"]["param_groups"], self.optimizer.param_groups, strict=True)
+        ]
+        self.optimizer.load_state_dict({"state": entries, "param_groups": groups})
+        set_lr(self.optimizer, meta["optimizer"]["param_groups"][0]["lr"])
+        for own, entry in zip(self.optimizer.state.values(), entries.values(), strict=True):
             for name, value in entry.items():  # which load_state_dict casts to the parameters' dtype
                 if isinstance(value, Tensor) and own[name].dtype != value.dtype:
                     own[name] = value.to(own[name].device)
@@ -248,6 +271,14 @@ class _Training:
         names = _State.__dataclass_fields__
         self.state = _State(**{name: value for name, value in meta.items() if name in names})
         self.best = checkpoint.under("best.", tensors)
+
+    @contextmanager
+    def locating(self) -> Iterator[None]:
+        """Adds to a failed step's message where training stopped, and what is left."""
+        try:
+            yield
+        except NonFiniteLossError as error:
+            raise NonFiniteLossError(self.non_finite(str(error))) from error
 
     def non_finite(self, reason: str) -> str:
         """Where training stopped, why, and what is left."""
@@ -277,6 +308,8 @@ def fit(
     warmup_epochs: int = 0,
     clip_norm: float | None = None,
     patience: int | None = None,
+    compile: Compile = "auto",
+    precision: Precision = "float32",
     device: str = "auto",
     seed: int = 0,
     folder: str | Path | None = None,
@@ -303,6 +336,10 @@ def fit(
         clip_norm: largest norm of the gradient of the mean loss.
         patience: epochs without a better validation ELBO after which training stops; the best weights
             are then restored. Counted from the end of the warm-up.
+        compile: whether the step is compiled (see :class:`pyro_vae.svi.SVI`), which takes a few seconds
+            for each shape of batches; auto: in runs of at least 3000 steps.
+        precision: float32; or bf16: the networks' matrix products and convolutions in bfloat16 while
+            training, with distributions, the KL, parameters and all evaluation in float32.
         device: cpu, cuda, or auto: cuda if there is one.
         seed: of the noise, the order of the data and the dynamic binarisation.
         folder: of the run; by default runs/DATA-TIME.
@@ -332,7 +369,22 @@ def fit(
     if not vae.initialized:
         vae.initialize(*data.train.moments)
 
-    svi = SVI(vae.model, vae.guide, _make(optimizer, vae, lr), loss, clip_norm=clip_norm)
+    num_steps = epochs * math.ceil(len(data.train) / batch_size)
+    why = ""
+    if compile == "auto":
+        compile = num_steps >= COMPILED_STEPS
+        why = "" if compile else f" (compile=True compiles them; auto does from {COMPILED_STEPS})"
+    svi = SVI(
+        _annealed(vae.model),
+        _annealed(vae.guide),
+        _make(optimizer, vae, lr),
+        loss,
+        compile=compile,
+        precision=precision,
+        reduction="mean",
+        clip_norm=clip_norm,
+        terms=elbo_terms,
+    )
     folder = Path(folder) if folder else _new_folder(data.name)
     training = _Training(
         folder, vae, data, svi, epochs, batch_size, lr, SCHEDULES[schedule], warmup_epochs, patience, seed
@@ -353,6 +405,8 @@ def fit(
             if not training.state.finished:
                 size = sum(p.numel() for p in vae.parameters() if p.requires_grad)
                 report.line(f"{len(data.train)} data on {place}, {size} parameters, seed {seed}")
+                report.line(f"{num_steps} steps, {'compiled' if svi.compile else 'eager'}, {precision}{why}")
+                svi.log = report.line
             while not training.state.finished:
                 training.epoch(report, signals)
             checkpoint.save_model(folder, vae)
@@ -462,12 +516,26 @@ def _make(factory: Callable[..., torch.optim.Optimizer], vae: VAE, lr: float) ->
     if cls in config.UNUSABLE:
         raise config.ConfigError(f"{cls.__name__} does not fit here; optimizer=torch.optim.Adam, for example")
     chosen = keywords.get("fused") is not None or keywords.get("foreach") or keywords.get("differentiable")
-    fused = "fused" in inspect.signature(cls).parameters and not chosen
+    accepted = inspect.signature(cls).parameters
+    ways: dict[str, Any] = {} if chosen or "fused" not in accepted else {"fused": True}
     parameters = [p for p in vae.parameters() if p.requires_grad]
+    rate: Any = lr
+    if ways and vae.input_loc.is_cuda and "capturable" in accepted:  # so that a CUDA graph can hold it
+        ways["capturable"], rate = True, torch.tensor(lr, device=vae.input_loc.device)
     try:
-        return factory(parameters, lr, fused=True) if fused else factory(parameters, lr)
+        return factory(parameters, rate, **ways)
     except ValueError as error:
         raise config.ConfigError(f"{cls.__name__} cannot be made: {error}") from error
+
+
+def _annealed(program: Callable[[Tensor], Any]) -> Callable[[Tensor, Tensor], Any]:
+    """The program with a second argument, the factor of its latents' log-densities."""
+
+    def run(x: Tensor, beta: Tensor) -> Any:
+        with scale_latents(beta):
+            return program(x)
+
+    return run
 
 
 def _new_folder(name: str) -> Path:
@@ -525,7 +593,8 @@ class _Report:
         state = training.state
         terminal = sys.stderr.isatty() or "ipykernel" in sys.modules
         self.lines = progress and not terminal
-        self.last_line = 0.0
+        self.last_line = self.last_read = 0.0
+        self.unread = 0
         self.log = (training.folder / "log.txt").open("a")  # closed on exit
         self.validation: dict[str, str] = {}
         self.bar = tqdm(
@@ -552,15 +621,17 @@ class _Report:
         if self.writer:
             self.writer.close()
 
-    def step(self, losses: Losses) -> None:
-        """After a step."""
-        if not self.bar.disable:
+    def step(self, losses: Tensor) -> None:
+        """After a step, of which the loss, reconstruction and KL are given."""
+        self.unread += 1
+        if not self.bar.disable and time.monotonic() - self.last_read > 0.1:  # reading waits for a GPU
             epoch = f"epoch {self.training.state.epoch + 1}/{self.training.epochs}"
             self.bar.set_description(epoch, refresh=False)
-            named = zip(("loss", "reconstruction", "KL"), losses, strict=True)
+            named = zip(("loss", "reconstruction", "KL"), losses.tolist(), strict=True)
             figures = {name: f"{value:.2f}" for name, value in named}
             self.bar.set_postfix(figures | self.validation, refresh=False)
-            self.bar.update()
+            self.bar.update(self.unread)
+            self.unread, self.last_read = 0, time.monotonic()
 
     def epoch(self, row: dict[str, float]) -> None:
         """After an epoch."""

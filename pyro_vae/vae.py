@@ -102,14 +102,18 @@ class VAE(nn.Module):
     def decode(self, z: Tensor) -> Distribution:
         """p(x|z), batch shape ``[...]``, event shape ``event_shape``, for z of shape ``[..., D]``."""
         shape = self.p_x.param_shape(self.event_shape)
-        p_x: Distribution = self.p_x(_run("decoder", self.decoder, z, (self.latent_dim,), shape))
+        params = _run("decoder", self.decoder, z, (self.latent_dim,), shape)
+        with _full_precision(z):
+            p_x: Distribution = self.p_x(params)
         return p_x
 
     def encode(self, x: Tensor) -> Distribution:
         """q(z|x), batch shape ``[...]``, event shape ``(D,)``, for x of shape ``[..., *event_shape]``."""
         x = (x - self.input_loc) / self.input_scale
         shape = self.q_z.param_shape(self.latent_dim)
-        q_z: Distribution = self.q_z(_run("encoder", self.encoder, x, self.event_shape, shape))
+        params = _run("encoder", self.encoder, x, self.event_shape, shape)
+        with _full_precision(x):
+            q_z: Distribution = self.q_z(params)
         return q_z
 
     def model(self, x: Tensor) -> Tensor:
@@ -119,14 +123,14 @@ class VAE(nn.Module):
         """
         self._announce("p_z", "decoder", "p_x")
         with pyro.plate("data", self._num_data(x)):
-            z = pyro.sample("z", cast(Any, self.prior()))
-            return pyro.sample("x", cast(Any, self.decode(z)), obs=x)
+            z = _sample("z", self.prior(), x)
+            return _sample("x", self.decode(z), x, obs=x)
 
     def guide(self, x: Tensor) -> Tensor:
         """The inference program: z ~ q(z|x) for each datum of x ``[B, *event_shape]``."""
         self._announce("encoder", "q_z")
         with pyro.plate("data", self._num_data(x)):
-            return pyro.sample("z", cast(Any, self.encode(x)))
+            return _sample("z", self.encode(x), x)
 
     def initialize(self, mean: Tensor, std: Tensor) -> None:
         """Starts p(x|z) at the data's statistics, and standardises what the encoder sees.
@@ -194,7 +198,19 @@ def _run(name: str, net: nn.Module, x: Tensor, in_shape: nets.Shape, out_shape: 
             f"the {name} returned shape {list(y.shape)} for input {[leading.numel(), *in_shape]}; it must be "
             f"{[leading.numel(), *out_shape]}, the out_shape that the factory is called with"
         )
-    return y.reshape(*leading, *out_shape)
+    return y.reshape(*leading, *out_shape).to(x.dtype)  # bfloat16 under autocast
+
+
+def _sample(name: str, distribution: Distribution, x: Tensor, obs: Tensor | None = None) -> Tensor:
+    with _full_precision(x):
+        return pyro.sample(name, cast(Any, distribution), obs=obs)
+
+
+def _full_precision(x: Tensor) -> contextlib.AbstractContextManager[Any]:
+    """Autocast is for networks: distributions keep the dtype of their data."""
+    kind = x.device.type
+    available = torch.amp.is_autocast_available(kind)
+    return torch.autocast(kind, enabled=False) if available else contextlib.nullcontext()
 
 
 @effectful(type="param")

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyro_vae
 
 ROWS = [
-    ["distributions", "nets", "data"],
+    ["distributions", "nets", "data", "compiler"],
     ["priors", "likelihoods", "guides"],
     ["vae"],
     ["objectives", "config", "figures"],

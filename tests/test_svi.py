@@ -10,7 +10,7 @@ from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.objectives import SCHEDULES, scale_latents, warmup
+from pyro_vae.objectives import SCHEDULES, elbo_terms, scale_latents, warmup
 from pyro_vae.svi import SVI, NonFiniteLossError
 
 B = 64  # a power of two, so that the mean and the sum over data differ by exact arithmetic
@@ -21,7 +21,7 @@ def batches(number=12):
     return [torch.bernoulli(torch.rand(B, 1, 8, 8)) for _ in range(number)]
 
 
-@pytest.mark.parametrize("fused", [False, True])
+@pytest.mark.parametrize(("fused", "compile"), [(False, False), (True, False), (True, True)])
 @pytest.mark.parametrize(
     "loss",
     [
@@ -32,11 +32,11 @@ def batches(number=12):
     ],
     ids=["Trace", "Trace-2", "MeanField", "Renyi"],
 )
-def test_equals_pyro_step_for_step(make_vae, loss, fused):
+def test_equals_pyro_step_for_step(make_vae, loss, fused, compile):
     """Ours divides gradients by B = 64; Adam then takes the same step if its eps is 64 times smaller."""
     ours, theirs = make_vae(), make_vae()
     optimizer = torch.optim.Adam(ours.parameters(), lr=1e-2, eps=1e-8 / B, fused=fused)
-    svi = SVI(ours.model, ours.guide, optimizer, loss)
+    svi = SVI(ours.model, ours.guide, optimizer, loss, compile=compile, reduction="mean")
     reference = pyro.infer.SVI(
         theirs.model, theirs.guide, pyro.optim.Adam({"lr": 1e-2, "eps": 1e-8}), copy.copy(loss)
     )
@@ -44,7 +44,7 @@ def test_equals_pyro_step_for_step(make_vae, loss, fused):
         torch.manual_seed(step)
         expected = reference.step(x) / B
         torch.manual_seed(step)
-        assert svi.step(x).loss == pytest.approx(expected, rel=1e-6)
+        assert svi.step(x).item() == pytest.approx(expected, rel=1e-6)
         for a, b in zip(ours.parameters(), theirs.parameters(), strict=True):
             torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-6)
 
@@ -57,21 +57,23 @@ def test_takes_the_gradient_of_the_mean(make_vae):
     pyro.infer.Trace_ELBO().differentiable_loss(vae.model, vae.guide, x).div(B).backward()
     gradients = [p.grad.clone() for p in vae.parameters()]
     torch.manual_seed(0)
-    SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.1), Trace_ELBO()).step(x)
+    optimizer = torch.optim.SGD(vae.parameters(), lr=0.1)
+    SVI(vae.model, vae.guide, optimizer, Trace_ELBO(), reduction="mean").step(x)
     for p, old, g in zip(vae.parameters(), before, gradients, strict=True):
         torch.testing.assert_close(p.detach(), old - 0.1 * g)
 
 
 def test_parts_of_the_loss(make_vae):
     vae = make_vae()
-    svi = SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), TraceMeanField_ELBO())
+    optimizer = torch.optim.SGD(vae.parameters(), lr=0.0)
+    svi = SVI(vae.model, vae.guide, optimizer, TraceMeanField_ELBO(), reduction="mean", terms=elbo_terms)
     x = batches(1)[0]
-    losses = [svi.step(x) for _ in range(200)]
-    for parts in losses:
-        assert parts.loss == pytest.approx(parts.reconstruction + parts.kl, rel=1e-5)
+    losses = [(svi.step(x).item(), *svi.terms.tolist()) for _ in range(200)]
+    for loss, reconstruction, kl in losses:
+        assert loss == pytest.approx(reconstruction + kl, rel=1e-5)
     exact = pv.evaluate.elbo(vae, x, num_samples=200)
-    assert losses[0].kl == pytest.approx(exact.kl, rel=1e-5)
-    mean = sum(parts.reconstruction for parts in losses) / 200
+    assert losses[0][2] == pytest.approx(exact.kl, rel=1e-5)
+    mean = sum(reconstruction for _, reconstruction, _ in losses) / 200
     assert mean == pytest.approx(exact.reconstruction, abs=0.1)
 
 
@@ -79,9 +81,12 @@ def test_parts_of_the_loss(make_vae):
 def test_parts_with_particles(make_vae, vectorize):
     vae = make_vae()
     loss = Trace_ELBO(num_particles=3, vectorize_particles=vectorize)
-    svi = SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), loss)
+    svi = SVI(vae.model, vae.guide, torch.optim.SGD(vae.parameters(), lr=0.0), loss, terms=elbo_terms)
     x = batches(1)[0]
-    kl = {round(svi.step(x).kl, 4) for _ in range(3)}
+    kl = set()
+    for _ in range(3):
+        svi.step(x)
+        kl.add(round(svi.terms[1].item(), 4))
     assert kl == {round(pv.evaluate.elbo(vae, x).kl, 4)}
 
 
@@ -89,7 +94,8 @@ def test_clipping(make_vae):
     vae = make_vae()
     before = [p.detach().clone() for p in vae.parameters()]
     optimizer = torch.optim.SGD(vae.parameters(), lr=1.0)
-    SVI(vae.model, vae.guide, optimizer, Trace_ELBO(), clip_norm=0.5).step(batches(1)[0])
+    svi = SVI(vae.model, vae.guide, optimizer, Trace_ELBO(), clip_norm=0.5, reduction="mean")
+    svi.step(batches(1)[0])
     moved = [p.detach() - old for p, old in zip(vae.parameters(), before, strict=True)]
     assert nn.utils.get_total_norm(moved).item() == pytest.approx(0.5, rel=1e-4)
 

@@ -55,6 +55,7 @@ class Compiled:
             except Exception as error:
                 raise CompilationError(f"it cannot be traced: {_first_line(error)}") from error
         self.watch = Watch([*called, *_modules_of(function)])
+        _use_onednn(graph)
         self.closed_over = _lift_constants(graph)
         self._call = _compile(graph, [*self.closed_over, *inputs])
 
@@ -236,6 +237,51 @@ def _lift_constants(graph: GraphModule) -> list[Tensor]:
     graph.graph.eliminate_dead_code()
     graph.recompile()
     return [tensor for tensor, _ in lifted.values()]
+
+
+_LIBRARY = torch.library.Library("pyro_vae", "DEF")
+_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
+
+@torch.library.impl(_LIBRARY, "linear", "CPU")
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+@torch.library.impl(_LIBRARY, "linear", "Meta")
+def _linear_meta(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+def _use_onednn(graph: GraphModule) -> None:
+    """Has oneDNN compute the products of float32 matrices on a CPU.
+
+    PyTorch leaves them to MKL, which is as fast on Intel's processors, and half as fast on AMD's.
+    """
+    if not torch.backends.mkldnn.is_available():
+        return
+    aten, nodes = torch.ops.aten, graph.graph
+    for node in list(nodes.nodes):
+        if node.op != "call_function" or node.target not in (aten.mm.default, aten.addmm.default):
+            continue
+        *bias, a, b = node.args
+        values = [argument.meta.get("val") for argument in node.args]
+        if node.kwargs or len(bias) != len(values) - 2 or not all(isinstance(v, Tensor) for v in values):
+            continue
+        if bias and values[0].dim() != 1:
+            continue
+        if any(v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
+            continue
+        if values[-2].numel() * values[-1].shape[1] < 2**16:  # a call costs more than it saves
+            continue
+        with nodes.inserting_before(node):
+            weight = nodes.call_function(aten.t.default, (b,))
+            product = nodes.call_function(
+                torch.ops.pyro_vae.linear.default, (a, weight, bias[0] if bias else None)
+            )
+        node.replace_all_uses_with(product)
+        nodes.erase_node(node)
 
 
 def _compile(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:

@@ -73,6 +73,8 @@ class _Graph:
     replay: _Replay | None = None
 
     def __call__(self, inputs: Sequence[Tensor]) -> _Result:
+        for parameter in self.trained:  # whose memory the new gradients then take
+            parameter.grad = None
         loss, norm, terms, *gradients = self.compiled(*inputs)
         return _Result(loss, norm, terms, dict(zip(self.trained, gradients, strict=True)))
 
@@ -241,7 +243,10 @@ class SVI:
         values = list(gradients.values())
         if factor != 1 and not backward:
             torch._foreach_mul_(values, factor)
-        norm = nn.utils.get_total_norm(values) if values else loss.new_zeros(())
+        norms = [
+            torch.linalg.vector_norm(value) for value in values
+        ]  # which inductor fuses; foreach it does not
+        norm = torch.stack(norms).norm() if norms else loss.new_zeros(())
         if self.clip_norm is not None:
             values = list(torch._foreach_mul(values, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)))
         with torch.no_grad(), pyro.validation_enabled(False):

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import contextlib
 import logging
+import math
 import signal
 import sys
 import warnings
 from collections.abc import Callable, Iterable, Iterator, Sequence
-from typing import Any, cast
+from typing import Any, Literal, cast
 from unittest import mock
 
 import pyro
@@ -27,10 +28,15 @@ from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode
 
 Function = Callable[..., list[Tensor]]
+Compile = Literal["auto", True, False]
 
 
 class CompilationError(RuntimeError):
     """The function cannot be compiled, or the compiled one differs from it; the message says why."""
+
+
+class CompilationWarning(UserWarning):
+    """Something is run eagerly that was to be compiled; the message says why."""
 
 
 class Compiled:
@@ -49,7 +55,7 @@ class Compiled:
     """
 
     def __init__(self, function: Function, inputs: Sequence[Tensor]):
-        with rollback(), _observing() as called:
+        with rollback() as changed, _observing() as called:
             try:
                 graph = _trace(function, inputs)
             except Exception as error:
@@ -57,11 +63,23 @@ class Compiled:
         self.watch = Watch([*called, *_modules_of(function)])
         _use_onednn(graph)
         self.closed_over = _lift_constants(graph)
+        written = {tensor.untyped_storage().data_ptr() for tensor, _ in changed.values()}
+        self._written = [t for t in self.closed_over if t.untyped_storage().data_ptr() in written]
         self._call = _compile(graph, [*self.closed_over, *inputs])
 
     def __call__(self, *inputs: Tensor) -> list[Tensor]:
         with torch.no_grad():
             return list(self._call(*self.closed_over, *inputs))
+
+    def trial(self, *inputs: Tensor) -> list[Tensor]:
+        """The result of a call that leaves tensors and random generators as they were."""
+        kept = [tensor.clone() for tensor in self._written]  # compiled code writes past the dispatcher
+        with rollback():
+            result = [tensor.clone() for tensor in self(*inputs)]
+        with torch.no_grad():
+            for tensor, before in zip(self._written, kept, strict=True):
+                tensor.copy_(before)
+        return result
 
 
 class Watch:
@@ -181,18 +199,43 @@ class _Undo(TorchDispatchMode):
 
 
 @contextlib.contextmanager
-def rollback() -> Iterator[None]:
-    """Afterwards all tensors and PyTorch's random generators are as they were, whatever was run within."""
+def rollback() -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
+    """Afterwards all tensors and PyTorch's random generators are as they were, whatever was run within.
+
+    Gives the tensors that were changed, with what they held before. What is to be kept of the results
+    must be cloned within.
+    """
     devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
     undo = _Undo()
     with torch.random.fork_rng(devices):
         try:
             with undo:
-                yield
+                yield undo.before
         finally:
             with torch.no_grad():
                 for tensor, before in reversed(undo.before.values()):
-                    tensor.copy_(before)
+                    if tensor.shape == before.shape:
+                        tensor.copy_(before)
+                    else:  # transposed in place, as intermediate results are
+                        cast(Any, tensor).set_(before)
+
+
+def check_equal(
+    eager: Sequence[Tensor], compiled: Sequence[Tensor], tolerance: float, floor: float = 0.0
+) -> None:
+    """Refuses tensors that differ by more than ``tolerance`` of their norm, or of a larger ``floor``.
+
+    Raises:
+        CompilationError: naming the difference. NaN is left to those who look for it.
+    """
+    for a, b in zip(eager, compiled, strict=True):
+        distance, size = (a - b).norm().item(), max(a.norm().item(), floor)
+        if distance > tolerance * size:
+            raise CompilationError(
+                f"it differs from the eager one by {distance / size if size else math.inf:.2g} of its norm: "
+                "it depends on something that is not a tensor, such as a changing attribute or another "
+                "source of random numbers; pass it as a tensor argument"
+            )
 
 
 def _trace(function: Function, inputs: Sequence[Tensor]) -> GraphModule:

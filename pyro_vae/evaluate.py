@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import warnings
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import Any
@@ -11,9 +12,13 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_vae.compiler import CompilationError, CompilationWarning, Compile, Compiled, check_equal, rollback
 from pyro_vae.data import DataError, Split
 from pyro_vae.objectives import importance_weighted_bound, kl_divergence, log_weights
 from pyro_vae.vae import VAE
+
+COMPILED_ROWS = 5_000_000
+"""Importance weights from which on it is worth waiting for the compiler."""
 
 
 @dataclass(frozen=True)
@@ -104,6 +109,7 @@ def log_likelihood(
     *,
     num_samples: int = 1000,
     max_rows: int = 4000,
+    compile: Compile = "auto",
     seed: int = 0,
     progress: bool = False,
 ) -> LogLikelihood:
@@ -116,6 +122,8 @@ def log_likelihood(
         data: a split such as ``data.test``, or a tensor ``[N, *event_shape]``.
         num_samples: K; the literature uses 5000.
         max_rows: data times samples decoded at once.
+        compile: whether the importance weights are compiled, which takes a few seconds; auto: if there are
+            at least 5 million of them. The noise is the same.
         seed: of the draws.
         progress: whether to show a bar.
 
@@ -128,9 +136,19 @@ def log_likelihood(
     chunk = min(num_samples, max(1, max_rows // 4))
     sizes = [chunk] * (num_samples // chunk) + [num_samples % chunk] * (num_samples % chunk > 0)
 
+    if compile == "auto":
+        compile = num_samples * len(data) >= COMPILED_ROWS
+    weigh: dict[Any, Callable[..., list[Tensor]]] = {}
+
+    def eager(x: Tensor) -> list[Tensor]:
+        return [log_weights(vae, x, chunk)]
+
     def terms(x: Tensor) -> Tensor:
-        log_w = torch.cat([log_weights(vae, x, size) for size in sizes])
-        return importance_weighted_bound(log_w)[None]
+        if not weigh:  # for the shape of the first batches; the last may be smaller
+            weigh[x.shape] = _compiled(eager, x) if compile else eager
+        weights = weigh.get(x.shape, eager)
+        log_w = [weights(x)[0] if size == chunk else log_weights(vae, x, size) for size in sizes]
+        return importance_weighted_bound(torch.cat(log_w))[None]
 
     per_datum = _over_batches(
         vae, data, terms, max(1, max_rows // chunk), seed, f"log p(x), K={num_samples}", progress
@@ -142,6 +160,20 @@ def log_likelihood(
         num_samples,
         vae.p_x.measure,
     )
+
+
+def _compiled(function: Callable[[Tensor], list[Tensor]], x: Tensor) -> Callable[..., list[Tensor]]:
+    """The compiled function, or with a warning the function itself, where it cannot be compiled."""
+    try:
+        compiled = Compiled(function, [x])
+        with rollback():
+            expected = [tensor.clone() for tensor in function(x)]
+        check_equal(expected, compiled.trial(x), tolerance=1e-4)
+    except CompilationError as error:
+        text = f"the log-likelihood is estimated eagerly, not compiled: {error}"
+        warnings.warn(text, CompilationWarning, stacklevel=2)
+        return function
+    return compiled
 
 
 def _check_positive(**numbers: int) -> None:

@@ -23,9 +23,16 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.utils import _pytree as pytree
 
-from pyro_vae.compiler import CompilationError, Compiled, Tracing, rollback
+from pyro_vae.compiler import (
+    CompilationError,
+    CompilationWarning,
+    Compile,
+    Compiled,
+    Tracing,
+    check_equal,
+    rollback,
+)
 
-Compile = Literal["auto", True, False]
 Precision = Literal["float32", "bf16"]
 
 AUTO_STEPS = 1000
@@ -44,10 +51,6 @@ class NonFiniteLossError(ArithmeticError):
     """The loss or a gradient became NaN or infinite; the message names the step and the site."""
 
 
-class CompilationWarning(UserWarning):
-    """The step could not be compiled, and is taken eagerly; the message says why."""
-
-
 @dataclass
 class _Result:
     """What a step has computed, before the optimizer's turn."""
@@ -56,6 +59,11 @@ class _Result:
     norm: Tensor
     terms: Tensor
     gradients: dict[nn.Parameter, Tensor]
+
+    @classmethod
+    def of(cls, tensors: list[Tensor], trained: list[nn.Parameter]) -> _Result:
+        loss, norm, terms, *gradients = tensors
+        return cls(loss, norm, terms, dict(zip(trained, gradients, strict=True)))
 
     @property
     def tensors(self) -> list[Tensor]:
@@ -75,8 +83,7 @@ class _Graph:
     def __call__(self, inputs: Sequence[Tensor]) -> _Result:
         for parameter in self.trained:  # whose memory the new gradients then take
             parameter.grad = None
-        loss, norm, terms, *gradients = self.compiled(*inputs)
-        return _Result(loss, norm, terms, dict(zip(self.trained, gradients, strict=True)))
+        return _Result.of(self.compiled(*inputs), self.trained)
 
 
 @dataclass
@@ -301,7 +308,7 @@ class SVI:
     def _graph(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> _Graph | None:
         """The compiled step for these arguments, None if there can be none."""
         key = spec, tuple(map(_describe, leaves)), torch.get_default_dtype(), self._describe_autocast()
-        parameters = [(id(p), p.requires_grad, p.dtype, p.device) for p in self.parameters]
+        parameters = self._describe_parameters()
         graphs = self._graphs.setdefault(key, [])
         graph = next(
             (g for g in graphs if g.parameters == parameters and not g.compiled.watch.changed()), None
@@ -313,7 +320,7 @@ class SVI:
                         f"it was compiled for {MAX_GRAPHS} different arguments or parameters already; pass "
                         "what changes as tensors of the same shape"
                     )
-                graph = self._compile(leaves, spec, inputs, parameters)
+                graph = self._compile(leaves, spec, inputs)
                 graphs.append(graph)
             graph.uses += 1
             if math.log10(graph.uses).is_integer():
@@ -324,8 +331,12 @@ class SVI:
             return None
         return graph
 
-    def _compile(self, leaves: list[Any], spec: Any, inputs: list[Tensor], parameters: Any) -> _Graph:
+    def _compile(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> _Graph:
         began = time.monotonic()
+        if isinstance(self.optim, PyroOptim):
+            with rollback():  # to meet its parameters
+                args, kwargs = pytree.tree_unflatten(leaves, spec)
+                self._evaluate(args, kwargs)
         trained: list[nn.Parameter] = []
 
         def function(*tensors: Tensor) -> list[Tensor]:
@@ -337,12 +348,12 @@ class SVI:
             return result.tensors
 
         self.num_compilations += 1
-        graph = _Graph(Compiled(function, inputs), trained, parameters)
+        graph = _Graph(Compiled(function, inputs), trained, self._describe_parameters())
         seconds = time.monotonic() - began
         self.compile_seconds += seconds
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
         self.log(f"compiled the step for arguments of shape {shapes} in {seconds:.1f} s")
-        if inputs and inputs[0].is_cuda and not _waits(self.optim, inputs[0]):
+        if _records(self.optim, inputs):
             graph.replay = _Replay(graph, inputs, self._update_if_finite)
         return graph
 
@@ -352,30 +363,17 @@ class SVI:
         with rollback():
             eager = self._evaluate(args, kwargs)
             expected = [tensor.clone() for tensor in eager.tensors]  # what was written in place is undone
-        with rollback():
-            compiled = graph(inputs)
-            if eager.gradients.keys() != compiled.gradients.keys():
-                raise CompilationError(
-                    f"at its use {graph.uses} other parameters have gradients than eagerly"
-                )
-            compiled.gradients = {p: compiled.gradients[p] for p in eager.gradients}
-            found = [tensor.clone() for tensor in compiled.tensors]
         for parameter in self.parameters:
             parameter.grad = None
-        pairs = zip(expected, found, strict=True)
+        found = _Result.of(graph.compiled.trial(*inputs), graph.trained)
+        if eager.gradients.keys() != found.gradients.keys():
+            raise CompilationError("other parameters have gradients than in the eager step")
+        found.gradients = {p: found.gradients[p] for p in eager.gradients}
         tolerance = TOLERANCE[torch.bfloat16 if self.precision == "bf16" else expected[0].dtype]
-        floor = 1e-3 * expected[1]
-        for name, (a, b) in zip(
-            ["loss", "norm", "terms"] + ["gradient"] * len(eager.gradients), pairs, strict=True
-        ):
-            distance, size = (a - b).norm(), torch.maximum(a.norm(), floor)
-            if distance > tolerance * size:  # NaN is left to those who look for it
-                raise CompilationError(
-                    f"at its use {graph.uses} its {name} differs from the eager one by "
-                    f"{(distance / size).item():.2g} of its norm: it depends on something that is not a "
-                    "tensor, such as a changing attribute or another source of random numbers; pass it as a "
-                    "tensor argument"
-                )
+        check_equal(expected, found.tensors, tolerance, floor=1e-3 * expected[1].item())
+
+    def _describe_parameters(self) -> list[tuple[Any, ...]]:
+        return [(id(p), p.requires_grad, p.dtype, p.device) for p in self.parameters]
 
     def _describe_autocast(self) -> tuple[Any, ...]:
         kinds = ("cpu", "cuda")
@@ -470,6 +468,11 @@ def _waits(optim: torch.optim.Optimizer | PyroOptim, tensor: Tensor) -> bool:
     if isinstance(optim, PyroOptim):
         return True
     return not all(group.get("fused") and group.get("capturable") for group in optim.param_groups)
+
+
+def _records(optim: torch.optim.Optimizer | PyroOptim, inputs: list[Tensor]) -> bool:
+    """Whether a step can be one CUDA graph."""
+    return all(tensor.is_cuda for tensor in inputs) and bool(inputs) and not _waits(optim, inputs[0])
 
 
 def _within(program: Callable[..., Any], context: Callable[[], Any]) -> Callable[..., Any]:

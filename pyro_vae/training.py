@@ -27,9 +27,10 @@ from tqdm.auto import tqdm
 
 from pyro_vae import checkpoint, config, evaluate
 from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.compiler import Compile
 from pyro_vae.data import Data, load
 from pyro_vae.objectives import SCHEDULES, elbo_terms, scale_latents, warmup
-from pyro_vae.svi import SVI, Compile, NonFiniteLossError, Precision, set_lr
+from pyro_vae.svi import SVI, NonFiniteLossError, Precision, set_lr
 from pyro_vae.vae import VAE, seed_generators
 
 try:

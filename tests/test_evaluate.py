@@ -136,3 +136,27 @@ def test_bad_data(make_vae, x):
         pv.evaluate.elbo(normal, x * torch.inf)
     with pytest.raises(DataError, match="num_samples=0"):
         pv.evaluate.log_likelihood(vae, x, num_samples=0)
+
+
+@pytest.mark.parametrize("num_samples", [50, 130])
+def test_compiled_log_likelihood(make_vae, num_samples):
+    """The same noise and estimate, with a smaller last batch and a smaller last chunk of samples."""
+    vae, x = make_vae(), torch.bernoulli(torch.rand(15, 1, 8, 8))
+    eager, compiled = (
+        pv.evaluate.log_likelihood(vae, x, num_samples=num_samples, max_rows=160, compile=compile)
+        for compile in (False, True)
+    )
+    torch.testing.assert_close(eager.per_datum, compiled.per_datum, rtol=1e-5, atol=1e-5)
+
+
+def test_log_likelihood_that_cannot_be_compiled(make_vae):
+    class Branching(pv.nets.MLP):
+        def forward(self, x):
+            return super().forward(x if x.sum() > 0 else -x)
+
+    vae, x = make_vae(encoder=Branching), torch.bernoulli(torch.rand(5, 1, 8, 8))
+    expected = pv.evaluate.log_likelihood(vae, x, num_samples=10)
+    with pytest.warns(pv.compiler.CompilationWarning, match="cannot be traced"):
+        assert pv.evaluate.log_likelihood(vae, x, num_samples=10, compile=True).log_likelihood == (
+            expected.log_likelihood
+        )

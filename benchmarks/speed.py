@@ -1,0 +1,641 @@
+"""How fast is a step, beside Pyro's own way, hand-written PyTorch, NumPyro, and the products of matrices alone?
+
+    python benchmarks/speed.py --data-dir DIR
+
+prints the tables of the README and draws its figure; it takes about half an hour on two cores. Every peer
+trains the same network (784-400-50 and back, softplus) on the same images, binarised anew each epoch, with
+Adam; peers take turns within each round, and the figures are medians over rounds. Ratios within one run
+mean something; milliseconds depend on the machine and on what else it does. NumPyro and pythae take part if
+they are installed (pip install numpyro pythae).
+"""
+
+from __future__ import annotations
+
+import argparse
+import statistics
+import time
+from collections.abc import Callable, Iterator
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import matplotlib.pyplot as plt
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import torch
+import torch.nn.functional as F
+from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO
+from torch import Tensor, nn
+from torch.utils.data import DataLoader
+from torchvision import datasets, transforms
+
+import pyro_vae as pv
+from pyro_vae.svi import SVI
+
+LR = 1e-3
+
+
+@dataclass
+class Setting:
+    """What all peers have in common."""
+
+    data: pv.data.Data
+    data_dir: str
+    device: torch.device
+    batch_size: int = 256
+    latent_dim: int = 50
+    hidden: Callable[[], pv.nets.Net] = field(default=lambda: pv.nets.mlp(400, activation=nn.Softplus))
+
+    def nets(self) -> tuple[nn.Module, nn.Module]:
+        """Encoder to location and raw scale, decoder to logits; the same weights at each call."""
+        torch.manual_seed(0)
+        shape = self.data.event_shape
+        encoder = self.hidden()(shape, (2 * self.latent_dim,))
+        return encoder.to(self.device), self.hidden()((self.latent_dim,), shape).to(self.device)
+
+    def batches(self, epoch: int) -> Iterator[Tensor]:
+        """An epoch of binarised batches: ours, which the hand-written peers are given too."""
+        self.data.train.redraw(epoch)
+        return self.data.train.batches(self.batch_size, torch.randperm(len(self.data.train)))
+
+    def loader(self) -> DataLoader[Any]:
+        """An epoch as tutorials feed it: images decoded one by one."""
+        images = datasets.MNIST(self.data_dir, transform=transforms.ToTensor())
+        subset = torch.utils.data.Subset(images, range(len(self.data.train)))
+        return DataLoader(subset, self.batch_size, shuffle=True)
+
+
+@dataclass
+class Peer:
+    """A way of training.
+
+    Attributes:
+        step: of a batch, as ``prepare`` has made it.
+        epoch: a whole one, with its data; its number is given.
+        nets: its encoder and decoder as they are now, to evaluate.
+        prepare: of a batch ``[B, 1, 28, 28]``.
+        scale: from the encoder's raw scale.
+    """
+
+    step: Callable[[Any], Any]
+    epoch: Callable[[int], None]
+    nets: Callable[[], tuple[nn.Module, nn.Module]]
+    prepare: Callable[[Tensor], Any] = lambda x: x
+    scale: Callable[[Tensor], Tensor] = F.softplus
+
+
+def over_batches(setting: Setting, step: Callable[[Tensor], Any]) -> Callable[[int], None]:
+    def epoch(number: int) -> None:
+        for x in setting.batches(number):
+            step(x)
+
+    return epoch
+
+
+def over_loader(setting: Setting, step: Callable[[Tensor], Any]) -> Callable[[int], None]:
+    loader = setting.loader()
+
+    def epoch(_: int) -> None:
+        total = 0.0
+        for images, _labels in loader:
+            total += float(step(torch.bernoulli(images).to(setting.device)))
+
+    return epoch
+
+
+# Peers
+
+
+def pyro_example(setting: Setting, loss: Any, fast: bool = False) -> Peer:
+    """As examples/vae/vae.py of Pyro has it; ``fast``: data in one tensor and no validation."""
+    encoder, decoder = setting.nets()
+    names = f"encoder-{id(encoder)}", f"decoder-{id(decoder)}"
+
+    def model(x: Tensor) -> None:
+        pyro.module(names[1], decoder)
+        with pyro.plate("data", len(x)):
+            zeros = x.new_zeros(len(x), setting.latent_dim)
+            z = pyro.sample("latent", dist.Normal(zeros, torch.ones_like(zeros)).to_event(1))
+            pyro.sample("obs", dist.Bernoulli(logits=decoder(z), validate_args=False).to_event(3), obs=x)
+
+    def guide(x: Tensor) -> None:
+        pyro.module(names[0], encoder)
+        with pyro.plate("data", len(x)):
+            loc, raw_scale = encoder(x).chunk(2, -1)
+            pyro.sample("latent", dist.Normal(loc, F.softplus(raw_scale)).to_event(1))
+
+    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": LR}), loss)
+
+    def step(x: Tensor) -> float:
+        with pyro.validation_enabled(not fast):
+            return svi.step(x) / len(x)
+
+    return Peer(step, (over_batches if fast else over_loader)(setting, step), lambda: (encoder, decoder))
+
+
+def elbo_loss(
+    encoder: nn.Module, decoder: nn.Module, x: Tensor, to_scale: Callable[[Tensor], Tensor] = F.softplus
+) -> Tensor:
+    """The loss as one writes it by hand, with logits and the KL in closed form."""
+    loc, raw_scale = encoder(x).chunk(2, -1)
+    scale = to_scale(raw_scale)
+    logits = decoder(loc + scale * torch.randn_like(scale))
+    reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
+    kl = 0.5 * (loc.square() + scale.square() - 1).sum() - scale.log().sum()
+    return (reconstruction + kl) / len(x)
+
+
+def of_log_variance(raw: Tensor) -> Tensor:
+    """Scale from the logarithm of the variance, as tutorials have it."""
+    return torch.exp(0.5 * raw)
+
+
+def tutorial(setting: Setting) -> Peer:
+    """PyTorch as tutorials write it: DataLoader, sigmoid and binary cross-entropy, plain Adam."""
+    encoder, decoder = setting.nets()
+    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], LR)
+
+    def step(x: Tensor) -> float:
+        optimizer.zero_grad()
+        loc, log_var = encoder(x).chunk(2, -1)
+        z = loc + torch.exp(0.5 * log_var) * torch.randn_like(log_var)
+        bce = F.binary_cross_entropy(torch.sigmoid(decoder(z)), x, reduction="sum")
+        kl = -0.5 * torch.sum(1 + log_var - loc.pow(2) - log_var.exp())
+        loss = (bce + kl) / len(x)
+        loss.backward()
+        optimizer.step()
+        return loss.item()
+
+    return Peer(step, over_loader(setting, step), lambda: (encoder, decoder), scale=of_log_variance)
+
+
+def by_hand(setting: Setting, compiled: bool, precision: str = "float32") -> Peer:
+    """PyTorch at its best: data in one tensor, logits, fused Adam, and torch.compile."""
+    encoder, decoder = setting.nets()
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    optimizer = torch.optim.Adam(parameters, LR, fused=True)
+
+    def loss_of(x: Tensor) -> Tensor:
+        with torch.autocast(setting.device.type, torch.bfloat16, enabled=precision == "bf16"):
+            return elbo_loss(encoder, decoder, x)
+
+    function = torch.compile(loss_of) if compiled else loss_of
+
+    def step(x: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss = function(x)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    return Peer(step, over_batches(setting, step), lambda: (encoder, decoder))
+
+
+def by_hand_graphed(setting: Setting) -> Peer:
+    """The same, its whole step recorded as a CUDA graph for each shape."""
+    encoder, decoder = setting.nets()
+    parameters = [*encoder.parameters(), *decoder.parameters()]
+    optimizer = torch.optim.Adam(parameters, LR, fused=True, capturable=True)
+    function = torch.compile(lambda x: elbo_loss(encoder, decoder, x))
+    graphs: dict[Any, Any] = {}
+
+    def eager(x: Tensor) -> Tensor:
+        optimizer.zero_grad(set_to_none=True)
+        loss: Tensor = function(x)
+        loss.backward()
+        optimizer.step()
+        return loss.detach()
+
+    def step(x: Tensor) -> Tensor:
+        if x.shape not in graphs:
+            static = x.clone()
+            stream = torch.cuda.Stream()
+            stream.wait_stream(torch.cuda.current_stream())
+            with torch.cuda.stream(stream):
+                for _ in range(3):
+                    eager(static)
+            torch.cuda.current_stream().wait_stream(stream)
+            graph = torch.cuda.CUDAGraph()
+            with torch.cuda.graph(graph):
+                loss = eager(static)
+            graphs[x.shape] = graph, static, loss
+        graph, static, loss = graphs[x.shape]
+        static.copy_(x)
+        graph.replay()
+        return loss
+
+    return Peer(step, over_batches(setting, step), lambda: (encoder, decoder))
+
+
+def numpyro_example(setting: Setting) -> Peer:
+    """As NumPyro's example has it: the loop over an epoch is itself compiled."""
+    import jax
+    import jax.numpy as jnp
+    import numpyro
+    import numpyro.distributions as ndist
+    from jax.example_libraries import stax
+
+    width, latent = 400, setting.latent_dim
+    encoder = stax.serial(stax.Dense(width), stax.Softplus, stax.Dense(2 * latent))
+    decoder = stax.serial(stax.Dense(width), stax.Softplus, stax.Dense(784))
+
+    def model(x: Any) -> None:
+        decode = numpyro.module("decoder", decoder, (len(x), latent))
+        with numpyro.plate("batch", len(x)):
+            z = numpyro.sample("z", ndist.Normal(0, 1).expand([latent]).to_event(1))
+            numpyro.sample("obs", ndist.Bernoulli(logits=decode(z)).to_event(1), obs=x)
+
+    def guide(x: Any) -> None:
+        encode = numpyro.module("encoder", encoder, (len(x), 784))
+        loc, raw_scale = jnp.split(encode(x), 2, -1)
+        with numpyro.plate("batch", len(x)):
+            numpyro.sample("z", ndist.Normal(loc, jax.nn.softplus(raw_scale)).to_event(1))
+
+    svi = numpyro.infer.SVI(model, guide, numpyro.optim.Adam(LR), numpyro.infer.Trace_ELBO())
+    size, train = setting.batch_size, setting.data.train
+    state = svi.init(jax.random.PRNGKey(0), jnp.zeros((size, 784)))
+    numpyro_params = svi.get_params(state)
+    for name, net in zip(("encoder$params", "decoder$params"), setting.nets(), strict=True):
+        layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+        values = [(layer.weight.detach().cpu().numpy().T, layer.bias.detach().cpu().numpy()) for layer in layers]
+        numpyro_params[name] = [values[0], (), values[1]]
+    state = svi.optim.init(jax.tree_util.tree_map(jnp.asarray, svi.constrain_fn(numpyro_params)))
+    carry = [type(svi.init(jax.random.PRNGKey(0), jnp.zeros((size, 784))))(state, None, jax.random.PRNGKey(1))]
+    update = jax.jit(svi.update)
+
+    @jax.jit
+    def run(carry: Any, values: Any, order: Any) -> Any:
+        def body(i: Any, carry: Any) -> Any:
+            rows = jax.lax.dynamic_slice_in_dim(order, i * size, size)
+            return svi.update(carry, values[rows].astype(jnp.float32))[0]
+
+        return jax.lax.fori_loop(0, len(order) // size, body, carry)
+
+    def step(x: Any) -> None:
+        carry[0], loss = update(carry[0], x)
+        jax.block_until_ready(loss)
+
+    def epoch(number: int) -> None:
+        train.redraw(number)
+        values = jnp.asarray(train.values.reshape(len(train), 784).cpu().numpy())
+        order = np.random.default_rng(number).permutation(len(train))
+        carry[0] = jax.block_until_ready(run(carry[0], values, jnp.asarray(order)))
+        rest = order[len(order) // size * size :]
+        if len(rest):
+            step(values[rest].astype(jnp.float32))
+
+    def nets() -> tuple[nn.Module, nn.Module]:
+        pair = setting.nets()
+        for name, net in zip(("encoder$params", "decoder$params"), pair, strict=True):
+            layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
+            trained = [value for value in svi.get_params(carry[0])[name] if value]
+            for layer, (weight, bias) in zip(layers, trained, strict=True):
+                layer.weight.data.copy_(torch.tensor(np.asarray(weight).T))
+                layer.bias.data.copy_(torch.tensor(np.asarray(bias)))
+        return pair
+
+    return Peer(step, epoch, nets, lambda x: jnp.asarray(x.reshape(len(x), 784).cpu().numpy()))
+
+
+def pythae_trainer(setting: Setting) -> Peer:
+    """pythae's own trainer and networks' interface, on binarised data in memory."""
+    import logging
+
+    from pythae.data.datasets import BaseDataset
+    from pythae.models import VAE, VAEConfig
+    from pythae.models.base.base_utils import ModelOutput
+    from pythae.models.nn import BaseDecoder, BaseEncoder
+    from pythae.trainers import BaseTrainer, BaseTrainerConfig
+
+    logging.getLogger("pythae").setLevel(logging.ERROR)
+    inner = setting.nets()
+
+    class Encoder(BaseEncoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = inner[0]
+
+        def forward(self, x: Tensor) -> Any:
+            loc, log_var = self.net(x).chunk(2, -1)
+            return ModelOutput(embedding=loc, log_covariance=log_var)
+
+    class Decoder(BaseDecoder):  # type: ignore[misc]
+        def __init__(self) -> None:
+            super().__init__()
+            self.net = inner[1]
+
+        def forward(self, z: Tensor) -> Any:
+            return ModelOutput(reconstruction=torch.sigmoid(self.net(z)))
+
+    shape, train = setting.data.event_shape, setting.data.train
+    settings = VAEConfig(input_dim=shape, latent_dim=setting.latent_dim, reconstruction_loss="bce")
+    model = VAE(settings, encoder=Encoder(), decoder=Decoder())
+    values = BaseDataset(train.values.float(), torch.zeros(len(train)))
+    options = BaseTrainerConfig(
+        output_dir="pythae", per_device_train_batch_size=setting.batch_size, learning_rate=LR
+    )
+    trainer = BaseTrainer(model, values, None, options)
+    trainer.set_optimizer()
+    trainer.callback_handler.callbacks = []
+
+    def step(x: Tensor) -> float:
+        output = trainer.model({"data": x})
+        trainer._optimizers_step(output)
+        return float(output.loss)
+
+    def epoch(number: int) -> None:
+        train.redraw(number)
+        values.data = train.values.float()
+        trainer.train_step(number)
+
+    return Peer(step, epoch, lambda: inner, scale=of_log_variance)
+
+
+def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> Peer:
+    """This package's VAE and step."""
+    torch.manual_seed(0)
+    vae = pv.VAE(
+        setting.data.event_shape, setting.latent_dim, encoder=setting.hidden(), decoder=setting.hidden()
+    ).to(setting.device)
+    for own, given in zip((vae.encoder, vae.decoder), setting.nets(), strict=True):
+        own.load_state_dict(given.state_dict())
+    graphed = {"capturable": True} if setting.device.type == "cuda" else {}
+    optimizer = torch.optim.Adam(
+        vae.parameters(), torch.tensor(LR, device=setting.device), fused=True, **graphed
+    )
+    svi = SVI(
+        vae.model, vae.guide, optimizer, Trace_ELBO(), compile=compile, precision=precision, reduction="mean"
+    )
+    return Peer(svi.step, over_batches(setting, svi.step), lambda: (vae.encoder, vae.decoder))
+
+
+def matrix_products(setting: Setting, dtype: torch.dtype) -> Peer:
+    """The floor: the products of the dense network's forward and backward passes, and nothing else."""
+    layers = [layer for net in setting.nets() for layer in net.modules() if isinstance(layer, nn.Linear)]
+    size, device = setting.batch_size, setting.device
+
+    def random(*shape: int) -> Tensor:
+        return torch.randn(*shape, dtype=dtype, device=device)
+
+    operands = [
+        (random(size, layer.in_features), layer.weight.detach().to(dtype), random(size, layer.out_features))
+        for layer in layers
+    ]
+
+    def step(_: Any) -> None:
+        for i, (x, weight, gradient) in enumerate(operands):
+            x @ weight.t()
+            gradient.t() @ x
+            if i:  # nobody asks for the gradient of the images
+                gradient @ weight
+
+    def epoch(_: int) -> None:
+        for _ in range(-(-len(setting.data.train) // size)):
+            step(None)
+
+    return Peer(step, epoch, setting.nets)
+
+
+Makers = dict[str, Callable[[Setting], Peer]]
+SLOW: Makers = {
+    "Pyro's example (SVI, pyro.optim, DataLoader)": lambda s: pyro_example(s, Trace_ELBO()),
+    "the same with JitTrace_ELBO": lambda s: pyro_example(s, JitTrace_ELBO()),
+    "PyTorch as in tutorials": tutorial,
+    "pythae": pythae_trainer,
+}
+PEERS: Makers = {
+    "Pyro, data in one tensor, no validation": lambda s: pyro_example(s, Trace_ELBO(), fast=True),
+    "PyTorch by hand, fused Adam": lambda s: by_hand(s, compiled=False),
+    "the same, torch.compile": lambda s: by_hand(s, compiled=True),
+    "the same, torch.compile, bf16": lambda s: by_hand(s, compiled=True, precision="bf16"),
+    "NumPyro": numpyro_example,
+    "ours, eager": lambda s: ours(s, compile=False),
+    "ours, float32": ours,
+    "ours, bf16": lambda s: ours(s, "bf16"),
+}
+FLOORS: Makers = {
+    "float32 products alone": lambda s: matrix_products(s, torch.float32),
+    "bf16 products alone": lambda s: matrix_products(s, torch.bfloat16),
+}
+ON_CUDA: Makers = {"PyTorch by hand, compiled, one CUDA graph": by_hand_graphed}
+OURS = "ours, float32"
+
+
+# Measurements
+
+
+def make(makers: Makers, setting: Setting) -> dict[str, Peer]:
+    """The peers that are installed."""
+    peers = {}
+    for name, maker in makers.items():
+        try:
+            peers[name] = maker(setting)
+        except ImportError as error:
+            print(f"({name} does not take part: {error})")
+    return peers
+
+
+def seconds(function: Callable[[], Any], device: torch.device) -> float:
+    """Of one call, with all that it has launched."""
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    began = time.perf_counter()
+    function()
+    if device.type == "cuda":
+        torch.cuda.synchronize()
+    return time.perf_counter() - began
+
+
+def interleaved(
+    functions: dict[str, Callable[[], Any]], rounds: int, device: torch.device
+) -> dict[str, float]:
+    """Median seconds of each, which take turns in each round."""
+    times: dict[str, list[float]] = {name: [] for name in functions}
+    for _ in range(rounds):
+        for name, function in functions.items():
+            times[name].append(seconds(function, device))
+    return {name: statistics.median(values) for name, values in times.items()}
+
+
+def measure_steps(makers: Makers, setting: Setting, rounds: int, steps: int) -> dict[str, float]:
+    """Median milliseconds of a step on batches made beforehand."""
+    peers = make(makers, setting)
+    batches = [x for x, _ in zip(setting.batches(0), range(steps), strict=False)]
+    if len(batches[0]) < setting.batch_size:
+        raise SystemExit("there are fewer images than a batch has")
+    functions = {}
+    for name, peer in peers.items():
+        prepared = [peer.prepare(x) for x in batches if len(x) == setting.batch_size]
+
+        def run(peer: Peer = peer, prepared: list[Any] = prepared) -> None:
+            for x in prepared:
+                peer.step(x)
+
+        for _ in range(2):  # what happens once, compiling among it
+            run()
+        functions[name] = run
+    found = interleaved(functions, rounds, setting.device)
+    return {name: 1000 * value / len(prepared) for name, value in found.items()}
+
+
+def measure_epochs(makers: Makers, setting: Setting, rounds: int) -> tuple[dict[str, float], dict[str, float]]:
+    """Median seconds of an epoch, and the test ELBO after all of them."""
+    peers = make(makers, setting)
+    numbers = {name: iter(range(rounds + 1)) for name in peers}
+    functions = {name: lambda p=peer, n=name: p.epoch(next(numbers[n])) for name, peer in peers.items()}
+    for function in functions.values():
+        function()
+    found = interleaved(functions, rounds, setting.device)
+    return found, {name: test_elbo(peer, setting) for name, peer in peers.items()}
+
+
+@torch.no_grad()
+def test_elbo(peer: Peer, setting: Setting) -> float:
+    """Mean over the binarised test images, in nats."""
+    torch.manual_seed(0)
+    test, total = setting.data.test, 0.0
+    for x in test.batches(1000):
+        total -= float(elbo_loss(*peer.nets(), x, peer.scale)) * len(x)
+    return total / len(test)
+
+
+def measure_log_likelihood(setting: Setting, rounds: int, num_images: int = 100, num_samples: int = 5000) -> None:
+    """The importance-weighted log-likelihood beside the decoder's products and Pyro's own estimator."""
+    vae = pv.VAE(
+        setting.data.event_shape, setting.latent_dim, encoder=setting.hidden(), decoder=setting.hidden()
+    ).to(setting.device)
+    x, chunk = setting.data.test[:num_images], 4000
+    weights = [layer.weight.detach() for layer in vae.decoder.modules() if isinstance(layer, nn.Linear)]
+    z = torch.randn(chunk, setting.latent_dim, device=setting.device)
+
+    def products() -> None:
+        for _ in range(num_images * num_samples // chunk):
+            y = z
+            for weight in weights:
+                y = y @ weight.t()
+
+    def of_pyro() -> None:
+        loss = RenyiELBO(alpha=0.0, num_particles=num_samples, vectorize_particles=True)
+        with pyro.validation_enabled(False), torch.no_grad():
+            for image in x:
+                loss.loss(vae.model, vae.guide, image[None])
+
+    def estimate(compile: bool) -> Callable[[], Any]:
+        return lambda: pv.evaluate.log_likelihood(vae, x, num_samples=num_samples, compile=compile)
+
+    functions = {
+        "Pyro's RenyiELBO": of_pyro,
+        "ours, eager": estimate(False),
+        "ours, compiled (compiling included)": estimate(True),
+        "float32 products alone": products,
+    }
+    for function in functions.values():
+        function()
+    found = interleaved(functions, max(3, rounds // 2), setting.device)
+    # Compiling takes the same for 100 images as for 10,000; what follows it is the difference of the two.
+    compiled = found["ours, compiled (compiling included)"]
+    twice = setting.data.test[: 2 * num_images]
+    double = [
+        seconds(
+            lambda: pv.evaluate.log_likelihood(vae, twice, num_samples=num_samples, compile=True), setting.device
+        )
+        for _ in range(max(3, rounds // 2))
+    ]
+    found["ours, compiled"] = statistics.median(double) - compiled
+    floor = found["float32 products alone"]
+    print(f"\n## log p(x), K = {num_samples}, {num_images} images\n\n| | s | / products |\n|---|---:|---:|")
+    for name, value in found.items():
+        print(f"| {name} | {value:.2f} | {value / floor:.2f} |")
+
+
+def table(title: str, columns: dict[str, dict[str, float]], ratio: str, unit: str) -> None:
+    """A Markdown table of measurements, and how many times as long as ours each takes."""
+    print(f"\n## {title}\n\n| | {unit} | / ours float32 |" + "".join(f" {c} |" for c in list(columns)[1:]))
+    print("|---|---:|---:|" + "---:|" * (len(columns) - 1))
+    first, *others = columns.values()
+    for name, value in first.items():
+        rest = "".join(f" {other[name]:.2f} |" for other in others)
+        print(f"| {name} | {value:.2f} | {value / first[ratio]:.2f} |{rest}")
+
+
+def draw_sweeps(setting: Setting, rounds: int, path: Path) -> None:
+    """Milliseconds of a step against the network's size, and seconds of an epoch against the data's."""
+    chosen = ["Pyro, data in one tensor, no validation", "the same, torch.compile", OURS, "ours, bf16"]
+    labels = ["Pyro", "PyTorch by hand, torch.compile", "ours, float32", "ours, bf16"]
+    makers = {name: PEERS[name] for name in chosen}
+
+    def variant(**changes: Any) -> Setting:
+        return Setting(**(vars(setting) | changes))
+
+    def mlp(*widths: int) -> Callable[[], pv.nets.Net]:
+        return lambda: pv.nets.mlp(*widths, activation=nn.Softplus)
+
+    sweeps = {
+        "width of the hidden layer": {w: variant(hidden=mlp(w)) for w in (50, 100, 200, 400, 800)},
+        "number of hidden layers of 400": {n: variant(hidden=mlp(*[400] * n)) for n in (1, 2, 3, 4)},
+        "latent dimensions": {d: variant(latent_dim=d) for d in (2, 10, 50, 200)},
+    }
+    figure, axes = plt.subplots(1, 4, figsize=(15, 3.8), layout="constrained")
+    for axis, (label, variants) in zip(axes, sweeps.items(), strict=False):
+        found = [measure_steps(makers, each, rounds, 20) for each in variants.values()]
+        for name, text in zip(chosen, labels, strict=True):
+            axis.plot(list(variants), [1000 * 0 + each[name] for each in found], "o-", label=text)
+        axis.set(xlabel=label, ylabel="ms per step", ylim=(0, None))
+    sizes = [6000, 13500, 27000, 54000]
+    found = []
+    for size in sizes:
+        values = setting.data.train
+        part = pv.data.Split(values.values[:size].float().numpy())
+        data = pv.data.Data(part, part, setting.data.test, "part", {}, "")
+        found.append(measure_epochs(makers, variant(data=data), max(2, rounds // 3))[0])
+    for name, text in zip(chosen, labels, strict=True):
+        axes[3].plot(sizes, [each[name] for each in found], "o-", label=text)
+    axes[3].set(xlabel="images", ylabel="s per epoch", ylim=(0, None))
+    axes[0].legend(frameon=False)
+    figure.suptitle(
+        f"784-400-50 VAE, batch {setting.batch_size}, on {setting.device}: cost of a step and of an epoch"
+    )
+    figure.savefig(path, dpi=100)
+    print(f"\n{path}")
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", required=True, help="folder of MNIST, in torchvision's layout")
+    parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
+    parser.add_argument("--rounds", type=int, default=9)
+    parser.add_argument("--figure", type=Path, default=Path("speed.png"))
+    parser.add_argument(
+        "--only", nargs="*", default=["epochs", "steps", "conv", "likelihood", "figure"], metavar="PART"
+    )
+    chosen = parser.parse_args()
+    device = torch.device(chosen.device)
+    where = torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
+    print(f"{device} ({where}), torch {torch.__version__}, Pyro {pyro.__version__}")
+    data = pv.data.load("mnist", data_dir=chosen.data_dir, binarize="dynamic").to(device)
+    setting = Setting(data, chosen.data_dir, device)
+    cuda = ON_CUDA if device.type == "cuda" else {}
+    if "epochs" in chosen.only:
+        rounds = max(3, chosen.rounds // 2)
+        times, elbos = measure_epochs(SLOW | PEERS | cuda, setting, rounds)
+        columns = {"s": times, f"test ELBO after {rounds + 1} epochs": elbos}
+        table("Epoch, 784-400-50, batch 256", columns, OURS, "s")
+    if "steps" in chosen.only:
+        for size in (128, 256, 2048):
+            each = Setting(**(vars(setting) | {"batch_size": size}))
+            found = measure_steps(PEERS | cuda | FLOORS, each, chosen.rounds, 40 if size < 2048 else 8)
+            table(f"Step, 784-400-50, batch {size}", {"ms": found}, OURS, "ms")
+    if "conv" in chosen.only:
+        each = Setting(**(vars(setting) | {"hidden": lambda: pv.nets.conv(32, 64)}))
+        makers = {name: maker for name, maker in (PEERS | cuda).items() if name != "NumPyro"}
+        found = measure_steps(makers, each, chosen.rounds, 5)
+        table("Step, convolutional network (32, 64), batch 256", {"ms": found}, OURS, "ms")
+    if "likelihood" in chosen.only:
+        measure_log_likelihood(setting, chosen.rounds)
+    if "figure" in chosen.only:
+        draw_sweeps(setting, max(3, chosen.rounds // 2), chosen.figure)
+
+
+if __name__ == "__main__":
+    main()

@@ -73,13 +73,18 @@ class Compiled:
 
     def trial(self, *inputs: Tensor) -> list[Tensor]:
         """The result of a call that leaves tensors and random generators as they were."""
-        kept = [tensor.clone() for tensor in self._written]  # compiled code writes past the dispatcher
+        with self.rollback():
+            return [tensor.clone() for tensor in self(*inputs)]
+
+    @contextlib.contextmanager
+    def rollback(self) -> Iterator[None]:
+        """As the function of this name; compiled code writes past the dispatcher, where that one looks."""
+        kept = [tensor.clone() for tensor in self._written]
         with rollback():
-            result = [tensor.clone() for tensor in self(*inputs)]
+            yield
         with torch.no_grad():
             for tensor, before in zip(self._written, kept, strict=True):
                 tensor.copy_(before)
-        return result
 
 
 class Watch:
@@ -337,7 +342,10 @@ def _compile(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting) if hasattr(signal, "pthread_sigmask") else None
     try:
         # With the generators of eager PyTorch the noise is the same, seed for seed.
-        with torch.no_grad(), config.patch(fallback_random=True), warnings.catch_warnings():
+        settings = {"fallback_random": True}
+        if not any(tensor.is_cuda for tensor in inputs):
+            settings["layout_optimization"] = False  # which slows down convolutions on a CPU
+        with torch.no_grad(), config.patch(settings), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch about itself
             return cast(Callable[..., Any], compile_fx(graph, inputs))
     except Exception as error:

@@ -78,6 +78,8 @@ class Split:
     def __getitem__(self, index: slice | Tensor | int) -> Tensor:
         if isinstance(index, int):
             return self[torch.tensor([index])][0]
+        if isinstance(index, Tensor):
+            index = torch.arange(len(self))[index.cpu()]
         return self._take(index, torch.get_default_dtype())
 
     def batches(
@@ -172,7 +174,7 @@ class Split:
         if self.streamed:
             return self._stream(index, dtype)
         if isinstance(index, Tensor):
-            index = index.to(self.device)
+            return self._scale(self.values.index_select(0, index.to(self.device)), dtype)
         return self._scale(self.values[index], dtype)
 
     def _scale(self, x: Tensor, dtype: torch.dtype) -> Tensor:

@@ -199,6 +199,8 @@ class SVI:
                 self._update_if_finite(result)
         self.num_steps += 1
         self.terms = result.terms
+        if self.num_steps == 1:
+            self._warn_of_untrained(result)
         if self._pending is not None:
             failed = self._pending.failed.clone()
             self._pending.steps.append((self.num_steps, failed, (args, kwargs), generators))
@@ -325,6 +327,9 @@ class SVI:
             graph.uses += 1
             if math.log10(graph.uses).is_integer():
                 self._compare(graph, leaves, spec, inputs)
+            if graph.replay is None and _records(self.optim, inputs):
+                graph.replay = _Replay(graph, inputs, self._update_if_finite)
+                self.log("recorded the step as a CUDA graph")
         except CompilationError as error:
             graphs.clear()
             self._give_up(str(error))
@@ -353,8 +358,6 @@ class SVI:
         self.compile_seconds += seconds
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
         self.log(f"compiled the step for arguments of shape {shapes} in {seconds:.1f} s")
-        if _records(self.optim, inputs):
-            graph.replay = _Replay(graph, inputs, self._update_if_finite)
         return graph
 
     def _compare(self, graph: _Graph, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> None:
@@ -389,6 +392,15 @@ class SVI:
         self._warned = True
         self.log(text)
         warnings.warn(text, CompilationWarning, stacklevel=4)
+
+    def _warn_of_untrained(self, result: _Result) -> None:
+        """A module that Pyro has copied (pyro.module does, of one in channels_last) trains the copy."""
+        untrained = [p for p in self.parameters if p.requires_grad and p not in result.gradients]
+        if untrained:
+            shapes = ", ".join(str(list(p.shape)) for p in untrained[:5])
+            number = f"{len(untrained)} of the optimizer's parameters"
+            text = f"{number} have no gradient and stay as they are; their shapes: {shapes}"
+            warnings.warn(text, stacklevel=3)
 
     def _explain(self, step: int, arguments: Any, generators: Any) -> str:
         """Which site went wrong first, in the order of the program: the guide's, then the model's."""
@@ -427,7 +439,8 @@ class _Replay:
             update(result)
             return result
 
-        self.replay, self.result = _capture(function)
+        with graph.compiled.rollback():
+            self.replay, self.result = _capture(function)
 
     def __call__(self, inputs: list[Tensor]) -> _Result:
         for own, given in zip(self.inputs, inputs, strict=True):
@@ -442,7 +455,7 @@ def _capture(function: Callable[[], _Result]) -> tuple[Callable[[], None], _Resu
     """Records what the function launches; returns what launches it again, and where its results will be."""
     stream = torch.cuda.Stream()
     stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream), rollback():
+    with torch.cuda.stream(stream):
         for _ in range(3):  # what is made at the first call, libraries' workspaces among it, is not recorded
             function()
     torch.cuda.current_stream().wait_stream(stream)

@@ -348,6 +348,18 @@ def test_parameters_added_to_the_optimizer(make_vae):
     assert not torch.equal(before, vae.decoder.layers[0].weight)
 
 
+@pytest.mark.parametrize("compile", [True, False])
+def test_parameters_without_a_gradient(make_vae, compile):
+    """They are named, and stay as they are, though the optimizer would decay them."""
+    vae, unused = make_vae(), nn.Parameter(torch.ones(2, 3))
+    optimizer = torch.optim.AdamW([*vae.parameters(), unused], 1e-2, weight_decay=0.5)
+    svi = SVI(vae.model, vae.guide, optimizer, Trace_ELBO(), compile=compile)
+    with pytest.warns(UserWarning, match=r"1 of the optimizer's parameters have no gradient.*\[2, 3\]"):
+        take(svi, *batches())
+    assert svi.engine == f"{'compiled' if compile else 'eager'}, float32"
+    assert torch.equal(unused, torch.ones(2, 3))
+
+
 def test_cleared_parameter_store():
     def model(x):
         loc = pyro.param("loc", torch.tensor(0.0))

@@ -12,6 +12,7 @@ they are installed (pip install numpyro pythae).
 from __future__ import annotations
 
 import argparse
+import math
 import statistics
 import time
 import warnings
@@ -238,9 +239,12 @@ def numpyro_example(setting: Setting) -> Peer:
     import numpyro.distributions as ndist
     from jax.example_libraries import stax
 
-    width, latent = 400, setting.latent_dim
-    encoder = stax.serial(stax.Dense(width), stax.Softplus, stax.Dense(2 * latent))
-    decoder = stax.serial(stax.Dense(width), stax.Softplus, stax.Dense(784))
+    latent, pixels = setting.latent_dim, math.prod(setting.data.event_shape)
+    pairs = [[layer for layer in net.modules() if isinstance(layer, nn.Linear)] for net in setting.nets()]
+    stacks = [
+        [part for layer in pair for part in (stax.Dense(layer.out_features), stax.Softplus)] for pair in pairs
+    ]
+    encoder, decoder = (stax.serial(*stack[:-1]) for stack in stacks)
 
     def model(x: Any) -> None:
         decode = numpyro.module("decoder", decoder, (len(x), latent))
@@ -249,19 +253,20 @@ def numpyro_example(setting: Setting) -> Peer:
             numpyro.sample("obs", ndist.Bernoulli(logits=decode(z)).to_event(1), obs=x)
 
     def guide(x: Any) -> None:
-        encode = numpyro.module("encoder", encoder, (len(x), 784))
+        encode = numpyro.module("encoder", encoder, (len(x), pixels))
         loc, raw_scale = jnp.split(encode(x), 2, -1)
         with numpyro.plate("batch", len(x)):
             numpyro.sample("z", ndist.Normal(loc, jax.nn.softplus(raw_scale)).to_event(1))
 
     svi = numpyro.infer.SVI(model, guide, numpyro.optim.Adam(LR), numpyro.infer.Trace_ELBO())
     size, train = setting.batch_size, setting.data.train
-    first = svi.init(jax.random.PRNGKey(0), jnp.zeros((size, 784)))
+    first = svi.init(jax.random.PRNGKey(0), jnp.zeros((size, pixels)))
     params = svi.get_params(first)
-    for name, net in zip(("encoder$params", "decoder$params"), setting.nets(), strict=True):
-        layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
-        arrays = [[jnp.asarray(p.detach().cpu().numpy().T) for p in layer.parameters()] for layer in layers]
-        params[name] = [tuple(arrays[0]), (), tuple(arrays[1])]
+    for name, pair in zip(("encoder$params", "decoder$params"), pairs, strict=True):
+        arrays = [
+            tuple(jnp.asarray(p.detach().cpu().numpy().T) for p in layer.parameters()) for layer in pair
+        ]
+        params[name] = [part for array in arrays for part in (array, ())][:-1]
     carry = [first._replace(optim_state=svi.optim.init(params), rng_key=jax.random.PRNGKey(1))]
     update = jax.jit(svi.update)
 
@@ -279,7 +284,7 @@ def numpyro_example(setting: Setting) -> Peer:
 
     def epoch(number: int) -> None:
         train.redraw(number)
-        values = jnp.asarray(train.values.reshape(len(train), 784).cpu().numpy())
+        values = jnp.asarray(train.values.reshape(len(train), pixels).cpu().numpy())
         order = np.random.default_rng(number).permutation(len(train))
         carry[0] = jax.block_until_ready(run(carry[0], values, jnp.asarray(order)))
         rest = order[len(order) // size * size :]
@@ -296,7 +301,7 @@ def numpyro_example(setting: Setting) -> Peer:
                 layer.bias.data.copy_(torch.tensor(np.asarray(bias)))
         return pair
 
-    return Peer(step, epoch, nets, lambda x: jnp.asarray(x.reshape(len(x), 784).cpu().numpy()))
+    return Peer(step, epoch, nets, lambda x: jnp.asarray(x.reshape(len(x), pixels).cpu().numpy()))
 
 
 def pythae_trainer(setting: Setting) -> Peer:
@@ -611,9 +616,8 @@ def main() -> None:
     )
     chosen = parser.parse_args()
     device = torch.device(chosen.device)
-    where = (
-        torch.cuda.get_device_name(device) if device.type == "cuda" else f"{torch.get_num_threads()} threads"
-    )
+    on_gpu = device.type == "cuda"
+    where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
     print(f"{device} ({where}), torch {torch.__version__}, Pyro {pyro.__version__}")
     data = pv.data.load("mnist", data_dir=chosen.data_dir, binarize="dynamic").to(device)
     setting = Setting(data, chosen.data_dir, device)

@@ -126,6 +126,9 @@ class SVI:
             and of the guide to a tensor.
         log: called with a line on each compilation.
 
+    Raises:
+        ValueError: an option is none of those above.
+
     Reference: Hoffman et al., 2013, "Stochastic variational inference".
     """
 
@@ -145,6 +148,13 @@ class SVI:
         terms: Callable[[poutine.Trace, poutine.Trace], Tensor] | None = None,
         log: Callable[[str], None] = _LOGGER.info,
     ):
+        for name, value, accepted in (
+            ("compile", compile, ("auto", True, False)),
+            ("precision", precision, ("float32", "bf16")),
+            ("reduction", reduction, ("sum", "mean")),
+        ):
+            if value not in accepted:
+                raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, accepted))}")
         self.model, self.guide, self.optim = model, guide, optim
         self.loss = copy.copy(loss)  # an ELBO keeps what it guessed of the model's plates
         self.compile, self.precision, self.reduction = compile, precision, reduction
@@ -309,7 +319,7 @@ class SVI:
 
     def _graph(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> _Graph | None:
         """The compiled step for these arguments, None if there can be none."""
-        key = spec, tuple(map(_describe, leaves)), torch.get_default_dtype(), self._describe_autocast()
+        key = spec, tuple(map(_describe, leaves)), self._describe_settings()
         parameters = self._describe_parameters()
         graphs = self._graphs.setdefault(key, [])
         graph = next(
@@ -378,9 +388,14 @@ class SVI:
     def _describe_parameters(self) -> list[tuple[Any, ...]]:
         return [(id(p), p.requires_grad, p.dtype, p.device) for p in self.parameters]
 
-    def _describe_autocast(self) -> tuple[Any, ...]:
+    def _describe_settings(self) -> tuple[Any, ...]:
+        """What a step depends on besides its arguments and parameters."""
+        own = self.model, self.guide, self.precision, self.clip_norm, self.reduction, self._terms
+        # The nesting of plates is guessed by the objective itself, at its first use.
+        objective = tuple((k, v) for k, v in vars(self.loss).items() if k != "max_plate_nesting")
         kinds = ("cpu", "cuda")
-        return tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+        autocast = tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+        return own, objective, autocast, torch.get_default_dtype()
 
     def _give_up(self, reason: str, *, once: bool = False) -> None:
         """Takes steps eagerly from here on."""

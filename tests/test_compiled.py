@@ -336,6 +336,30 @@ def test_changed_dtype(make_vae):
     assert svi.num_compilations == 2
 
 
+def test_changed_settings(make_vae):
+    one, other = make_vae(), make_vae()
+    losses = []
+    for vae, compile in ((one, True), (other, False)):
+        svi = make_svi(vae, compile=compile)
+        torch.manual_seed(0)
+        take(svi, *batches(B, B))
+        svi.loss.num_particles = 3
+        take(svi, *batches(B))
+        svi.clip_norm = 0.1
+        take(svi, *batches(B))
+        svi.guide = lambda x, vae=vae: pyro.sample("z", dist.Normal(torch.zeros(len(x), 2), 1.0).to_event(1))
+        svi.model = lambda x, vae=vae: vae.model(x)
+        losses.append(svi.step(batches(B)[0]))
+    torch.testing.assert_close(*losses)
+    assert_same(one, other)
+
+
+@pytest.mark.parametrize("option", ["compile", "precision", "reduction"])
+def test_wrong_options(make_vae, option):
+    with pytest.raises(ValueError, match=f"{option}='fast' is none of"):
+        make_svi(make_vae(), **{option: "fast"})
+
+
 def test_parameters_added_to_the_optimizer(make_vae):
     vae = make_vae()
     optimizer = torch.optim.Adam(vae.encoder.parameters(), 1e-2, fused=True)

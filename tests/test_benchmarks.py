@@ -1,0 +1,46 @@
+"""The benchmark's peers do the same work: from the same start they learn the same."""
+
+import importlib
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+import pyro_vae as pv
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+
+
+@pytest.fixture
+def speed(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("speed")
+
+
+@pytest.fixture
+def setting(speed, digits):
+    def hidden():
+        return pv.nets.mlp(16, activation=nn.Softplus)
+
+    return speed.Setting(digits, "", torch.device("cpu"), batch_size=100, latent_dim=3, hidden=hidden)
+
+
+def test_peers_converge_to_the_same(speed, setting):
+    times, elbos = speed.measure_epochs(speed.PEERS, setting, rounds=14)
+    assert {"ours, float32", "ours, bf16", "PyTorch by hand, fused Adam"} <= times.keys()
+    assert all(seconds > 0 for seconds in times.values())
+    expected = elbos["PyTorch by hand, fused Adam"]
+    assert expected > -30  # from -44.4, that of guessing
+    for name, elbo in elbos.items():
+        assert elbo == pytest.approx(expected, abs=0.5), name
+
+
+def test_steps_are_timed_and_tabled(speed, setting, capsys):
+    chosen = {name: speed.PEERS[name] for name in ("PyTorch by hand, fused Adam", "ours, float32")}
+    found = speed.measure_steps(chosen | speed.FLOORS, setting, rounds=1, steps=3)
+    speed.table("Step", {"ms": found}, "ours, float32", "ms")
+    out = capsys.readouterr().out
+    assert "| ours, float32 | " in out
+    assert " | 1.00 |" in out
+    assert "| bf16 products alone |" in out

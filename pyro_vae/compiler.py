@@ -13,7 +13,7 @@ import math
 import signal
 import sys
 import warnings
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from typing import Any, Literal, cast
 from unittest import mock
 
@@ -21,11 +21,15 @@ import pyro
 import pyro.util
 import torch
 from torch import Tensor, nn
+from torch.distributions import Distribution
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
+from torch.utils import _pytree as pytree
 from torch.utils._python_dispatch import TorchDispatchMode
+
+from pyro_vae.watch import Watch
 
 Function = Callable[..., list[Tensor]]
 Compile = Literal["auto", True, False]
@@ -43,26 +47,38 @@ class Compiled:
     """A traced and compiled function of tensors.
 
     What the function closes over (parameters, buffers, other tensors) is an input of the compiled
-    code, so that changes in place are seen; replaced tensors are not: see ``Watch``.
+    code, so that changes in place are seen; ``watch`` tells of others, after which another one is needed.
 
     Args:
         function: of tensors, to a list of tensors. Its noise comes from PyTorch's generators, and is
             the same as without compiling, seed for seed.
         inputs: tensors that it is to be called with, or others of the same shapes and dtypes.
+        roots: what the function runs, if it is not reached by its closure.
 
     Raises:
         CompilationError: the function depends on the values of tensors, or there is no compiler.
     """
 
-    def __init__(self, function: Function, inputs: Sequence[Tensor]):
-        with rollback() as changed, _observing() as called:
-            try:
+    def __init__(self, function: Function, inputs: Sequence[Tensor], roots: Sequence[Any] = ()):
+        self.watch = Watch(roots or [function])
+        try:
+            with rollback() as changed, _observing() as called:
                 graph = _trace(function, inputs)
-            except Exception as error:
-                raise CompilationError(f"it cannot be traced: {_first_line(error)}") from error
-        self.watch = Watch([*called, *_modules_of(function)])
+        except Exception as error:
+            self.watch.restore()
+            raise CompilationError(f"it cannot be traced: {_first_line(error)}") from error
+        self.devices = {
+            node.meta["val"].device.type
+            for node in graph.graph.nodes
+            if isinstance(node.meta.get("val"), Tensor)
+        }
         _use_onednn(graph)
         self.closed_over = _lift_constants(graph)
+        self.watch.restrict(self.closed_over)
+        if self.watch.changed():
+            self.watch.restore()
+            raise CompilationError("it changes an attribute, a global or a parameter while it runs")
+        self.watch.add(called)
         written = {tensor.untyped_storage().data_ptr() for tensor, _ in changed.values()}
         self._written = [t for t in self.closed_over if t.untyped_storage().data_ptr() in written]
         self._call = _compile(graph, [*self.closed_over, *inputs])
@@ -74,7 +90,7 @@ class Compiled:
     def trial(self, *inputs: Tensor) -> list[Tensor]:
         """The result of a call that leaves tensors and random generators as they were."""
         with self.rollback():
-            return [tensor.clone() for tensor in self(*inputs)]
+            return [tensor.clone() for tensor in self(*(given.clone() for given in inputs))]
 
     @contextlib.contextmanager
     def rollback(self) -> Iterator[None]:
@@ -85,31 +101,6 @@ class Compiled:
         with torch.no_grad():
             for tensor, before in zip(self._written, kept, strict=True):
                 tensor.copy_(before)
-
-
-class Watch:
-    """Notices what a compiled function cannot: other tensors in place of those it closed over.
-
-    It remembers the tensors and modes of modules, their descendants, and Pyro's parameter store.
-    """
-
-    def __init__(self, modules: Iterable[nn.Module]):
-        self.modules = list(dict.fromkeys(part for module in modules for part in module.modules()))
-        self.state = self._look()
-
-    def changed(self) -> bool:
-        """Whether a tensor was replaced, retyped or (un)frozen, or a mode switched."""
-        return self._look() != self.state
-
-    def _look(self) -> list[Any]:
-        state: list[Any] = []
-        for module in self.modules:
-            state.append(module.training)
-            for tensor in (*module._parameters.values(), *module._buffers.values()):
-                if tensor is not None:
-                    state += (id(tensor), tensor.requires_grad, tensor.dtype, tensor.device)
-        state += map(id, pyro.get_param_store()._params.values())
-        return state
 
 
 @contextlib.contextmanager
@@ -123,37 +114,12 @@ def _observing() -> Iterator[list[nn.Module]]:
         hook.remove()
 
 
-def _modules_of(function: Any) -> list[nn.Module]:
-    """The modules that a function reaches: its own, in its closure, or by a global name."""
-    found: list[nn.Module] = []
-    seen: set[int] = set()
-
-    def visit(value: Any) -> None:
-        if id(value) in seen:
-            return
-        seen.add(id(value))
-        if isinstance(value, nn.Module):
-            found.append(value)
-        elif callable(value):
-            for name in ("__self__", "__wrapped__", "func", "fn", "model", "guide"):
-                visit(getattr(value, name, None))
-            for cell in getattr(value, "__closure__", None) or ():
-                with contextlib.suppress(ValueError):  # an empty cell
-                    visit(cell.cell_contents)
-            code = getattr(value, "__code__", None)
-            for name in code.co_names if code else ():
-                visit(value.__globals__.get(name))
-
-    visit(function)
-    return found
-
-
 class Tracing(TorchFunctionMode):
     """Keeps what a traced program does within the record.
 
     ``loss.backward()`` takes the gradient of ``loss * factor`` by these parameters, and adds it to
-    ``gradients`` (None where a parameter has none), leaving ``.grad`` alone; ``x.item()`` is a tensor,
-    whose use as a number is an error.
+    ``gradients`` (None where a parameter has none), leaving ``.grad`` alone; ``x.item()``, by which
+    Pyro returns a loss, is a tensor.
     """
 
     def __init__(self, parameters: Sequence[Tensor], factor: float):
@@ -164,7 +130,7 @@ class Tracing(TorchFunctionMode):
     def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         if func is torch.Tensor.backward:
             return self._backward(*args, **(kwargs or {}))
-        if func is torch.Tensor.item:
+        if func is torch.Tensor.item and _called_by_pyro():
             return args[0].detach()
         if func is torch.Tensor.masked_select and _called_by_pyro():
             # TraceEnum_ELBO leaves out costs of probability 0 from a scalar product; zeros do the same.
@@ -179,6 +145,32 @@ class Tracing(TorchFunctionMode):
             if gradient is not None:
                 before = self.gradients[i]
                 self.gradients[i] = gradient if before is None else before + gradient
+
+
+_READERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex", "array")}
+_READERS |= {Tensor.item, Tensor.numpy, Tensor.tolist}
+_MAKERS = {torch.tensor, torch.as_tensor, Tensor.new_tensor}
+
+
+class _NoValues(TorchFunctionMode):
+    """Refuses to turn a tensor's values into Python's, which would be recorded as constants."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        makes = func in _MAKERS and isinstance(args[-1], list | tuple)
+        reads = makes and any(isinstance(leaf, Tensor) for leaf in pytree.tree_leaves(args[-1]))
+        if reads or func in _READERS:
+            raise TypeError(f"{func.__name__} reads the values of a tensor")
+        return func(*args, **(kwargs or {}))
+
+
+class _NoShapesFromValues(TorchDispatchMode):
+    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if torch.Tag.dynamic_output_shape in func.tags and not (
+            func is torch.ops.aten.index.Tensor
+            and all(index is None or index.dtype not in (torch.bool, torch.uint8) for index in args[1])
+        ):
+            raise TypeError(f"the shape of what {func} returns depends on the values of a tensor")
+        return func(*args, **(kwargs or {}))
 
 
 class _Undo(TorchDispatchMode):
@@ -210,7 +202,7 @@ def rollback() -> Iterator[dict[int, tuple[Tensor, Tensor]]]:
     Gives the tensors that were changed, with what they held before. What is to be kept of the results
     must be cloned within.
     """
-    devices = [torch.cuda.current_device()] if torch.cuda.is_initialized() else []
+    devices = range(torch.cuda.device_count()) if torch.cuda.is_initialized() else []
     undo = _Undo()
     with torch.random.fork_rng(devices):
         try:
@@ -237,16 +229,20 @@ def check_equal(
         distance, size = (a - b).norm().item(), max(a.norm().item(), floor)
         if distance > tolerance * size:
             raise CompilationError(
-                f"it differs from the eager one by {distance / size if size else math.inf:.2g} of its norm: "
-                "it depends on something that is not a tensor, such as a changing attribute or another "
-                "source of random numbers; pass it as a tensor argument"
+                f"it differs from the eager one by {distance / size if size else math.inf:.2g} of its norm, "
+                "as if it depends on something that is not a tensor, such as a hidden counter or another "
+                "source of random numbers; pass that as a tensor argument"
             )
 
 
 def _trace(function: Function, inputs: Sequence[Tensor]) -> GraphModule:
     """The tensor operations of the function, recorded while it runs."""
     with (
+        _NoValues(),
+        _NoShapesFromValues(),
         pyro.validation_enabled(False),
+        # Which does not reach distributions made or expanded before.
+        mock.patch.object(Distribution, "_validate_sample", return_value=None),
         # Pyro looks for NaN at each site by a branch on tensors; the caller looks at the result.
         mock.patch.object(pyro.util, "torch_isnan", return_value=False),
         mock.patch.object(pyro.util, "torch_isinf", return_value=False),
@@ -254,7 +250,8 @@ def _trace(function: Function, inputs: Sequence[Tensor]) -> GraphModule:
         # distributions then draw other random numbers, and are not told.
         mock.patch.object(torch._C, "_get_tracing_state", _called_by_pyro),
     ):
-        return make_fx(function)(*inputs)
+        # Copies of the tensor objects, for one may be given twice, or be closed over as well.
+        return make_fx(function)(*[t.detach().requires_grad_(t.requires_grad) for t in inputs])
 
 
 def _called_by_pyro() -> bool:
@@ -269,17 +266,21 @@ def _called_by_pyro() -> bool:
 def _lift_constants(graph: GraphModule) -> list[Tensor]:
     """Makes the tensors that the graph closes over its leading inputs, and returns them."""
     nodes = list(graph.graph.nodes)
-    first = nodes[0]
+    with graph.graph.inserting_before(nodes[0]):
+        first = graph.graph.call_function(len, ((),))  # a place before all others
     lifted: dict[int, tuple[Tensor, Any]] = {}
     for node in nodes:
         if node.op != "get_attr":
             continue
         tensor = getattr(graph, node.target)
+        if not isinstance(tensor, Tensor):
+            raise CompilationError(f"it uses a {type(tensor).__name__} of its own")
         if id(tensor) not in lifted:
             with graph.graph.inserting_before(first):
                 lifted[id(tensor)] = tensor, graph.graph.placeholder(f"closed_over_{len(lifted)}")
         node.replace_all_uses_with(lifted[id(tensor)][1])
         graph.graph.erase_node(node)
+    graph.graph.erase_node(first)
     for node in graph.graph.nodes:
         node.meta.clear()
     graph.graph.eliminate_dead_code()

@@ -171,7 +171,7 @@ def _compiled(function: Callable[[Tensor], list[Tensor]], x: Tensor) -> Callable
         check_equal(expected, compiled.trial(x), tolerance=1e-4)
     except CompilationError as error:
         text = f"the log-likelihood is estimated eagerly, not compiled: {error}"
-        warnings.warn(text, CompilationWarning, stacklevel=2)
+        warnings.warn(text, CompilationWarning, stacklevel=5)
         return function
     return compiled
 

@@ -8,7 +8,7 @@ import math
 import time
 import warnings
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import ExitStack
+from contextlib import AbstractContextManager, ExitStack, nullcontext
 from dataclasses import dataclass, field
 from math import isfinite
 from typing import Any, Literal, cast
@@ -63,6 +63,12 @@ class _Result:
     @classmethod
     def of(cls, tensors: list[Tensor], trained: list[nn.Parameter]) -> _Result:
         loss, norm, terms, *gradients = tensors
+        addresses = set()
+        for i, (parameter, gradient) in enumerate(zip(trained, gradients, strict=True)):
+            # Optimizers expect what autograd gives them: memory of its own, laid out as the parameter's.
+            if gradient.stride() != parameter.stride() or gradient.data_ptr() in addresses:
+                gradients[i] = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+            addresses.add(gradient.data_ptr())
         return cls(loss, norm, terms, dict(zip(trained, gradients, strict=True)))
 
     @property
@@ -127,7 +133,7 @@ class SVI:
         log: called with a line on each compilation.
 
     Raises:
-        ValueError: an option is none of those above.
+        ValueError: an option is none of those above, or the optimizer is LBFGS, which needs a closure.
 
     Reference: Hoffman et al., 2013, "Stochastic variational inference".
     """
@@ -155,6 +161,8 @@ class SVI:
         ):
             if value not in accepted:
                 raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, accepted))}")
+        if isinstance(optim, torch.optim.LBFGS):
+            raise ValueError("LBFGS evaluates the loss several times in a step; give torch.optim.Adam, say")
         self.model, self.guide, self.optim = model, guide, optim
         self.loss = copy.copy(loss)  # an ELBO keeps what it guessed of the model's plates
         self.compile, self.precision, self.reduction = compile, precision, reduction
@@ -166,6 +174,7 @@ class SVI:
         self._graphs: dict[Any, list[_Graph]] = {}
         self._pending: _Pending | None = None
         self._warned = False
+        self._device = "cpu"
 
     @property
     def engine(self) -> str:
@@ -182,13 +191,18 @@ class SVI:
             The loss, a scalar tensor, so that nothing waits for it unless it is read.
 
         Raises:
-            NonFiniteLossError: the loss or the gradient's norm is not finite; that step was not taken.
-                On a GPU it may be raised up to 32 steps later, or by ``check()``; none was taken since.
+            NonFiniteLossError: the loss or the gradient's norm is not finite; parameters and optimizer are
+                as before that step (statistics of batch normalisation are not). On a GPU it may be raised
+                up to 32 steps later, or by ``check()``; none was taken since.
         """
         leaves, spec = pytree.tree_flatten((args, kwargs))
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        self._device = inputs[0].device.type if inputs else "cpu"
         generators = _generators(inputs)
-        graph = self._graph(leaves, spec, inputs) if self._compiles() else None
+        try:
+            graph, obstacle = self._graph(leaves, spec, inputs) if self._compiles() else None, None
+        except CompilationError as error:
+            graph, obstacle = None, error
         if graph is not None and graph.replay is not None:
             result = graph.replay(inputs)
         else:
@@ -207,6 +221,8 @@ class SVI:
                 self._update(result)
             else:
                 self._update_if_finite(result)
+        if obstacle is not None:  # and not the arguments, with which the eager step would have failed too
+            self._give_up(str(obstacle))
         self.num_steps += 1
         self.terms = result.terms
         if self.num_steps == 1:
@@ -220,7 +236,7 @@ class SVI:
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """Estimates the loss, and changes nothing."""
+        """Estimates the loss, as Pyro's SVI does, without gradients."""
         with pyro.validation_enabled(False):
             loss = cast(Any, self.loss).loss(self.model, self.guide, *args, **kwargs)
         return float(sum(loss) if isinstance(loss, tuple) else loss) * self._factor((args, kwargs))
@@ -260,14 +276,16 @@ class SVI:
         found = backward.gradients if backward else [parameter.grad for parameter in parameters]
         gradients = {p: g for p, g in zip(parameters, found, strict=True) if g is not None}
         values = list(gradients.values())
-        if factor != 1 and not backward:
+        if values and factor != 1 and not backward:
             torch._foreach_mul_(values, factor)
         norms = [
             torch.linalg.vector_norm(value) for value in values
         ]  # which inductor fuses; foreach it does not
         norm = torch.stack(norms).norm() if norms else loss.new_zeros(())
         if self.clip_norm is not None:
-            values = list(torch._foreach_mul(values, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)))
+            values = values and list(
+                torch._foreach_mul(values, (self.clip_norm / (norm + 1e-6)).clamp(max=1.0))
+            )
         with torch.no_grad(), pyro.validation_enabled(False):
             traces = [program.trace for program in programs]
             terms = self._terms(*traces) if self._terms else loss.new_zeros(0)
@@ -285,16 +303,19 @@ class SVI:
             return 1.0
         return 1 / len(next(leaf for leaf in pytree.tree_leaves(arguments) if isinstance(leaf, Tensor)))
 
-    def _autocast(self) -> torch.autocast:
-        device = self.parameters[0].device.type if self.parameters else "cpu"
+    def _autocast(self) -> AbstractContextManager[Any]:
+        if self.precision == "float32":
+            return nullcontext()
         # A weight is used once in a step: a cache would save nothing, and outlive the tracing.
-        return torch.autocast(device, torch.bfloat16, self.precision == "bf16", cache_enabled=False)
+        return torch.autocast(self._device, torch.bfloat16, cache_enabled=False)
 
     def _update(self, result: _Result) -> None:
         for parameter in self.parameters:
             parameter.grad = result.gradients.get(parameter)
         if isinstance(self.optim, PyroOptim):
             self.optim(list(result.gradients))
+            for parameter in result.gradients:  # which another SVI may share
+                parameter.grad = None
         else:
             self.optim.step()
 
@@ -306,6 +327,7 @@ class SVI:
         optim: Any = self.optim
         optim.found_inf, optim.grad_scale = self._pending.failed.float(), None
         self._update(result)
+        optim.found_inf = None
 
     def _compiles(self) -> bool:
         if not self.compile or self.num_steps == 0:
@@ -317,34 +339,43 @@ class SVI:
             return False
         return True
 
-    def _graph(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> _Graph | None:
-        """The compiled step for these arguments, None if there can be none."""
+    def _graph(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> _Graph:
+        """The compiled step for these arguments."""
         key = spec, tuple(map(_describe, leaves)), self._describe_settings()
         parameters = self._describe_parameters()
         graphs = self._graphs.setdefault(key, [])
         graph = next(
             (g for g in graphs if g.parameters == parameters and not g.compiled.watch.changed()), None
         )
-        try:
-            if graph is None:
-                if self.num_compilations == MAX_GRAPHS:
-                    raise CompilationError(
-                        f"it was compiled for {MAX_GRAPHS} different arguments or parameters already; pass "
-                        "what changes as tensors of the same shape"
-                    )
-                graph = self._compile(leaves, spec, inputs)
-                graphs.append(graph)
-            graph.uses += 1
-            if math.log10(graph.uses).is_integer():
+        if graph is None:
+            if self.num_compilations == MAX_GRAPHS:
+                raise CompilationError(
+                    f"it was compiled {MAX_GRAPHS} times already, for other arguments, parameters or "
+                    "attributes; pass what changes as tensors of the same shape"
+                )
+            graph = self._compile(leaves, spec, inputs)
+            graphs.append(graph)
+        graph.uses += 1
+        if math.log10(graph.uses).is_integer():
+            try:
                 self._compare(graph, leaves, spec, inputs)
-            if graph.replay is None and _records(self.optim, inputs):
-                graph.replay = _Replay(graph, inputs, self._update_if_finite)
-                self.log("recorded the step as a CUDA graph")
-        except CompilationError as error:
-            graphs.clear()
-            self._give_up(str(error))
-            return None
+            except Exception as error:
+                raise CompilationError(f"at its use {graph.uses}: {error}") from error
+        if graph.replay is not None and graph.replay.outdated(self.optim):
+            graph.replay = None
+        if graph.replay is None and _records(self.optim, graph.compiled):
+            self._record(graph, inputs)
         return graph
+
+    def _record(self, graph: _Graph, inputs: list[Tensor]) -> None:
+        assert isinstance(self.optim, torch.optim.Optimizer)
+        try:
+            graph.replay = _Replay(graph, inputs, self._update_if_finite, self.optim)
+        except RuntimeError as error:  # from the driver; the compiled step does the same without it
+            graph.compiled.devices.add("not recordable")
+            self.log(f"the compiled step is not recorded as a CUDA graph: {error}")
+        else:
+            self.log("recorded the compiled step as a CUDA graph")
 
     def _compile(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> _Graph:
         began = time.monotonic()
@@ -363,7 +394,9 @@ class SVI:
             return result.tensors
 
         self.num_compilations += 1
-        graph = _Graph(Compiled(function, inputs), trained, self._describe_parameters())
+        graph = _Graph(
+            Compiled(function, inputs, (self.model, self.guide)), trained, self._describe_parameters()
+        )
         seconds = time.monotonic() - began
         self.compile_seconds += seconds
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
@@ -382,7 +415,8 @@ class SVI:
         if eager.gradients.keys() != found.gradients.keys():
             raise CompilationError("other parameters have gradients than in the eager step")
         found.gradients = {p: found.gradients[p] for p in eager.gradients}
-        tolerance = TOLERANCE[torch.bfloat16 if self.precision == "bf16" else expected[0].dtype]
+        dtype = torch.bfloat16 if self.precision == "bf16" else expected[0].dtype
+        tolerance = TOLERANCE.get(dtype, TOLERANCE[torch.bfloat16])
         check_equal(expected, found.tensors, tolerance, floor=1e-3 * expected[1].item())
 
     def _describe_parameters(self) -> list[tuple[Any, ...]]:
@@ -446,37 +480,64 @@ class SVI:
 class _Replay:
     """A step on a GPU, update included, recorded as one CUDA graph: replaying it is a single launch."""
 
-    def __init__(self, graph: _Graph, inputs: list[Tensor], update: Callable[[_Result], None]):
-        self.inputs = [tensor.clone() for tensor in inputs]
+    def __init__(
+        self,
+        graph: _Graph,
+        inputs: list[Tensor],
+        update: Callable[[_Result], None],
+        optim: torch.optim.Optimizer,
+    ):
+        self.graph = graph
+        self.inputs = [tensor.detach().clone() for tensor in inputs]
 
         def function() -> _Result:
             result = graph(self.inputs)
             update(result)
             return result
 
-        with graph.compiled.rollback():
-            self.replay, self.result = _capture(function)
+        with torch.no_grad():
+            self.replay, self.result = _capture(function, graph.compiled.rollback, inputs[0].device)
+        self.state = self._look(optim)
 
+    def outdated(self, optim: Any) -> bool:
+        """Whether what was recorded by its address or its value is elsewhere or another one now."""
+        return self._look(optim) != self.state
+
+    def _look(self, optim: torch.optim.Optimizer) -> list[Any]:
+        tensors = [*self.graph.compiled.closed_over, *self.graph.trained]
+        state: list[Any] = [id(optim)]
+        for entry in optim.state.values():
+            tensors += [value for value in entry.values() if isinstance(value, Tensor)]
+        for group in optim.param_groups:
+            tensors += [value for value in group.values() if isinstance(value, Tensor)]
+            state += [v for k, v in group.items() if k != "params" and not isinstance(v, Tensor)]
+        return state + [tensor.data_ptr() for tensor in tensors]
+
+    @torch.no_grad()
     def __call__(self, inputs: list[Tensor]) -> _Result:
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)
         self.replay()
-        return _Result(
-            self.result.loss.clone(), self.result.norm, self.result.terms.clone(), self.result.gradients
-        )
+        result = self.result
+        return _Result(result.loss.clone(), result.norm, result.terms.clone(), result.gradients)
 
 
-def _capture(function: Callable[[], _Result]) -> tuple[Callable[[], None], _Result]:
+def _capture(
+    function: Callable[[], _Result],
+    rollback: Callable[[], AbstractContextManager[None]],
+    device: torch.device,
+) -> tuple[Callable[[], None], _Result]:
     """Records what the function launches; returns what launches it again, and where its results will be."""
-    stream = torch.cuda.Stream()
-    stream.wait_stream(torch.cuda.current_stream())
-    with torch.cuda.stream(stream):
-        for _ in range(3):  # what is made at the first call, libraries' workspaces among it, is not recorded
-            function()
-    torch.cuda.current_stream().wait_stream(stream)
-    graph = torch.cuda.CUDAGraph()
-    with torch.cuda.graph(graph):
-        result = function()
+    with torch.cuda.device(device):
+        stream = torch.cuda.Stream()
+        stream.wait_stream(torch.cuda.current_stream())
+        with torch.cuda.stream(stream), rollback():
+            for _ in range(3):  # what is made at the first call, libraries' workspaces say, is not recorded
+                function()
+        torch.cuda.current_stream().wait_stream(stream)
+        graph = torch.cuda.CUDAGraph()
+        with torch.cuda.graph(graph):  # which launches nothing
+            result = function()
     return graph.replay, result
 
 
@@ -498,9 +559,15 @@ def _waits(optim: torch.optim.Optimizer | PyroOptim, tensor: Tensor) -> bool:
     return not all(group.get("fused") and group.get("capturable") for group in optim.param_groups)
 
 
-def _records(optim: torch.optim.Optimizer | PyroOptim, inputs: list[Tensor]) -> bool:
-    """Whether a step can be one CUDA graph."""
-    return all(tensor.is_cuda for tensor in inputs) and bool(inputs) and not _waits(optim, inputs[0])
+def _records(optim: torch.optim.Optimizer | PyroOptim, compiled: Compiled) -> bool:
+    """Whether a step can be one CUDA graph: all is on the GPU, the learning rate too; no Python hooks."""
+    if isinstance(optim, PyroOptim) or compiled.devices != {"cuda"}:
+        return False
+    if optim._optimizer_step_pre_hooks or optim._optimizer_step_post_hooks:
+        return False
+    return not _waits(optim, compiled.closed_over[0]) and all(
+        isinstance(group["lr"], Tensor) for group in optim.param_groups
+    )
 
 
 def _within(program: Callable[..., Any], context: Callable[[], Any]) -> Callable[..., Any]:
@@ -514,7 +581,9 @@ def _within(program: Callable[..., Any], context: Callable[[], Any]) -> Callable
 def _describe(leaf: Any) -> Any:
     if isinstance(leaf, Tensor):
         return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    return type(leaf), leaf if hasattr(leaf, "__hash__") else id(leaf)
+    if isinstance(leaf, bool | int | float | str | bytes | torch.dtype | torch.device | torch.Size | None):
+        return type(leaf), leaf
+    raise CompilationError(f"an argument is a {type(leaf).__name__}, whose changes cannot be seen")
 
 
 def _generators(inputs: list[Tensor]) -> list[tuple[torch.device, Tensor]]:

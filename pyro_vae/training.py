@@ -525,7 +525,7 @@ def _make(factory: Callable[..., torch.optim.Optimizer], vae: VAE, lr: float) ->
         ways["capturable"], rate = True, torch.tensor(lr, device=vae.input_loc.device)
     try:
         return factory(parameters, rate, **ways)
-    except ValueError as error:
+    except (ValueError, RuntimeError) as error:
         raise config.ConfigError(f"{cls.__name__} cannot be made: {error}") from error
 
 

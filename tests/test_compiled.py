@@ -1,5 +1,6 @@
 """The compiled step is the eager step: values, gradients, and whatever may change in between."""
 
+import collections
 import copy
 import math
 import random
@@ -60,6 +61,8 @@ def train(make, xs, **options):
     """Both ways from the same start under the same seed; returns the compiled SVI and both modules."""
     modules, losses = [], []
     for compile in (True, False):
+        pyro.clear_param_store()
+        torch.manual_seed(1)
         module = make()
         svi = make_svi(module, compile=compile, **options)
         torch.manual_seed(3)
@@ -403,7 +406,7 @@ def test_many_shapes_are_given_up(make_vae, monkeypatch):
     monkeypatch.setattr(engine, "MAX_GRAPHS", 1)
     svi = make_svi(make_vae())
     xs = batches(8, 8, 9, 10)
-    with pytest.warns(CompilationWarning, match="different arguments"):
+    with pytest.warns(CompilationWarning, match="for other arguments"):
         take(svi, *xs)
     assert svi.engine == "eager, float32"
 
@@ -462,19 +465,19 @@ class TestFallback:
         self.check(model, "not a tensor")
 
     def test_attribute_that_changes_later(self):
-        """Noticed at the tenth use at the latest."""
-        state = {"scale": 1.0}
+        """Where it cannot be watched, it is noticed at the tenth use at the latest."""
+        state = collections.deque([1.0])
 
         def model(x):
             w = pyro.sample("w", dist.Normal(0.0, 1.0))
             with pyro.plate("data", len(x)):
-                pyro.sample("x", dist.Normal(w, state["scale"]), obs=x)
+                pyro.sample("x", dist.Normal(w, state[0]), obs=x)
 
         guide = AutoNormal(model)
         svi = SVI(model, guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), compile=True)
         take(svi, *[torch.ones(5)] * 5)
-        state["scale"] = 2.0
-        with pytest.warns(CompilationWarning, match="changing attribute"):
+        state[0] = 2.0
+        with pytest.warns(CompilationWarning, match="hidden counter"):
             take(svi, *[torch.ones(5)] * 6)
         assert svi.engine == "eager, float32"
 
@@ -505,6 +508,287 @@ class TestFallback:
             assert any(issubclass(w.category, CompilationWarning) for w in caught) == compile
             svi.step(x)
         assert_same(one, other)
+
+
+# Whatever happens between steps or within the program: followed or refused, never ignored.
+
+
+class Line(nn.Module):
+    """y ~ Normal(a x + b, scale), with everything that may change about a module."""
+
+    def __init__(self):
+        super().__init__()
+        self.net = nn.Sequential(nn.Linear(3, 3), nn.Identity())
+        self.register_buffer("shift", torch.zeros(3))
+        self.scale, self.prior = 1.0, dist.Normal(torch.zeros(3), torch.ones(3)).to_event(1)
+        self.number, self.flag = torch.tensor(1.0), torch.tensor(True)
+
+    def model(self, x):
+        pyro.module("line", self)
+        loc = self.net(x - self.shift) + (1.0 if self.training else 0.0)
+        with pyro.plate("data", len(x)):
+            z = pyro.sample("z", self.prior)
+            pyro.sample("x", dist.Normal(loc + z, self.scale).to_event(1), obs=x)
+
+    def guide(self, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample("z", dist.Normal(self.net(x), 1.0).to_event(1))
+
+
+CHANGES = {
+    "buffer": lambda line: setattr(line, "shift", torch.ones(3)),
+    "number": lambda line: setattr(line, "scale", 3.0),
+    "distribution": lambda line: setattr(line, "prior", dist.Normal(torch.ones(3), 2.0).to_event(1)),
+    "layer": lambda line: line.net.__setitem__(1, nn.Tanh()),
+    "hook": lambda line: line.net.register_forward_hook(lambda module, args, y: 2 * y),
+    "gradient's hook": lambda line: line.net[0].bias.register_hook(lambda gradient: 0 * gradient),
+    "mode": lambda line: line.eval(),
+    "frozen": lambda line: line.net[0].bias.requires_grad_(False),
+}
+
+
+@pytest.mark.filterwarnings("ignore:net.0.bias was not registered")
+@pytest.mark.parametrize("change", CHANGES.values(), ids=CHANGES.keys())
+def test_changed_module(change):
+    lines, losses = [], []
+    for compile in (True, False):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        line = Line()
+        svi = make_svi(line, compile=compile)
+        take(svi, *[torch.ones(5, 3)] * 3)
+        change(line)
+        losses.append([svi.step(torch.ones(5, 3)).item() for _ in range(3)])
+        lines.append(line)
+        assert svi.engine == f"{'compiled' if compile else 'eager'}, float32"
+    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    for one, other in zip(lines[0].parameters(), lines[1].parameters(), strict=True):
+        torch.testing.assert_close(one, other, rtol=1e-5, atol=1e-5)
+
+
+OUTSIDE = 1.0
+
+
+class Holder:
+    def __init__(self):
+        self.number, self.values = 1.0, torch.ones(4)
+
+
+def outside_programs():
+    """Programs that read something outside, and how to change it."""
+    global OUTSIDE
+    OUTSIDE = 1.0
+    holder, numbers, state = Holder(), [1.0], {"scale": torch.tensor(1.0)}
+    local = 1.0
+
+    def observe(loc, scale):
+        with pyro.plate("data", 4):
+            pyro.sample(
+                "x", dist.Normal(pyro.param("loc", torch.tensor(0.0)) + loc, scale), obs=torch.ones(4)
+            )
+
+    def change_local():
+        nonlocal local
+        local = 2.0
+
+    def change_global():
+        global OUTSIDE
+        OUTSIDE = 2.0
+
+    return {
+        "closure": (lambda x: observe(local, 1.0), change_local),
+        "global": (lambda x: observe(OUTSIDE, 1.0), change_global),
+        "list": (lambda x: observe(numbers[0], 1.0), lambda: numbers.__setitem__(0, 2.0)),
+        "tensor in a dict": (
+            lambda x: observe(0.0, state["scale"]),
+            lambda: state.update(scale=torch.tensor(2.0)),
+        ),
+        "attribute": (lambda x: observe(holder.number, 1.0), lambda: setattr(holder, "number", 2.0)),
+        "tensor as attribute": (
+            lambda x: observe(holder.values, 1.0),
+            lambda: setattr(holder, "values", torch.zeros(4)),
+        ),
+        "tensor in place": (lambda x: observe(holder.values, 1.0), lambda: holder.values.zero_()),
+    }
+
+
+@pytest.mark.parametrize("name", outside_programs())
+def test_changed_outside(name):
+    losses = []
+    for compile in (True, False):
+        pyro.clear_param_store()
+        model, change = outside_programs()[name]
+        svi = SVI(model, lambda x: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO(), compile=compile)
+        take(svi, *[torch.ones(1)] * 3)
+        change()
+        losses.append([svi.step(torch.ones(1)).item() for _ in range(3)])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+class Layout(nn.Module):
+    """Gradients that the record lays out otherwise than autograd does, or shares between parameters."""
+
+    def __init__(self):
+        super().__init__()
+        self.w, self.expanded = nn.Parameter(torch.rand(3, 5)), nn.Parameter(torch.rand(1000))
+        self.a, self.b = nn.Parameter(torch.zeros(())), nn.Parameter(torch.zeros(()))
+
+    def model(self, x):
+        pyro.module("layout", self)
+        pyro.factor("f", -(self.expanded.sum() - 1.0).square())
+        with pyro.plate("data", len(x)):
+            loc = (self.w.t() * x[:, None, None]).sum((1, 2)) + self.a + self.b
+            pyro.sample("x", dist.Normal(loc, 1.0), obs=x)
+
+    def guide(self, x):
+        pass
+
+
+def test_layout_of_gradients():
+    compiled, one, other = train(Layout, [torch.linspace(-1, 1, 7)] * 8, clip_norm=0.5)
+    assert compiled.engine == "compiled, float32"
+    assert_same(one, other)
+
+
+def test_one_tensor_as_two_arguments():
+    def model(x, y):
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(x * pyro.param("w", torch.tensor(0.5)) + other, 1.0), obs=y)
+
+    other, x, y = torch.arange(4.0), torch.ones(4), torch.linspace(0, 1, 4)
+    losses = []
+    for compile in (True, False):
+        pyro.clear_param_store()
+        svi = SVI(model, lambda x, y: None, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO(), compile=compile)
+        calls = [(x, x), (x, x), (x, y), (other, y), (x, other)]
+        losses.append([svi.step(*call).item() for call in calls])
+    assert losses[0] == pytest.approx(losses[1], rel=1e-6)
+
+
+READS = {
+    "list": lambda line, x: x.tolist()[0],
+    "array": lambda line, x: x.numpy()[0],
+    "float of an attribute": lambda line, x: float(line.number),
+    "branch on an attribute": lambda line, x: 1.0 if line.flag else 2.0,
+    "length of a selection": lambda line, x: float(len(x[x > 0.5])),
+    "number of values": lambda line, x: float(len(torch.unique(x))),
+    "tensor of items": lambda line, x: torch.tensor([x[0].item(), 1.0]).sum(),
+    "item": lambda line, x: {1.0: 0.0}.get(x[0].item(), 5.0),
+}
+
+
+@pytest.mark.parametrize("read", READS.values(), ids=READS.keys())
+def test_values_that_become_numbers_are_refused(read):
+    line = Line()
+
+    def model(x):
+        with pyro.plate("data", len(x)):
+            w = pyro.param("w", torch.tensor(0.0))
+            pyro.sample("x", dist.Normal(w + read(line, x), 1.0), obs=x)
+
+    svi = SVI(model, lambda x: None, pyro.optim.SGD({"lr": 0.0}), Trace_ELBO(), compile=True)
+    with pytest.warns(CompilationWarning, match="cannot be traced.*values of a tensor"):
+        take(svi, *[torch.ones(3)] * 3)
+    assert svi.engine == "eager, float32"
+
+
+def test_changes_while_running_are_refused_and_undone():
+    class Average(Line):
+        def model(self, x):
+            self.shift = 0.9 * self.shift + 0.1 * x.mean(0)
+            super().model(x)
+
+    lines = []
+    for compile in (True, False):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        lines.append(Average())
+        svi = make_svi(lines[-1], compile=compile)
+        if compile:
+            with pytest.warns(CompilationWarning, match="it changes an attribute"):
+                take(svi, *[torch.ones(5, 3)] * 3)
+        else:
+            take(svi, *[torch.ones(5, 3)] * 3)
+    assert_same(*lines)
+
+
+def test_arguments_changed_in_place():
+    def model(x):
+        x.add_(1.0)
+        with pyro.plate("data", len(x)):
+            pyro.sample("y", dist.Normal(pyro.param("w", torch.tensor(0.0)), 1.0), obs=x)
+
+    x = torch.zeros(4)
+    svi = SVI(model, lambda x: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO(), compile=True)
+    totals = []
+    for _ in range(3):
+        svi.step(x)
+        totals.append(x.sum().item())
+    assert torch.diff(torch.tensor(totals)).tolist() == [4.0, 4.0]
+    assert svi.engine == "compiled, float32"
+
+
+def test_a_parameter_of_two():
+    """Gradients of one SVI do not reach the other's steps."""
+
+    def program(name, x):
+        with pyro.plate("data", len(x)):
+            pyro.sample(name, dist.Normal(pyro.param("w", torch.tensor(0.0)), 1.0), obs=x)
+
+    values = []
+    for make in (pyro.infer.SVI, SVI):
+        pyro.clear_param_store()
+        svis = [
+            make(lambda x, n=name: program(n, x), lambda x: None, pyro.optim.SGD({"lr": 0.01}), Trace_ELBO())
+            for name in "ab"
+        ]
+        for _ in range(3):
+            for svi in svis:
+                svi.step(torch.ones(4))
+                values.append(pyro.param("w").item())
+    assert values[:6] == pytest.approx(values[6:])
+
+
+def test_no_arguments_and_expanded_distributions():
+    class Module(pyro.nn.PyroModule):
+        def __init__(self):
+            super().__init__()
+            self.w = pyro.nn.PyroSample(dist.Normal(0.0, 1.0).expand([2]).to_event(1))
+
+        def forward(self):
+            with pyro.plate("data", 5):
+                pyro.sample("x", dist.Normal(self.w.sum(), 1.0), obs=torch.ones(5))
+
+    module = Module()
+    svi = SVI(module, AutoNormal(module), pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), compile=True)
+    assert all(svi.step().isfinite() for _ in range(4))
+    assert svi.engine == "compiled, float32"
+
+
+def test_one_wrong_call_is_only_that(make_vae):
+    svi = make_svi(make_vae())
+    take(svi, *batches(B, B))
+    with pytest.raises(ValueError, match="built for data of shape"):
+        svi.step(torch.zeros(B, 1, 8, 9))
+    take(svi, *batches(B))
+    assert svi.engine == "compiled, float32"
+
+
+def test_arguments_that_cannot_be_watched():
+    def model(x, settings):
+        with pyro.plate("data", len(x)):
+            pyro.sample("x", dist.Normal(pyro.param("w", torch.tensor(0.0)), max(settings)), obs=x)
+
+    svi = SVI(model, lambda x, settings: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO(), compile=True)
+    svi.step(torch.ones(3), {1.0})
+    with pytest.warns(CompilationWarning, match="an argument is a set"):
+        svi.step(torch.ones(3), {2.0})
+
+
+def test_lbfgs_is_refused(make_vae):
+    vae = make_vae()
+    with pytest.raises(ValueError, match="LBFGS"):
+        SVI(vae.model, vae.guide, torch.optim.LBFGS(vae.parameters()), Trace_ELBO())
 
 
 def test_auto_waits(make_vae, monkeypatch):
@@ -585,7 +869,7 @@ def on_a_gpu(monkeypatch):
     The stand-in for a CUDA graph runs the recorded function anew, into the same memory.
     """
 
-    def capture(function):
+    def capture(function, rollback, device):
         with rollback():
             result = function()
 
@@ -598,7 +882,7 @@ def on_a_gpu(monkeypatch):
         return replay, result
 
     monkeypatch.setattr(engine, "_waits", lambda optim, tensor: False)
-    monkeypatch.setattr(engine, "_records", lambda optim, inputs: True)
+    monkeypatch.setattr(engine, "_records", lambda optim, compiled: True)
     monkeypatch.setattr(engine, "_capture", capture)
 
 

@@ -6,8 +6,8 @@ from pathlib import Path
 import pyro_vae
 
 ROWS = [
-    ["distributions", "nets", "data", "compiler"],
-    ["priors", "likelihoods", "guides"],
+    ["distributions", "nets", "data", "watch"],
+    ["priors", "likelihoods", "guides", "compiler"],
     ["vae"],
     ["objectives", "config", "figures"],
     ["svi", "evaluate", "checkpoint"],

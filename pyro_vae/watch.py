@@ -101,7 +101,10 @@ class Watch:
                 self._visit(child)
         elif isinstance(value, dict):
             self._hold(value)
-        elif isinstance(value, list | tuple):
+        elif isinstance(value, tuple):
+            for item in value:
+                self._visit(item)
+        elif isinstance(value, list):
             for i in range(len(value)):
                 self._slot(value, i)
         elif isinstance(value, types.MethodType):

@@ -6,7 +6,7 @@ prints the tables of the README and draws its figure; it takes about ten minutes
 trains the same network (784-400-50 and back, softplus) on the same images, binarised anew each epoch, with
 Adam; peers take turns within each round, and the figures are medians over rounds. Ratios within one run
 mean something; milliseconds depend on the machine and on what else it does. NumPyro and pythae take part if
-they are installed (pip install numpyro pythae).
+they are installed (pip install -e ".[benchmark]" brings NumPyro).
 """
 
 from __future__ import annotations

@@ -12,6 +12,7 @@ from pyro_vae import (
     nets,
     objectives,
     priors,
+    svi,
 )
 from pyro_vae.checkpoint import load
 from pyro_vae.training import Run, fit, resume
@@ -34,4 +35,5 @@ __all__ = [
     "objectives",
     "priors",
     "resume",
+    "svi",
 ]

@@ -67,13 +67,16 @@ class Compiled:
         except Exception as error:
             self.watch.restore()
             raise CompilationError(f"it cannot be traced: {_first_line(error)}") from error
-        self.devices = {
-            node.meta["val"].device.type
+        drawn_on = {
+            value.device.type
             for node in graph.graph.nodes
-            if isinstance(node.meta.get("val"), Tensor)
+            if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+            for value in pytree.tree_leaves(node.meta["val"])
         }
         _use_onednn(graph)
         self.closed_over = _lift_constants(graph)
+        self.devices = {tensor.device.type for tensor in self.closed_over} | drawn_on
+        """Where the tensors that it closes over are, and where its random numbers are drawn."""
         self.watch.restrict(self.closed_over)
         if self.watch.changed():
             self.watch.restore()
@@ -284,8 +287,12 @@ def _lift_constants(graph: GraphModule) -> list[Tensor]:
     for node in graph.graph.nodes:
         node.meta.clear()
     graph.graph.eliminate_dead_code()
+    used = [(tensor, node) for tensor, node in lifted.values() if node.users]
+    for _, node in lifted.values():
+        if not node.users:
+            graph.graph.erase_node(node)
     graph.recompile()
-    return [tensor for tensor, _ in lifted.values()]
+    return [tensor for tensor, _ in used]
 
 
 _LIBRARY = torch.library.Library("pyro_vae", "DEF")

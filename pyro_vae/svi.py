@@ -84,6 +84,7 @@ class _Graph:
     trained: list[nn.Parameter]
     parameters: list[tuple[Any, ...]]
     uses: int = 0
+    recordable: bool = True
     replay: _Replay | None = None
 
     def __call__(self, inputs: Sequence[Tensor]) -> _Result:
@@ -109,9 +110,10 @@ class SVI:
     function as the eager step, seed for seed: that is checked when it is compiled and again at its
     10th, 100th, 1000th ... use, and where it fails, the step is eager from there on, with a warning.
 
-    Numbers that change from step to step (an annealing factor) must be tensors: anything else is
-    compiled in, and another number means another compilation. Changes that no tensor shows (an
-    attribute of the model) are only noticed by the next check.
+    Numbers that change from step to step (an annealing factor) should be tensors: anything else is
+    compiled in, and another number means another compilation, up to 16. Changes of modules, and of what
+    the programs reach by their closures and globals, are followed in the same way; those that Python does
+    not show (a file's, an iterator's) are noticed by the next check.
 
     The first step is eager, with Pyro's validation on to catch mistakes; later ones are without.
 
@@ -174,7 +176,7 @@ class SVI:
         self._graphs: dict[Any, list[_Graph]] = {}
         self._pending: _Pending | None = None
         self._warned = False
-        self._device = "cpu"
+        self._device = torch.device("cpu")
 
     @property
     def engine(self) -> str:
@@ -197,7 +199,7 @@ class SVI:
         """
         leaves, spec = pytree.tree_flatten((args, kwargs))
         inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
-        self._device = inputs[0].device.type if inputs else "cpu"
+        self._device = inputs[0].device if inputs else torch.device("cpu")
         generators = _generators(inputs)
         try:
             graph, obstacle = self._graph(leaves, spec, inputs) if self._compiles() else None, None
@@ -272,15 +274,15 @@ class SVI:
             parameters = list(dict.fromkeys(cast(Any, site["value"]).unconstrained() for site in sites))
             self._captured = parameters
         # ReweightedWakeSleep has two losses, of the model and of the guide.
-        loss = torch.as_tensor(sum(total) if isinstance(total, tuple) else total).detach() * factor
+        total = sum(total) if isinstance(total, tuple) else total
+        loss = torch.as_tensor(total, device=self._device).detach() * factor
         found = backward.gradients if backward else [parameter.grad for parameter in parameters]
         gradients = {p: g for p, g in zip(parameters, found, strict=True) if g is not None}
         values = list(gradients.values())
         if values and factor != 1 and not backward:
             torch._foreach_mul_(values, factor)
-        norms = [
-            torch.linalg.vector_norm(value) for value in values
-        ]  # which inductor fuses; foreach it does not
+        # One by one, which inductor fuses with what comes before.
+        norms = [torch.linalg.vector_norm(value) for value in values]
         norm = torch.stack(norms).norm() if norms else loss.new_zeros(())
         if self.clip_norm is not None:
             values = values and list(
@@ -307,7 +309,7 @@ class SVI:
         if self.precision == "float32":
             return nullcontext()
         # A weight is used once in a step: a cache would save nothing, and outlive the tracing.
-        return torch.autocast(self._device, torch.bfloat16, cache_enabled=False)
+        return torch.autocast(self._device.type, torch.bfloat16, cache_enabled=False)
 
     def _update(self, result: _Result) -> None:
         for parameter in self.parameters:
@@ -363,7 +365,7 @@ class SVI:
                 raise CompilationError(f"at its use {graph.uses}: {error}") from error
         if graph.replay is not None and graph.replay.outdated(self.optim):
             graph.replay = None
-        if graph.replay is None and _records(self.optim, graph.compiled):
+        if graph.replay is None and graph.recordable and _records(self.optim, graph.compiled):
             self._record(graph, inputs)
         return graph
 
@@ -372,7 +374,7 @@ class SVI:
         try:
             graph.replay = _Replay(graph, inputs, self._update_if_finite, self.optim)
         except RuntimeError as error:  # from the driver; the compiled step does the same without it
-            graph.compiled.devices.add("not recordable")
+            graph.recordable = False
             self.log(f"the compiled step is not recorded as a CUDA graph: {error}")
         else:
             self.log("recorded the compiled step as a CUDA graph")
@@ -440,7 +442,7 @@ class SVI:
             return
         self._warned = True
         self.log(text)
-        warnings.warn(text, CompilationWarning, stacklevel=4)
+        warnings.warn(text, CompilationWarning, stacklevel=4 if once else 3)  # where step was called
 
     def _warn_of_untrained(self, result: _Result) -> None:
         """A module that Pyro has copied (pyro.module does, of one in channels_last) trains the copy."""

@@ -342,20 +342,21 @@ def _use_onednn(graph: GraphModule) -> None:
 
 def _compile(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found"
-    from torch._inductor import config
-    from torch._inductor.compile_fx import compile_fx
-
     # Signals wait until the compiler, which inherits the mask, is done: Ctrl-C must not kill it alone.
     waiting = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting) if hasattr(signal, "pthread_sigmask") else None
+    # With the generators of eager PyTorch the noise is the same, seed for seed.
+    settings = {"fallback_random": True}
+    if not any(tensor.is_cuda for tensor in inputs):
+        settings["layout_optimization"] = False  # which slows down convolutions on a CPU
     try:
-        # With the generators of eager PyTorch the noise is the same, seed for seed.
-        settings = {"fallback_random": True}
-        if not any(tensor.is_cuda for tensor in inputs):
-            settings["layout_optimization"] = False  # which slows down convolutions on a CPU
-        with torch.no_grad(), config.patch(settings), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of PyTorch about itself
-            return cast(Callable[..., Any], compile_fx(graph, inputs))
+        with torch.no_grad(), warnings.catch_warnings():
+            warnings.simplefilter("ignore")  # of PyTorch about itself, when imported already
+            from torch._inductor import config
+            from torch._inductor.compile_fx import compile_fx
+
+            with config.patch(settings):
+                return cast(Callable[..., Any], compile_fx(graph, inputs))
     except Exception as error:
         raise CompilationError(f"inductor cannot compile it: {_first_line(error)}") from error
     finally:

@@ -74,6 +74,10 @@ def train(make, xs, **options):
     return compiled, *modules
 
 
+# PyTorch 2.11 compiles two dropouts to draws in another order (2.15 does not): such steps are refused.
+DROPOUT = 0.3 if tuple(map(int, torch.__version__.split(".")[:2])) >= (2, 15) else 0.0
+
+
 class Noisy(nn.Module):
     """A network with batch normalisation and dropout."""
 
@@ -84,7 +88,7 @@ class Noisy(nn.Module):
             nn.Linear(math.prod(in_shape), 16, bias=False),  # whose gradient would be 0 up to rounding
             nn.BatchNorm1d(16),
             nn.ReLU(),
-            nn.Dropout(0.3),
+            nn.Dropout(DROPOUT),
             nn.Linear(16, math.prod(out_shape)),
         )
         self.out_shape = out_shape

@@ -431,7 +431,8 @@ def test_sigkill_loses_nothing_but_the_epoch(tmp_path):
             if os.path.exists(folder + "/config.yaml"):
                 return pv.resume(folder, data=data, progress=False)
             vae = pv.VAE(data.event_shape, 2, encoder=pv.nets.mlp(16), decoder=pv.nets.mlp(16))
-            return pv.fit(vae, data, epochs=200, batch_size=100, folder=folder, compile=False)
+            options = {"epochs": 200, "batch_size": 100, "compile": False, "progress": False}
+            return pv.fit(vae, data, **options, folder=folder)
 
         whole = train("whole")  # which also imports all that children will need
         def stamp(folder):

@@ -19,7 +19,7 @@ epochs = parser.parse_args().epochs
 pyro.set_rng_seed(0)
 data = pv.data.load("digits", binarize="dynamic")
 vae = pv.VAE(data.event_shape, latent_dim=10)
-vae.initialize(*data.train.moments)  # start at the data's statistics
+vae.initialize(data.train)  # start at the data's statistics
 
 svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
 for epoch in range(epochs):

@@ -19,9 +19,9 @@ from typing import Any, Literal
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
-from torch.distributions import constraints
 
 from pyro_vae import checkpoint, config, data, evaluate, figures, training
+from pyro_vae.likelihoods import COUNTING
 from pyro_vae.svi import NonFiniteLossError
 from pyro_vae.vae import VAE
 
@@ -51,7 +51,14 @@ def train_parser() -> config.Parser:
         help="draw x ~ Bernoulli(grey value): dynamic, anew each epoch; static, once; threshold: x > 0.5; "
         "none; auto: dynamic for a likelihood on {0, 1}, else none",
     )
-    parser.add_signature(data.load, skip=["data", "labels", "binarize"])
+    parser.add_argument(
+        "--levels",
+        type=Literal["auto", "true", "false"],
+        default="auto",
+        help="leave grey levels the whole numbers that they are, 0 to 255 (of digits, 0 to 16), instead of "
+        "dividing them into [0, 1]; auto: for a likelihood of counts that is not on {0, 1}",
+    )
+    parser.add_signature(data.load, skip=["data", "labels", "binarize", "levels"])
     parser.add_signature(VAE, skip=["event_shape"])
     parser.add_signature(training.fit, skip=["vae", "data", "resume", "progress"])
     return parser
@@ -62,14 +69,16 @@ def train(resume: str | None = None, **arguments: Any) -> None:
     if resume:
         run = training.resume(resume)
     else:
-        binarize = arguments.pop("binarize")
+        binarize, levels = arguments.pop("binarize"), arguments.pop("levels")
+        likelihood = arguments["likelihood"]
         if binarize == "auto":
-            family = getattr(arguments["likelihood"], "family", None)
-            binary = getattr(family, "support", None) is constraints.boolean
-            binarize = "dynamic" if binary else "none"
-        loaded = data.load(binarize=binarize, **_pick(arguments, data.load))
+            binarize = "dynamic" if likelihood.binary else "none"
+        if levels == "auto":
+            counts = likelihood.measure == COUNTING and not likelihood.binary
+            levels = "true" if counts and binarize == "none" else "false"
+        loaded = data.load(binarize=binarize, levels=levels == "true", **_pick(arguments, data.load))
         del arguments["data"]
-        print(f"{loaded}; binarize: {binarize}", flush=True)
+        print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
         training.check_seed(arguments["seed"])
         torch.manual_seed(arguments["seed"])
         try:

@@ -24,7 +24,7 @@ from jsonargparse.typing import register_type
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
-from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae import distributions, guides, likelihoods, nets, priors
 
 NAMESPACES: dict[str, tuple[Any, ...]] = {
     "prior": (priors, pyro.distributions),
@@ -75,8 +75,9 @@ def known(kind: str) -> dict[str, str]:
     """Short names of the parts of a kind, such as ``"prior"``, with their import paths."""
     found: dict[str, str] = {}
     for namespace in NAMESPACES[kind]:
-        for name in namespace.__all__:
-            value = getattr(namespace, name)
+        # Those modules also have, as attributes, the families that Pyro has.
+        for name in dir(namespace) if namespace in (likelihoods, guides) else namespace.__all__:
+            value = getattr(namespace, name, None)
             bases = _BASES.get(kind, (object,))
             if inspect.isclass(value) and issubclass(value, bases) and value not in UNUSABLE:
                 found.setdefault(name, f"{namespace.__name__}.{name}")
@@ -95,11 +96,26 @@ def resolve(kind: str, name: str) -> str:
             if match in (short, short.lower()):
                 return path
     if "." in name:
-        return name
+        return _variant(kind, name)
     raise ConfigError(
         f"no {kind} is named {name!r}; {nearest(name, paths)} "
         f"(or the import path of your own: --{kind} package.module.Name)"
     )
+
+
+def _variant(kind: str, path: str) -> str:
+    """The path itself; or, of a distribution class, that of the likelihood or guide made from it."""
+    namespace: Any = NAMESPACES[kind][0]
+    if namespace in (likelihoods, guides):
+        module, _, name = path.rpartition(".")
+        try:
+            family = getattr(importlib.import_module(module), name)
+            if inspect.isclass(family) and issubclass(family, Distribution):
+                namespace.of(family)
+                return f"{namespace.__name__}.{distributions.variant_name(family)}"
+        except (ImportError, AttributeError, ValueError) as error:
+            raise ConfigError(f"{path} cannot be the {kind} ({error})") from error
+    return path
 
 
 def nearest(name: str, names: Iterable[str]) -> str:
@@ -140,7 +156,9 @@ def describe(value: Any) -> Any:
         stored = [n for n in (name, f"_{name}", name.replace("_distribution", "_dist")) if n in vars(value)]
         if stored:
             arguments[name] = vars(value)[stored[0]]
-        elif not isinstance(value, Distribution) and hasattr(value, name):
+        elif (not isinstance(value, Distribution) or parameter.default is parameter.empty) and hasattr(
+            value, name
+        ):
             arguments[name] = getattr(value, name)
         elif parameter.default is parameter.empty:
             return repr(value)
@@ -238,8 +256,10 @@ def build(
     taken = set(inspect.signature(function).parameters) - set(skip)
     values = {name: value for name, value in config.items() if name in taken}
     for kind in NAMESPACES.keys() & values.keys():
-        if isinstance(values[kind], str):  # a short name, which must not slip past the check
-            values[kind] = {"class_path": resolve(kind, values[kind])}
+        value = {"class_path": values[kind]} if isinstance(values[kind], str) else values[kind]
+        if isinstance(value, dict) and "class_path" in value:
+            # Short names too must not slip past the check.
+            values[kind] = value | {"class_path": resolve(kind, value["class_path"])}
     check(values)
     try:
         return vars(parser.instantiate(parser.parse_object(values)))

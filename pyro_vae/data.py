@@ -135,6 +135,12 @@ class Split:
         mean = first / len(self)
         return mean + shift, (second / len(self) - mean.square()).clamp(min=0).sqrt()
 
+    @cached_property
+    def range(self) -> tuple[float, float]:
+        """Smallest and largest value."""
+        ends = [(x.min().item(), x.max().item()) for x in self.batches(1000)]
+        return min(low for low, _ in ends), max(high for _, high in ends)
+
     def check_scale(self) -> None:
         """Refuses data whose variation single precision does not resolve.
 
@@ -149,22 +155,19 @@ class Split:
                 "which single precision does not resolve; standardise them: (x - x.mean()) / x.std()"
             )
 
-    def check(self, support: constraints.Constraint, likelihood: str, mends: str) -> None:
+    def check(self, support: constraints.Constraint, domain: str, likelihood: str, mends: str) -> None:
         """Refuses data outside a likelihood's support.
 
         Raises:
             DataError: naming the likelihood, the range found, and the mends.
         """
-        low, high, outside = float("inf"), float("-inf"), 0
+        outside = 0
         for x in self.batches(1000):
             inside = support.check(x).reshape(len(x), -1).all(-1)
             inside &= x.isfinite().reshape(len(x), -1).all(-1)
             outside += int((~inside).sum())
-            low, high = min(low, x.min().item()), max(high, x.max().item())
         if outside:
-            while hasattr(support, "base_constraint"):
-                support = support.base_constraint
-            domain = "{0, 1}" if support is constraints.boolean else str(support)
+            low, high = self.range
             raise DataError(
                 f"{outside} of {len(self)} data lie outside the support {domain} of the likelihood "
                 f"{likelihood}: the values range over [{low:g}, {high:g}]. Mend: {mends}"
@@ -271,6 +274,7 @@ def load(
     binarize: Binarize = "none",
     validation: float = 0.1,
     test: float = 0.1,
+    levels: bool = False,
     split_seed: int = 0,
     stream: bool | None = None,
 ) -> Data:
@@ -289,6 +293,8 @@ def load(
             data once; ``static`` draws all once; ``threshold`` is x > 0.5; ``none`` leaves grey values.
         validation: fraction of the training data held out for validation.
         test: fraction held out for testing, where the set has no test data of its own.
+        levels: leave grey levels of 8-bit images the whole numbers that they are, 0 to 255 (of digits, 0 to
+            16), for likelihoods of counts, instead of dividing them into [0, 1].
         split_seed: of the split and of the static draws, apart from the seed of training.
         stream: read a ``.npy`` file batch by batch instead of loading it; by default when it would
             take more than half of the memory.
@@ -312,6 +318,7 @@ def load(
         "binarize": binarize,
         "validation": validation,
         "test": test,
+        "levels": levels,
         "split_seed": split_seed,
         "stream": stream,
     }
@@ -325,9 +332,14 @@ def load(
         train = _Raw(data)
     if labels is not None:
         train.y = torch.as_tensor(np.asarray(labels))
-    train.check(name, binarize)
-    if own_test is not None:
-        own_test.check(name, binarize)
+    if levels and binarize != "none":
+        raise DataError(
+            f"levels=True keeps grey levels, and binarize={binarize!r} does not; give one of them"
+        )
+    for raw in (train, own_test):
+        if raw is not None:
+            raw.divisor = 1.0 if levels else raw.divisor
+            raw.check(name, binarize)
     splits = _split(train, own_test, validation, test, split_seed)
     held_out: Binarize = "static" if binarize == "dynamic" else binarize
     modes = [binarize, held_out, held_out]
@@ -545,7 +557,9 @@ def _digits(root: Path) -> tuple[_Raw, None]:
     from sklearn.datasets import load_digits
 
     bunch = load_digits()
-    return _Raw((bunch.images[:, None] / 16).astype(np.float32), bunch.target), None
+    raw = _Raw(bunch.images.astype(np.uint8), bunch.target)
+    raw.divisor = 16.0
+    return raw, None
 
 
 def _torchvision(

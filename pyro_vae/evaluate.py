@@ -14,6 +14,7 @@ from tqdm.auto import tqdm
 
 from pyro_vae.compiler import CompilationError, CompilationWarning, Compile, Compiled, check_equal, rollback
 from pyro_vae.data import DataError, Split
+from pyro_vae.distributions import domain, support
 from pyro_vae.objectives import importance_weighted_bound, kl_divergence, log_weights
 from pyro_vae.vae import VAE
 
@@ -224,5 +225,12 @@ def check_support(vae: VAE, split: Split) -> None:
             "pv.VAE(data.event_shape, ...)"
         )
     with vae.evaluating():
-        p_x: Any = vae.decode(vae.prior().sample((1,)))
-    split.check(p_x.support, repr(vae.p_x), vae.p_x.mends)
+        p_x = vae.decode(vae.prior().sample((8,)))
+        split.check(support(p_x), domain(support(p_x)), repr(vae.p_x), vae.p_x.mends)
+        low, high = split.range
+        for end in (low, high):  # many a support is closed where the density is 0 or infinite
+            if not p_x.log_prob(vae.input_loc.new_full(vae.event_shape, end)).isfinite().all():
+                raise DataError(
+                    f"the values range over [{low:g}, {high:g}], and the likelihood {vae.p_x!r} gives values "
+                    f"of {end:g} no density, or an infinite one. Mend: {vae.p_x.mends}"
+                )

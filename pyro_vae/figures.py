@@ -1,7 +1,7 @@
 """Pictures of a VAE. Each function returns a matplotlib Figure; ``figure.savefig(path)`` keeps it.
 
-Images are drawn by the mean of p(x|z), on one grey scale per figure; data that are no images, as
-curves over their index.
+Images are drawn by the mean of p(x|z), or its median or mode if it has no mean, on one grey scale per
+figure; data that are no images, as curves over their index.
 """
 
 from __future__ import annotations
@@ -15,6 +15,7 @@ from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyro_vae import distributions
 from pyro_vae.vae import VAE
 
 
@@ -22,17 +23,17 @@ def samples(vae: VAE, num_samples: int = 64, *, seed: int = 0) -> Figure:
     """Data generated from the model: the mean of p(x|z) at draws z ~ p(z), in a square grid."""
     side = max(1, int(num_samples**0.5))
     with vae.evaluating(seed):
-        x = vae.decode(vae.prior().sample((num_samples,))).mean
+        x, centre = distributions.centre(vae.decode(vae.prior().sample((num_samples,))))
     rows = [x[i : i + side] for i in range(0, num_samples, side)]
-    return _grid(rows, "Generated data: mean of p(x|z), z ~ p(z)")
+    return _grid(rows, f"Generated data: {centre} of p(x|z), z ~ p(z)")
 
 
 def reconstructions(vae: VAE, x: Tensor) -> Figure:
     """Data ``[N, *event_shape]`` (above) and the mean of p(x|z) at the mean of q(z|x) (below)."""
     with vae.evaluating():
         x = x.to(vae.input_loc)
-        y = vae.decode(vae.encode(x).mean).mean
-    return _grid([x, y], "Data (above) and reconstructions (below)")
+        y, centre = distributions.centre(vae.decode(distributions.centre(vae.encode(x))[0]))
+    return _grid([x, y], f"Data (above) and reconstructions, the {centre} of p(x|z) (below)")
 
 
 def interpolation(vae: VAE, start: Tensor, end: Tensor, num_steps: int = 12) -> Figure:
@@ -42,9 +43,9 @@ def interpolation(vae: VAE, start: Tensor, end: Tensor, num_steps: int = 12) -> 
     """
     with vae.evaluating():
         ends = torch.stack([start, end]).to(vae.input_loc)
-        a, b = vae.encode(ends).mean
+        a, b = distributions.centre(vae.encode(ends))[0]
         t = torch.linspace(0, 1, num_steps).to(ends)[:, None]
-        x = vae.decode((1 - t) * a + t * b).mean
+        x, _ = distributions.centre(vae.decode((1 - t) * a + t * b))
     return _grid([torch.cat([ends[:1], x, ends[1:]])], "From one datum to another in latent space")
 
 
@@ -59,13 +60,12 @@ def traversals(vae: VAE, x: Tensor, num_steps: int = 11, *, max_rows: int = 10) 
     """
     with vae.evaluating():
         q_z = vae.encode(x[None].to(vae.input_loc))
-        sharpest = q_z.stddev[0].argsort()[:max_rows]
+        sharpest = q_z.sample((1000,)).std(0)[0].argsort()[:max_rows]
         quantiles = _quantiles(vae, num_steps)
-        rows = []
-        for d in sharpest.tolist():
-            z = q_z.mean.repeat(num_steps, 1)
-            z[:, d] = quantiles[:, d]
-            rows.append(vae.decode(z).mean)
+        z = distributions.centre(q_z)[0].repeat(len(sharpest), num_steps, 1)
+        for row, d in zip(z, sharpest.tolist(), strict=True):
+            row[:, d] = quantiles[:, d]
+        rows = list(distributions.centre(vae.decode(z))[0])
     labels = [f"z[{d}]" for d in sharpest.tolist()]
     return _grid(rows, "One latent at a time, over quantiles 0.05 to 0.95 of p(z)", labels)
 
@@ -84,7 +84,7 @@ def manifold(vae: VAE, num_steps: int = 15) -> Figure:
     with vae.evaluating():
         first, second = _quantiles(vae, num_steps).T
         z = torch.stack(torch.meshgrid(first, second.flip(0), indexing="xy"), -1)
-        x = vae.decode(z).mean
+        x, _ = distributions.centre(vae.decode(z))
     return _grid(list(x), "Map of the latent plane, over quantiles 0.05 to 0.95 of p(z)")
 
 
@@ -94,7 +94,8 @@ def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
     With more than two latents, the projection on their first two principal components.
     """
     with vae.evaluating():
-        z = vae.encode(x.to(vae.input_loc)).mean.cpu()
+        z, centre = distributions.centre(vae.encode(x.to(vae.input_loc)))
+        z = z.cpu()
         jitter = torch.rand(len(z), 1) - 0.5
     names = ["z[0]", "z[1]"]
     if vae.latent_dim == 1:
@@ -117,7 +118,7 @@ def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
             axes.scatter(own[:, 0], own[:, 1], s=6, alpha=0.7, color=colour, label=str(label))
         if len(classes) <= 20:
             axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    axes.set(title=f"Means of q(z|x), {len(z)} data", xlabel=names[0], ylabel=names[1])
+    axes.set(title=f"The {centre} of each q(z|x), {len(z)} data", xlabel=names[0], ylabel=names[1])
     return figure
 
 

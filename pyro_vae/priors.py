@@ -1,30 +1,51 @@
 """Priors p(z): modules whose ``forward(encode)`` returns a distribution of event shape ``(D,)``.
 
-Any Pyro distribution instance over the reals is a prior too: ``pv.VAE(..., prior=dist.Laplace(0., 1.))``.
+Any continuous Pyro distribution instance is a prior too: ``pv.VAE(..., prior=dist.Laplace(0., 1.))``. The
+guide follows it onto its support, be that the reals, (0, inf), an interval, the circle or the simplex.
 """
 
 from __future__ import annotations
 
 import copy
 from abc import ABC, abstractmethod
-from collections.abc import Callable
-from typing import Any, cast
+from collections.abc import Callable, Sequence
+from typing import Any, Literal, cast
 
 import pyro.distributions as dist
+import pyro.distributions.transforms as T
 import torch
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, constraints
 
-__all__ = ["Fixed", "Normal"]
+from pyro_vae import distributions
+from pyro_vae.distributions import to_constrained
+
+__all__ = ["Fixed", "Flow", "MixtureOfNormals", "Normal", "VampPrior"]
+
+_softplus = to_constrained(constraints.positive)
 
 
 class Prior(nn.Module, ABC):
-    """Base of the priors: a new one states ``forward``, and ``setup`` if it has parameters."""
+    """Base of the priors: a new one states ``forward``, and ``setup`` if it has parameters.
 
-    def setup(self, latent_dim: int) -> None:
-        """Creates what depends on ``latent_dim`` (D); the VAE calls it once, on its own copy."""
+    Attributes:
+        encodes: whether p(z) is made of densities q(z|x) at points that they did not draw.
+    """
+
+    encodes: bool = False
+
+    def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
+        """Creates what depends on D and the shape of a datum; the VAE calls it once, on its own copy."""
         self.latent_dim = latent_dim
+
+    def initialize(self, x: Tensor) -> None:
+        """Starts p(z) from some of the data, ``[n, *event_shape]``."""
+
+    @property
+    def support(self) -> constraints.Constraint:
+        """Where p(z) has its mass."""
+        return constraints.real_vector
 
     @abstractmethod
     def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
@@ -39,34 +60,33 @@ class Fixed(Prior):
             shape; or neither, and then D independent copies are meant.
 
     Raises:
-        ValueError: the shape is none of these, or the support is not the reals.
+        ValueError: the shape is none of these.
     """
 
     def __init__(self, distribution: Distribution):
         super().__init__()
         self.distribution = distribution
 
-    def setup(self, latent_dim: int) -> None:
-        super().setup(latent_dim)
+    def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
+        super().setup(latent_dim, event_shape)
         given = cast(Any, self.distribution)
-        event_shape, batch_shape = tuple(given.event_shape), tuple(given.batch_shape)
-        if not event_shape and batch_shape in ((), (latent_dim,)):
+        own_shape, batch_shape = tuple(given.event_shape), tuple(given.batch_shape)
+        if not own_shape and batch_shape in ((), (latent_dim,)):
             p_z = given.expand((latent_dim,)).to_event(1)
-        elif event_shape == (latent_dim,) and not batch_shape:
+        elif own_shape == (latent_dim,) and not batch_shape:
             p_z = given
         else:
             raise ValueError(
-                f"the prior {given} has batch shape {batch_shape} and event shape {event_shape}, "
+                f"the prior {given} has batch shape {batch_shape} and event shape {own_shape}, "
                 f"but latent_dim={latent_dim} needs event shape ({latent_dim},), or a scalar "
                 "distribution such as dist.Laplace(0., 1.)"
             )
-        if not _is_real(p_z.support):
-            raise ValueError(
-                f"the prior {given} has support {p_z.support}, but the guides reach all reals; "
-                "give a distribution over the reals, such as dist.Laplace(0., 1.)"
-            )
         dtype = torch.get_default_dtype()  # that of the networks made beside it
         self.p_z = _map_tensors(p_z, lambda t: t.to(dtype) if t.is_floating_point() else t)
+
+    @property
+    def support(self) -> constraints.Constraint:
+        return distributions.support(self.p_z)
 
     def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
         return self.p_z
@@ -83,13 +103,145 @@ class Fixed(Prior):
 
 
 class Normal(Fixed):
-    r"""The standard Normal, :math:`p(z) = \prod_d \mathcal N(z_d; 0, 1)`."""
+    r"""The Normal, :math:`p(z) = \prod_d \mathcal N(z_d; \mu_d, \sigma_d^2)`, by default the standard one.
 
-    def __init__(self) -> None:
+    Args:
+        learned: whether the means and scales are learned, from 0 and 1 on.
+    """
+
+    def __init__(self, learned: bool = False) -> None:
         super().__init__(dist.Normal(0.0, 1.0))
+        self.learned = learned
+
+    def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
+        super().setup(latent_dim, event_shape)
+        if self.learned:
+            self.loc = nn.Parameter(torch.zeros(latent_dim))
+            self.raw_scale = nn.Parameter(cast(Tensor, _softplus.inv(torch.ones(latent_dim))))
+
+    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+        if not self.learned:
+            return self.p_z
+        return cast(Distribution, cast(Any, dist.Normal(self.loc, _softplus(self.raw_scale))).to_event(1))
 
     def extra_repr(self) -> str:
-        return ""
+        return "learned=True" if self.learned else ""
+
+
+class MixtureOfNormals(Prior):
+    r"""Learned clusters: :math:`p(z) = \sum_k \pi_k\, \mathcal N(z; \mu_k, \mathrm{diag}(\sigma_k^2))`.
+
+    Weights, means and scales are learned; the means start at draws from the standard Normal.
+
+    Args:
+        components: K.
+
+    Reference: Dilokthanakul et al., 2016, "Deep unsupervised clustering with Gaussian mixture variational
+    autoencoders".
+    """
+
+    def __init__(self, components: int = 10):
+        super().__init__()
+        self.components = _positive("components", components)
+
+    def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
+        super().setup(latent_dim, event_shape)
+        self.logits = nn.Parameter(torch.zeros(self.components))
+        self.loc = nn.Parameter(torch.randn(self.components, latent_dim))
+        self.raw_scale = nn.Parameter(cast(Tensor, _softplus.inv(torch.ones(self.components, latent_dim))))
+
+    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+        component: Any = dist.Normal(self.loc, _softplus(self.raw_scale))
+        return _mixture(self.logits, component.to_event(1))
+
+    def extra_repr(self) -> str:
+        return f"components={self.components}"
+
+
+class VampPrior(Prior):
+    r"""The guide's own mixture over pseudo-inputs: :math:`p(z) = \frac1K \sum_k q(z \mid u_k)`.
+
+    The pseudo-inputs :math:`u_k` are learned, in data space, and start at data; sampling goes through
+    the encoder.
+
+    Args:
+        components: K.
+
+    Reference: Tomczak and Welling, 2018, "VAE with a VampPrior".
+    """
+
+    encodes = True
+    logits: Tensor
+
+    def __init__(self, components: int = 500):
+        super().__init__()
+        self.components = _positive("components", components)
+
+    def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
+        super().setup(latent_dim, event_shape)
+        self.pseudo_inputs = nn.Parameter(torch.randn(self.components, *event_shape))
+        self.register_buffer("logits", torch.zeros(self.components))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor) -> None:
+        rows = torch.linspace(0, len(x) - 1, self.components).long()
+        # Where there are more components than data, equal ones would stay equal.
+        self.pseudo_inputs.copy_(x[rows] + 0.01 * x.std() * torch.randn_like(x[rows]))
+
+    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+        return _mixture(self.logits, encode(self.pseudo_inputs))
+
+    def extra_repr(self) -> str:
+        return f"components={self.components}"
+
+
+class Flow(Prior):
+    r"""The standard Normal pushed through learned invertible maps: :math:`z = T_L(\cdots T_1(\epsilon))`.
+
+    Args:
+        transform: the kind of map: ``spline_coupling``, ``affine_coupling`` (RealNVP),
+            ``affine_autoregressive`` (MAF), ``spline_autoregressive``, or ``spline``, which takes each
+            dimension by itself. Autoregressive maps are quick to evaluate, and slow (D passes) to draw from.
+        num_transforms: L.
+        hidden_dims: of the networks within the maps.
+
+    Reference: Dinh, Sohl-Dickstein and Bengio, 2017, "Density estimation using Real NVP"; Papamakarios,
+    Pavlakou and Murray, 2017, "Masked autoregressive flow for density estimation"; Durkan et al., 2019,
+    "Neural spline flows".
+    """
+
+    zero: Tensor
+
+    def __init__(
+        self,
+        transform: Literal[
+            "spline_coupling", "affine_coupling", "affine_autoregressive", "spline_autoregressive", "spline"
+        ] = "spline_coupling",
+        num_transforms: int = 4,
+        hidden_dims: Sequence[int] = (64, 64),
+    ):
+        super().__init__()
+        self.transform = transform
+        self.num_transforms = _positive("num_transforms", num_transforms)
+        self.hidden_dims = list(hidden_dims)
+
+    def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
+        super().setup(latent_dim, event_shape)
+        distributions.check_transform(self.transform, latent_dim)
+        options = {} if self.transform == "spline" else {"hidden_dims": self.hidden_dims}
+        make = getattr(T, self.transform)
+        self.transforms = nn.ModuleList(make(latent_dim, **options) for _ in range(self.num_transforms))
+        self.register_buffer("zero", torch.zeros(latent_dim))
+
+    def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
+        base: Any = dist.Normal(self.zero, torch.ones_like(self.zero))
+        transforms = [distributions.stateless(transform) for transform in self.transforms]
+        if "autoregressive" in self.transform:  # whose direct way is the one that densities take
+            transforms = [transform.inv for transform in transforms]
+        return distributions.flow(base.to_event(1), transforms, self.latent_dim)
+
+    def extra_repr(self) -> str:
+        return f"{self.transform!r}, num_transforms={self.num_transforms}"
 
 
 def as_prior(prior: Prior | Distribution) -> Prior:
@@ -104,10 +256,14 @@ def as_prior(prior: Prior | Distribution) -> Prior:
     )
 
 
-def _is_real(support: constraints.Constraint) -> bool:
-    while hasattr(support, "base_constraint"):  # of independent copies, of a mixture's components
-        support = support.base_constraint
-    return support is constraints.real
+def _positive(name: str, value: int) -> int:
+    if value < 1:
+        raise ValueError(f"{name}={value} must be at least 1")
+    return value
+
+
+def _mixture(logits: Tensor, components: Any) -> Distribution:
+    return cast(Distribution, dist.MixtureSameFamily(dist.Categorical(logits=logits), components))
 
 
 def _map_tensors(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> Distribution:
@@ -126,7 +282,7 @@ def _map_tensors(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> 
         if isinstance(value, nn.Module):
             raise ValueError(
                 f"the prior holds a network, {type(value).__name__}, whose parameters would not be trained; "
-                "make it a pv.priors.Prior, whose forward returns the distribution"
+                "take pv.priors.Flow(), or make it a pv.priors.Prior, whose forward returns the distribution"
             )
         if isinstance(value, torch.Tensor):
             memo[id(value)] = fn(value)

@@ -363,13 +363,10 @@ def fit(
     place = find_device(device)
     vae.to(place)
     data.to(place)
+    data.train.check_scale()
     for split in (data.train, data.validation):
         if len(split):
             evaluate.check_support(vae, split)
-    data.train.check_scale()
-    if not vae.initialized:
-        vae.initialize(*data.train.moments)
-
     num_steps = epochs * math.ceil(len(data.train) / batch_size)
     why = ""
     if compile == "auto":
@@ -393,6 +390,8 @@ def fit(
     devices = [place.index or 0] if place.type == "cuda" else []
     with torch.random.fork_rng(devices), _signals() as signals:
         seed_generators(seed, place)
+        if not vae.initialized:
+            vae.initialize(data.train)
         if resume:
             training.restore(values)
         else:

@@ -9,12 +9,14 @@ from collections.abc import Iterator
 from typing import Any, cast
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.distributions import Distribution, constraints
+from torch.distributions import Distribution, biject_to, constraints
 
 from pyro_vae import guides, likelihoods, nets, priors
+from pyro_vae.data import Split
 
 
 class VAE(nn.Module):
@@ -35,9 +37,10 @@ class VAE(nn.Module):
     Args:
         event_shape: shape of one datum, such as (1, 28, 28).
         latent_dim: D, the number of latent variables per datum.
-        prior: p(z), a ``pv.priors`` object or any Pyro distribution over the reals.
-        likelihood: p(x|z), a ``pv.likelihoods`` object.
-        guide: the family of q(z|x), a ``pv.guides`` object.
+        prior: p(z), a ``pv.priors`` object or any continuous Pyro distribution.
+        likelihood: p(x|z), a ``pv.likelihoods`` object or any univariate Pyro distribution class.
+        guide: the family of q(z|x), a ``pv.guides`` object or a univariate Pyro distribution class;
+            pushed by ``biject_to`` onto the support of the prior where that is not the reals.
         encoder: factory of the network from x to the guide's parameters.
         decoder: factory of the network from z to the likelihood's parameters.
 
@@ -62,8 +65,8 @@ class VAE(nn.Module):
         latent_dim: int = 10,
         *,
         prior: priors.Prior | Distribution = priors.Normal(),
-        likelihood: likelihoods.Likelihood = likelihoods.Bernoulli(),
-        guide: guides.Guide = guides.Normal(),
+        likelihood: likelihoods.Likelihood | type[Distribution] = likelihoods.Bernoulli(),
+        guide: guides.Guide | type[Distribution] = guides.Normal(),
         encoder: nets.Net = nets.mlp(400, 400),
         decoder: nets.Net = nets.mlp(400, 400),
     ):
@@ -75,20 +78,32 @@ class VAE(nn.Module):
                 f"a VAE needs at least one pixel and one latent, but got event_shape={event_shape} "
                 f"and latent_dim={latent_dim}; for example pv.VAE((1, 28, 28), latent_dim=20)"
             )
+        self.p_z = priors.as_prior(prior)
+        self.p_x = likelihoods.as_likelihood(likelihood)
+        self.q_z = guides.as_guide(guide)
         self.parts = {
             "prior": prior,
-            "likelihood": likelihood,
-            "guide": guide,
+            "likelihood": copy.deepcopy(self.p_x),
+            "guide": copy.deepcopy(self.q_z),
             "encoder": encoder,
             "decoder": decoder,
         }
         """The parts as they were given, from which the same VAE can be built again."""
-        self.p_z = priors.as_prior(prior)
-        self.p_z.setup(latent_dim)
-        self.p_x = copy.deepcopy(likelihood)
+        self.p_z.setup(latent_dim, self.event_shape)
         self.p_x.setup(self.event_shape)
-        self.q_z = copy.deepcopy(guide)
-        self.encoder = encoder(self.event_shape, self.q_z.param_shape(latent_dim))
+        self.pushed = guides.pushed(self.q_z, self.p_z.support)
+        if self.p_z.encodes and not self.q_z.invertible:
+            raise ValueError(
+                f"the prior {self.p_z!r} needs the density of q(z|x) at any z, which the guide {self.q_z!r} "
+                "does not have; take pv.guides.Flow('affine_autoregressive'), or any other guide"
+            )
+        self.guide_dim = latent_dim
+        if self.pushed:
+            (self.guide_dim,) = biject_to(self.p_z.support).inverse_shape((latent_dim,))
+        if self.guide_dim < 1:
+            raise ValueError(f"a prior over {self.p_z.support} leaves nothing free with latent_dim=1; take 2")
+        self.q_z.setup(self.guide_dim)
+        self.encoder = encoder(self.event_shape, self.q_z.param_shape(self.guide_dim))
         self.decoder = decoder((latent_dim,), self.p_x.param_shape(self.event_shape))
         self.register_buffer("input_loc", torch.zeros(self.event_shape))
         self.register_buffer("input_scale", torch.ones(()))
@@ -110,10 +125,13 @@ class VAE(nn.Module):
     def encode(self, x: Tensor) -> Distribution:
         """q(z|x), batch shape ``[...]``, event shape ``(D,)``, for x of shape ``[..., *event_shape]``."""
         x = (x - self.input_loc) / self.input_scale
-        shape = self.q_z.param_shape(self.latent_dim)
+        shape = self.q_z.param_shape(self.guide_dim)
         params = _run("encoder", self.encoder, x, self.event_shape, shape)
         with _full_precision(x):
             q_z: Distribution = self.q_z(params)
+            if self.pushed:
+                # Cached: the way back from a sample is not exact where the map is flat.
+                q_z = dist.TransformedDistribution(q_z, [biject_to(self.p_z.support).with_cache(1)])
         return q_z
 
     def model(self, x: Tensor) -> Tensor:
@@ -132,21 +150,24 @@ class VAE(nn.Module):
         with pyro.plate("data", self._num_data(x)):
             return _sample("z", self.encode(x), x)
 
-    def initialize(self, mean: Tensor, std: Tensor) -> None:
-        """Starts p(x|z) at the data's statistics, and standardises what the encoder sees.
+    def initialize(self, data: Split) -> None:
+        """Starts p(x|z) and p(z) at the data's statistics, and standardises what the encoder sees.
 
         Called by ``pv.fit`` unless it was before. The encoder's input is centred pixel by pixel and
         divided by one number, so that pixels that hardly vary are not blown up.
 
         Args:
-            mean: mean of each pixel over the training data, of shape ``event_shape``.
-            std: standard deviation of each pixel, of shape ``event_shape``.
+            data: the training data.
         """
+        mean, std = (moment.to(self.input_loc) for moment in data.moments)
         with torch.no_grad():
             self.input_loc.copy_(mean)
             self.input_scale.copy_(std.square().mean().sqrt().clamp(min=1e-6))
             self.initialized.fill_(True)
-        self.p_x.initialize(mean.to(self.input_loc), std.to(self.input_loc))
+        number = min(1000, len(data))
+        some = data[torch.arange(number) * len(data) // number].to(self.input_loc)
+        self.p_x.initialize(mean, std, some)
+        self.p_z.initialize(some)
 
     @contextlib.contextmanager
     def evaluating(self, seed: int = 0) -> Iterator[None]:

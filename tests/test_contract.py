@@ -1,6 +1,7 @@
 """One contract, all variants: what every prior, likelihood and guide promises.
 
-A class that appears in ``priors``, ``likelihoods`` or ``guides`` without a case here fails a test.
+A class that appears in ``priors``, ``likelihoods`` or ``guides`` without a case here fails a test, and so
+does a family of Pyro's that is neither a case nor refused with a reason (test_families.py).
 """
 
 import copy
@@ -12,53 +13,27 @@ import pyro.distributions as dist
 import pytest
 import torch
 import yaml
+from cases import EVENT_SHAPE, GUIDES, LIKELIHOODS, OWN_SUPPORT, PRIORS, D, build
+from pyro.infer import Trace_ELBO
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae import config
 
-D = 3
-EVENT_SHAPE = (2, 3)
-
-PRIORS = {
-    "Normal": pv.priors.Normal(),
-    "Fixed": pv.priors.Fixed(dist.Normal(1.0, 2.0)),
-    "Laplace": dist.Laplace(0.0, 1.0),
-    "StudentT": dist.StudentT(4.0),
-    "Gumbel": dist.Gumbel(0.0, 1.0),
-    "per-latent": dist.Normal(torch.zeros(D), torch.tensor([1.0, 2.0, 3.0])),
-    "MultivariateNormal": dist.MultivariateNormal(torch.zeros(D), torch.eye(D) + 0.5),
-    "mixture": dist.MixtureSameFamily(
-        dist.Categorical(torch.tensor([0.3, 0.7])),
-        dist.Normal(torch.tensor([[-2.0, 0.0, 1.0], [1.0, 1.0, 1.0]]), torch.ones(2, D)).to_event(1),
-    ),
-}
-LIKELIHOODS = {
-    "Bernoulli": pv.likelihoods.Bernoulli(),
-    "PseudoBernoulli": pv.likelihoods.PseudoBernoulli(),
-    "Normal": pv.likelihoods.Normal(),
-    "Normal-shared": pv.likelihoods.Normal(scale="shared"),
-    "Normal-per-pixel": pv.likelihoods.Normal(scale="per_pixel"),
-    "Normal-fixed": pv.likelihoods.Normal(scale=0.3),
-}
-GUIDES = {"Normal": pv.guides.Normal()}
+CASES = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}
 
 
-def build(**parts) -> pv.VAE:
-    torch.manual_seed(2)
-    nets = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
-    return pv.VAE(EVENT_SHAPE, D, **(nets | parts))
-
-
-@pytest.fixture(
-    params=[("prior", k) for k in PRIORS]
-    + [("likelihood", k) for k in LIKELIHOODS]
-    + [("guide", k) for k in GUIDES],
-    ids=lambda param: "-".join(param),
-)
+@pytest.fixture(params=[(kind, name) for kind, cases in CASES.items() for name in cases], ids="-".join)
 def part(request):
     kind, name = request.param
-    return kind, {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}[kind][name]
+    return kind, CASES[kind][name]
+
+
+def draw(vae: pv.VAE, *leading: int) -> tuple[torch.Tensor, torch.Tensor]:
+    """z and x of a VAE's own model, with these leading dimensions."""
+    with torch.no_grad():
+        z = vae.prior().sample(leading)
+        return z, vae.decode(z).sample().to(z)
 
 
 @pytest.mark.parametrize(
@@ -78,111 +53,146 @@ def test_every_variant_is_registered_and_tested(module, base, cases):
         and issubclass(value, base)
         and value.__module__ == module.__name__
         and not inspect.isabstract(value)
-        and value is not getattr(module, "Univariate", None)
+        and not name.startswith("Univariate")
+        and name not in pv.distributions.families()  # made from Pyro's: test_families.py
     }
-    assert variants == set(module.__all__)
-    assert variants <= {type(case).__name__ for case in cases.values()}
-    for name in variants:
+    assert variants <= set(module.__all__)
+    assert set(module.__all__) <= {type(case).__name__ for case in cases.values()}
+    for name in module.__all__:
         assert len(inspect.getdoc(getattr(module, name))) > 40
 
 
 def test_shapes(part):
     vae = build(**dict([part]))
     for leading in [(), (4,), (5, 4)]:
-        x, z = torch.rand(*leading, *EVENT_SHAPE), torch.randn(*leading, D)
-        for p, event_shape, value in (
-            (vae.encode(x), (D,), z),
-            (vae.decode(z), EVENT_SHAPE, x),
-        ):
+        z, x = draw(vae, *leading)
+        for p, event_shape, value in ((vae.encode(x), (D,), z), (vae.decode(z), EVENT_SHAPE, x)):
             assert p.batch_shape == leading
             assert p.event_shape == event_shape
-            assert p.sample().shape == leading + event_shape
-            assert p.log_prob(p.sample()).shape == leading
-            assert value.shape == p.shape()
+            own = p.sample()
+            assert own.shape == value.shape == leading + event_shape
+            assert p.log_prob(own).shape == leading
+            centre, name = pv.distributions.centre(p)
+            assert centre.shape == leading + event_shape
+            assert centre.isfinite().all()
+            assert name in ("mean", "median", "mode")
     assert vae.prior().batch_shape == ()
     assert vae.prior().event_shape == (D,)
 
 
 def test_every_parameter_receives_a_gradient(part):
     vae = build(**dict([part]))
-    x = vae.decode(torch.randn(4, D)).sample()
-    (-pv.objectives.log_weights(vae, x).mean()).backward()
+    _, x = draw(vae, 8)
+    (-pv.objectives.log_weights(vae, x, 2).mean()).backward()
     for name, parameter in vae.named_parameters():
         assert parameter.grad is not None, name
+        assert parameter.grad.isfinite().all(), name
         assert parameter.grad.abs().sum() > 0, name
 
 
 def test_samples_lie_in_the_support_and_have_a_density(part):
     vae = build(**dict([part]))
-    x = torch.rand(50, *EVENT_SHAPE)
-    for p in (vae.prior(), vae.encode(x), vae.decode(torch.randn(50, D))):
+    z, x = draw(vae, 50)
+    for p in (vae.prior(), vae.encode(x), vae.decode(z)):
         value = p.sample()
-        assert p.support.check(value).all()
+        assert pv.distributions.support(p).check(value).all()
         assert p.log_prob(value).isfinite().all()
+    assert vae.prior().log_prob(vae.encode(x).sample()).isfinite().all()
 
 
-@pytest.mark.usefixtures("double")
-def test_density_is_normalised_and_fits_the_samples():
-    """Each pixel's density integrates or sums to 1, and gives the samples' mean and variance."""
-    for name, likelihood in LIKELIHOODS.items():
-        if name == "PseudoBernoulli":  # which has no density, and its own test
-            continue
-        vae = build(likelihood=likelihood)
-        pixels = vae.decode(torch.randn(1, D)).base_dist
-        if pixels.support.is_discrete:
-            grid, step = torch.tensor([0.0, 1.0]), 1.0
-        else:
-            grid = torch.linspace(-80, 80, 160_001)
-            step = grid[1] - grid[0]
-        density = pixels.log_prob(grid.reshape(-1, 1, 1, 1)).exp()
-        total = density.sum(0) * step
-        torch.testing.assert_close(total, torch.ones_like(total))
-        values = grid.reshape(-1, 1, 1, 1)
-        mean = (values * density).sum(0) * step
-        variance = (values**2 * density).sum(0) * step - mean**2
-        torch.testing.assert_close(mean, pixels.mean)
-        torch.testing.assert_close(variance, pixels.variance)
-        samples = pixels.sample((40_000,))
-        error = (samples.mean(0) - mean) / (variance / 40_000).sqrt()
-        assert error.abs().max() < 4.5
-        torch.testing.assert_close(samples.var(0), variance, rtol=0.05, atol=0)
+def test_particles_are_vectorised(part):
+    """Pyro's loss over K vectorised particles is the mean of the importance weights, draw for draw."""
+    vae = build(**dict([part]))
+    _, x = draw(vae, 4)
+    # A mixture draws its components in another order when it is expanded.
+    k = 5000 if isinstance(part[1], pv.guides.MixtureOfNormals) else 3
+    torch.manual_seed(0)
+    elbo = Trace_ELBO(num_particles=k, vectorize_particles=True, max_plate_nesting=1)
+    loss = elbo.loss(vae.model, vae.guide, x)
+    torch.manual_seed(0)
+    log_w = pv.objectives.log_weights(vae, x, k).sum(-1)
+    tolerance = 1e-4 if k == 3 else 6 * (log_w.std() / k**0.5).item()
+    assert loss == pytest.approx(-log_w.mean().item(), rel=1e-4, abs=tolerance)
 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", PRIORS)
 def test_prior_is_normalised_and_fits_its_samples(name):
-    """E_q[p / q] = 1 under a wide q, and p's own E_p[-log p] from two independent computations."""
-    p = build(prior=PRIORS[name]).prior()
-    q = dist.StudentT(2.0, 0.0, 2.0).expand((D,)).to_event(1)
-    z = q.sample((400_000,))
-    w = (p.log_prob(z) - q.log_prob(z)).exp()
-    assert w.mean().item() == pytest.approx(1, abs=5 * (w.std() / 400_000**0.5).item())
-    entropy = -p.log_prob(p.sample((100_000,)))
-    weighted = -torch.where(w > 0, w * p.log_prob(z), 0.0)  # far in a tail log p is -inf
+    """E_q[p / q] = 1 under a wide q on the same support, and E_p[-log p] from two computations."""
+    vae = build(prior=PRIORS[name])
+    p, support = vae.prior(), vae.p_z.support
+    with torch.no_grad():
+        q = dist.StudentT(2.0, 0.0, 2.0).expand((D,)).to_event(1)
+        if vae.pushed:
+            base = dist.StudentT(4.0, 0.0, 1.5).expand((vae.guide_dim,)).to_event(1)
+            push = torch.distributions.biject_to(support).with_cache(1)
+            q = dist.TransformedDistribution(base, [push])
+        z = q.sample((400_000,))
+        w = (p.log_prob(z) - q.log_prob(z)).exp()
+        assert w.mean().item() == pytest.approx(1, abs=5 * (w.std() / 400_000**0.5).item())
+        entropy = -p.log_prob(p.sample((100_000,)))
+        weighted = -torch.where(w > 0, w * p.log_prob(z), 0.0)  # far in a tail log p is -inf
     error = math.hypot(entropy.std() / 100_000**0.5, weighted.std() / 400_000**0.5)
-    assert entropy.mean().item() == pytest.approx(weighted.mean().item(), abs=5 * error)
+    assert entropy.mean().item() == pytest.approx(weighted.mean().item(), abs=5 * error + 1e-9)
 
 
 @pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("name", GUIDES)
 def test_guide_is_normalised_and_reparameterised(name):
-    """E_z~wide[q / wide] = 1; and d/dparams E_q[f] by the pathwise and by the score estimator agree."""
-    guide = GUIDES[name]
-    params = (0.3 * torch.randn(guide.param_shape(D))).requires_grad_()
-    q = guide(params)
-    wide = dist.StudentT(3.0, 0.0, 3.0).expand((D,)).to_event(1)
-    z = wide.sample((400_000,))
-    w = (q.log_prob(z) - wide.log_prob(z)).exp()
-    assert w.mean().item() == pytest.approx(1, abs=5 * (w.std() / 400_000**0.5).item())
+    """E_q[p / q] = 1 for a narrow p; the pathwise and the score estimator of d/dparams E_q[f] agree."""
+    guide, d = copy.deepcopy(GUIDES[name]), 2
+    torch.manual_seed(4)
+    guide.setup(d)
+    params = (0.5 * torch.randn(guide.param_shape(d))).requires_grad_()
+    with torch.no_grad():
+        draws = guide(params).sample((1000,))
+        narrow = dist.Normal(draws.mean(0), 0.3 * draws.std(0)).to_event(1)
+        mean = draws.mean(0)
+        if name == "Dirichlet":
+            narrow = dist.Dirichlet(30 * mean)
+        elif name == "Beta":
+            narrow = dist.Beta(30 * mean, 30 * (1 - mean)).to_event(1)
+        elif name == "Gamma":
+            narrow = dist.Gamma(30.0, 30 / mean).to_event(1)
+        q = guide(params)
+        z = q.rsample((200_000,))
+        w = (narrow.log_prob(z) - q.log_prob(z)).exp()
+    assert w.mean().item() == pytest.approx(1, abs=5 * (w.std() / 200_000**0.5).item())
 
     def f(z):
-        return (z.sin() + 0.3 * z.square()).sum(-1)
+        # Its gradient falls off faster than the draws of heavy tails move.
+        return z.tanh().sum(-1) + 0.5 * z.tanh().prod(-1)
 
-    pathwise = torch.autograd.grad(f(guide(params).rsample((400_000,))).mean(), params)[0]
-    z = guide(params).sample((400_000,))
-    baseline = f(z).mean().detach()
-    score = torch.autograd.grad(((f(z) - baseline) * guide(params).log_prob(z)).mean(), params)[0]
-    torch.testing.assert_close(pathwise, score, atol=0.03, rtol=0)
+    q = guide(params)
+    pathwise = torch.autograd.grad(f(q.rsample((200_000,))).mean(), params)[0]
+    q = guide(params)
+    z = q.rsample((200_000,))
+    if guide.invertible:
+        z = z.detach()
+        score = torch.autograd.grad(((f(z) - f(z).mean()) * q.log_prob(z)).mean(), params)[0]
+        torch.testing.assert_close(pathwise, score, atol=0.03, rtol=0)
+    else:  # no density but at its own draws: finite differences, under common random numbers
+        direction = torch.randn_like(params)
+
+        def mean(step):
+            torch.manual_seed(5)
+            return f(guide(params + step * direction).rsample((200_000,))).mean()
+
+        difference = (mean(1e-3) - mean(-1e-3)) / 2e-3
+        assert (pathwise * direction).sum().item() == pytest.approx(difference.item(), abs=0.02)
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("name", [n for n, guide in GUIDES.items() if guide.invertible])
+def test_guide_has_one_density(name):
+    """At its own draws, whose way back is remembered, and at the same numbers without that memory."""
+    vae = build(guide=GUIDES[name], **({} if name in OWN_SUPPORT else {"prior": PRIORS["LogNormal"]}))
+    x = torch.rand(6, *EVENT_SHAPE).round()
+    q = vae.encode(x)
+    z = q.rsample()
+    torch.testing.assert_close(
+        vae.encode(x).log_prob(z.detach().clone()), q.log_prob(z), rtol=1e-5, atol=1e-5
+    )
 
 
 def test_pseudo_bernoulli_is_the_formula_and_no_density():
@@ -201,15 +211,19 @@ def test_pseudo_bernoulli_is_the_formula_and_no_density():
 
 
 def test_state_is_saved_and_loaded(part):
-    vae, other = build(**dict([part])), build(**dict([part]))
+    vae, other = build(**dict([part])), build(seed=3, **dict([part]))
+    z, x = draw(vae, 20)
+    vae.initialize(pv.data.Split(x))
     with torch.no_grad():
         for p in vae.parameters():
-            p.add_(torch.randn_like(p))
-    vae.initialize(torch.rand(EVENT_SHAPE), torch.rand(EVENT_SHAPE) + 0.1)
+            p.add_(0.01 * torch.randn_like(p))
     other.load_state_dict(vae.state_dict())
-    z, x = torch.randn(4, D), torch.bernoulli(torch.rand(4, *EVENT_SHAPE))
     assert torch.equal(vae.decode(z).log_prob(x), other.decode(z).log_prob(x))
-    assert torch.equal(vae.encode(x).log_prob(z), other.encode(x).log_prob(z))
+    assert torch.equal(vae.prior().log_prob(z), other.prior().log_prob(z))
+    torch.manual_seed(0)
+    draws = vae.encode(x).rsample()
+    torch.manual_seed(0)
+    assert torch.equal(draws, other.encode(x).rsample())
 
 
 def test_configuration_rebuilds_the_part(part):
@@ -219,55 +233,126 @@ def test_configuration_rebuilds_the_part(part):
     assert type(again) is type(value)
     assert config.describe(again) == described
     one, other = build(**{kind: value}), build(**{kind: again})
-    z, x = torch.randn(4, D), torch.bernoulli(torch.rand(4, *EVENT_SHAPE))
+    z, x = draw(one, 4)
     assert torch.equal(one.decode(z).log_prob(x), other.decode(z).log_prob(x))
     assert torch.equal(one.prior().log_prob(z), other.prior().log_prob(z))
+    assert repr(one) == repr(other)
 
 
 def test_repr_and_float64(part):
+    if isinstance(part[1], pv.likelihoods.GeneralizedPareto):
+        pytest.skip("PyTorch's has constants of the default dtype")
+    if part[1] is PRIORS["Flow-affine_autoregressive"]:
+        pytest.skip("Pyro's draws start from zeros of the default dtype")
     vae = build(**dict([part]))
-    assert repr(part[1])[:6] in repr(vae) or part[1] is PRIORS["Normal"]
-    z, x = torch.randn(4, D), torch.bernoulli(torch.rand(4, *EVENT_SHAPE))
-    single = pv.objectives.kl_divergence(vae.encode(x), vae.prior(), z) - vae.decode(z).log_prob(x)
+    assert type(part[1]).__name__ in repr(vae)
+    z, x = draw(vae, 4)
+    single = vae.prior().log_prob(z) + vae.decode(z).log_prob(x)
+    assert vae.encode(x).rsample().dtype == torch.float32
     twin = copy.deepcopy(vae).double()
     z, x = z.double(), x.double()
-    double = pv.objectives.kl_divergence(twin.encode(x), twin.prior(), z) - twin.decode(z).log_prob(x)
+    q = twin.encode(x)
+    drawn = q.rsample()
+    for value in (drawn, q.log_prob(drawn), twin.prior().sample(), twin.prior().log_prob(z)):
+        assert value.dtype == torch.float64
+    double = twin.prior().log_prob(z) + twin.decode(z).log_prob(x)
     assert double.dtype == torch.float64
-    torch.testing.assert_close(single, double.float(), rtol=1e-4, atol=1e-4)
+    torch.testing.assert_close(single, double.float(), rtol=1e-3, atol=1e-3)
     assert vae.prior().sample().dtype == torch.float32
 
 
 def test_parts_follow_the_device(part):
     """Every tensor of every distribution moves with the module; "meta" stands in for a GPU."""
+    name = getattr(part[1], "transform", type(part[1]).__name__)
+    if name in ("spline", "spline_coupling", "spline_autoregressive", "NanMaskedNormal"):
+        pytest.skip("Pyro selects elements by their values, which a tensor without values does not have")
+    if name in ("Beta", "Dirichlet") and part[0] == "guide":
+        pytest.skip("PyTorch has no draws of these without values")
     vae = build(**dict([part])).to("meta")
     z, x = torch.zeros(4, D, device="meta"), torch.zeros(4, *EVENT_SHAPE, device="meta")
     with pyro.validation_enabled(False):
-        assert vae.encode(x).log_prob(z).device.type == "meta"
+        q = vae.encode(x)
+        drawn = q.rsample()
+        assert q.log_prob(drawn).device.type == "meta"
         assert vae.decode(z).log_prob(x).device.type == "meta"
         assert vae.prior().log_prob(z).device.type == "meta"
 
 
 def test_impossible_priors_are_refused():
     for prior, message in [
-        (dist.Gamma(2.0, 1.0), "support"),
         (dist.Normal(torch.zeros(2), 1.0), "latent_dim=3"),
-        (dist.Bernoulli(0.5), "support"),
+        (dist.Bernoulli(0.5), "cannot follow a prior over"),
+        (dist.Categorical(torch.ones(3)).expand((3,)), "cannot follow a prior over"),
     ]:
         with pytest.raises(ValueError, match=message):
             build(prior=prior)
     flow = dist.TransformedDistribution(
         dist.Normal(torch.zeros(D), 1.0), [dist.transforms.affine_autoregressive(D)]
     )
-    with pytest.raises(ValueError, match="would not be trained"):
+    with pytest.raises(ValueError, match=r"would not be trained; take pv.priors.Flow"):
         build(prior=flow)
     for prior in (dist.Normal, torch.distributions.Laplace(0.0, 1.0)):
         with pytest.raises(TypeError, match=r"dist.Laplace\(0., 1.\)"):
             build(prior=prior)
 
 
+def test_impossible_pairs_are_refused():
+    for prior, guide, message in [
+        (dist.Normal(0.0, 1.0), dist.Gamma, "dist.Gamma with dist.Gamma"),
+        (dist.Gamma(2.0, 1.0), dist.Beta, "Guides over the reals"),
+        (dist.Dirichlet(torch.ones(D)), dist.Gamma, "Dirichlet with dist.Dirichlet"),
+        (pv.priors.VampPrior(5), pv.guides.Flow("planar"), "density of q"),
+        (pv.priors.Normal(), dist.VonMises, "not reparameterised"),
+        (pv.priors.Normal(), dist.Poisson, "not reparameterised"),
+        (pv.priors.Normal(), dist.Pareto, "moves with its parameters"),
+        (pv.priors.Normal(), dist.RelaxedBernoulli, "cannot come from an encoder"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            build(prior=prior, guide=guide)
+    with pytest.raises(ValueError, match="leaves nothing free"):
+        pv.VAE(EVENT_SHAPE, 1, prior=dist.Dirichlet(torch.ones(1)))
+    for module in (pv.priors, pv.guides):
+        with pytest.raises(ValueError, match="transform='spline'"):
+            pv.VAE(EVENT_SHAPE, 1, **{module.__name__[9:-1]: module.Flow("affine_coupling")})
+    for wrong in (pv.priors.Normal(), dist.Normal(0.0, 1.0), "Normal"):
+        with pytest.raises(TypeError, match="a guide is"):
+            build(guide=wrong)
+        with pytest.raises(TypeError, match="a likelihood is"):
+            build(likelihood=wrong)
+
+
+@pytest.mark.usefixtures("double")
+def test_kl_is_in_closed_form_where_there_is_one():
+    """Against importance-free Monte Carlo with many draws."""
+    for prior, guide in [
+        (pv.priors.Normal(), pv.guides.Normal()),
+        (pv.priors.Normal(learned=True), pv.guides.Normal()),
+        (dist.Laplace(0.0, 1.0), dist.Laplace),
+        (dist.Laplace(0.0, 1.0), pv.guides.Normal()),
+        (dist.Gamma(2.0, 1.0), dist.Gamma),
+        (dist.Beta(2.0, 3.0), dist.Beta),
+        (dist.Dirichlet(torch.ones(D)), dist.Dirichlet),
+        (dist.MultivariateNormal(torch.zeros(D), torch.eye(D) + 0.5), pv.guides.FullRankNormal()),
+        (dist.MultivariateNormal(torch.zeros(D), torch.eye(D) + 0.5), pv.guides.Normal()),
+    ]:
+        vae = build(prior=prior, guide=guide)
+        q, p = vae.encode(torch.rand(1, *EVENT_SHAPE).round()), vae.prior()
+        assert pv.objectives.has_closed_form(q, p)
+        z = q.rsample((100_000,))
+        kl = pv.objectives.kl_divergence(q, p, z)
+        torch.testing.assert_close(kl[0], kl[-1])
+        sampled = q.log_prob(z) - p.log_prob(z)
+        error = (sampled.std() / 100_000**0.5).item()
+        assert kl[0].item() == pytest.approx(sampled.mean().item(), abs=5 * error)
+    for prior in (dist.StudentT(4.0), pv.priors.Flow()):
+        vae = build(prior=prior)
+        assert not pv.objectives.has_closed_form(vae.encode(torch.rand(1, *EVENT_SHAPE)), vae.prior())
+
+
 class TestNormalLikelihood:
     def test_starts_at_the_statistics(self):
-        mean, std = 100 + torch.rand(EVENT_SHAPE), 20 * torch.rand(EVENT_SHAPE) + 1
+        x = 100 + torch.rand(EVENT_SHAPE) + (20 * torch.rand(EVENT_SHAPE) + 1) * torch.randn(50, *EVENT_SHAPE)
+        data, mean, std = pv.data.Split(x), x.mean(0), x.std(0, correction=0)
         unit = std.square().mean().sqrt()
         for scale, expected in (
             ("decoder", unit.expand(EVENT_SHAPE)),
@@ -275,22 +360,23 @@ class TestNormalLikelihood:
             ("per_pixel", std),
             (7.0, torch.tensor(7.0).expand(EVENT_SHAPE)),
         ):
-            vae = build(likelihood=pv.likelihoods.Normal(scale), decoder=Silent)
-            vae.initialize(mean, std)
+            vae = build(likelihood=pv.likelihoods.Normal(scale=scale), decoder=Silent)
+            vae.initialize(data)
             p = vae.decode(torch.zeros(1, D)).base_dist
             torch.testing.assert_close(p.loc[0], mean)
             torch.testing.assert_close(p.scale[0], expected, rtol=2e-3, atol=0)
 
     def test_learned_scales_have_a_floor(self):
-        vae = build(likelihood=pv.likelihoods.Normal("shared"))
-        vae.initialize(torch.zeros(EVENT_SHAPE), torch.full(EVENT_SHAPE, 5.0))
+        vae = build(likelihood=pv.likelihoods.Normal(scale="shared"))
+        x = torch.tensor([-5.0, 5.0])[:, None, None].expand(2, *EVENT_SHAPE)
+        vae.initialize(pv.data.Split(x))
         vae.p_x.learned["scale"].data.fill_(-1e4)
         assert vae.decode(torch.zeros(1, D)).base_dist.scale.min().item() == pytest.approx(5e-3)
 
 
 def test_scales_grow_linearly():
     """softplus, not exp, which a raw value of 20 would take to 5e8 (within a VAE, whose parts are copies)."""
-    vae = build(likelihood=pv.likelihoods.Normal("shared"))
+    vae = build(likelihood=pv.likelihoods.Normal(scale="shared"))
     vae.p_x.learned["scale"].data.fill_(20.0)
     assert vae.decode(torch.zeros(1, D)).base_dist.scale.max().item() == pytest.approx(20, rel=1e-3)
     assert vae.q_z(torch.full((1, 2 * D), 20.0)).base_dist.scale.max().item() == pytest.approx(20)
@@ -301,7 +387,7 @@ def test_scales_grow_linearly():
 )
 def test_impossible_sources_are_refused(scale, message):
     with pytest.raises(ValueError, match=message):
-        pv.likelihoods.Normal(scale)
+        pv.likelihoods.Normal(scale=scale)
 
 
 def test_a_likelihood_must_leave_something_to_the_decoder():
@@ -316,16 +402,20 @@ def test_own_likelihood_starts_at_the_statistics():
     class Laplace(pv.likelihoods.Univariate):
         family = dist.Laplace
 
-    mean, std = 5000 + torch.rand(EVENT_SHAPE), torch.rand(EVENT_SHAPE) + 1
+    x = 5000 + torch.rand(EVENT_SHAPE) + torch.randn(101, *EVENT_SHAPE)
     vae = build(likelihood=Laplace(loc="decoder", scale="shared"), decoder=Silent)
-    vae.initialize(mean, std)
-    torch.testing.assert_close(vae.decode(torch.zeros(1, D)).mean[0], mean)
+    vae.initialize(pv.data.Split(x))
+    # The median is where a Laplace has its greatest likelihood.
+    torch.testing.assert_close(vae.decode(torch.zeros(1, D)).mean[0], x.median(0).values, rtol=0, atol=0.1)
+    scale = (x - x.median(0).values).abs().mean().item()
+    assert vae.decode(torch.zeros(1, D)).base_dist.scale.mean().item() == pytest.approx(scale, rel=0.02)
 
 
 def test_bernoulli_starts_at_the_mean():
     mean = torch.tensor([[0.0, 0.2, 0.5], [0.7, 1.0, 0.3]])
+    x = (torch.arange(10)[:, None, None] < 10 * mean).float()
     vae = build(decoder=Silent)
-    vae.initialize(mean, torch.ones(EVENT_SHAPE))
+    vae.initialize(pv.data.Split(x))
     torch.testing.assert_close(vae.decode(torch.zeros(1, D)).mean[0], mean.clamp(0.01, 0.99))
 
 

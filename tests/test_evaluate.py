@@ -115,7 +115,7 @@ def test_particles_come_first(make_vae, x):
 def test_float64_data_are_not_rounded():
     """x = 5000 ± 1e-3: rounding to float32 would move each datum by up to a fifth of the scale."""
     x = 5000 + 1e-3 * torch.randn(50, 3, dtype=torch.float64)
-    vae = pv.VAE((3,), 1, likelihood=pv.likelihoods.Normal(1e-3), decoder=pv.nets.mlp(4)).double()
+    vae = pv.VAE((3,), 1, likelihood=pv.likelihoods.Normal(scale=1e-3), decoder=pv.nets.mlp(4)).double()
     with torch.no_grad():
         vae.decoder.layers[-1].bias.fill_(5000.0)
         vae.decoder.layers[-1].weight.zero_()

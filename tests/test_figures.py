@@ -32,7 +32,7 @@ def echo(shape=(1, 4, 4), **parts):
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 5), (6, 5), (2, 4, 4), (10,)], ids=str)
 def test_all_figures_for_all_shapes(make_vae, shape):
-    vae = make_vae(shape, likelihood=pv.likelihoods.Normal("shared"))
+    vae = make_vae(shape, likelihood=pv.likelihoods.Normal(scale="shared"))
     x = torch.randn(9, *shape)
     for figure in (
         pv.figures.samples(vae, 10),

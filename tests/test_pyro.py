@@ -165,7 +165,7 @@ class TestTwoVAEs:
         torch.testing.assert_close(vae.decode(torch.zeros(1, 2)).base_dist.logits, expected)
 
     def test_parts_are_copied(self, x):
-        prior, likelihood = pv.priors.Normal(), pv.likelihoods.Normal("shared")
+        prior, likelihood = pv.priors.Normal(), pv.likelihoods.Normal(scale="shared")
         one = pv.VAE((1, 8, 8), prior=prior, likelihood=likelihood)
         other = pv.VAE((1, 8, 8), prior=prior, likelihood=likelihood)
         assert not {id(p) for p in one.parameters()} & {id(p) for p in other.parameters()}

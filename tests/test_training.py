@@ -236,7 +236,7 @@ class TestFit:
             vae = pv.VAE(
                 (3,),
                 2,
-                likelihood=pv.likelihoods.Normal("shared"),
+                likelihood=pv.likelihoods.Normal(scale="shared"),
                 encoder=pv.nets.mlp(20),
                 decoder=pv.nets.mlp(20),
             )

@@ -15,13 +15,16 @@ from pyro_vae import (
     svi,
 )
 from pyro_vae.checkpoint import load
+from pyro_vae.comparison import Comparison, compare
 from pyro_vae.training import Run, fit, resume
 from pyro_vae.vae import VAE
 
 __all__ = [
     "VAE",
+    "Comparison",
     "Run",
     "checkpoint",
+    "compare",
     "config",
     "data",
     "distributions",

@@ -20,8 +20,9 @@ import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae import checkpoint, config, data, evaluate, figures, training
-from pyro_vae.likelihoods import COUNTING
+from pyro_vae import checkpoint, comparison, config, data, evaluate, figures, training
+from pyro_vae.explain import Format
+from pyro_vae.likelihoods import COUNTING, Likelihood, as_likelihood
 from pyro_vae.svi import NonFiniteLossError
 from pyro_vae.vae import VAE
 
@@ -38,6 +39,27 @@ def train_parser() -> config.Parser:
     )
     parser.add_argument("--config", action="config", help="a run's config.yaml, or one of your own")
     parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run, as it was")
+    _add_arguments(parser)
+    return parser
+
+
+def compare_parser() -> config.Parser:
+    """Parser of ``compare``: lists of parts, and the arguments of ``train``."""
+    parser = config.Parser(
+        description="Trains the same VAE under several priors, likelihoods or guides, and prints a table. "
+        "Parts are written as in Python: --priors Normal 'VampPrior(500)', "
+        "--likelihoods 'Normal(scale=\"shared\")' Laplace 'StudentT(df=4.0)'. Called again with the same "
+        "--folder, it goes on where it was stopped.",
+        epilog="Options may be written with dashes (--data-dir) or underscores.",
+    )
+    for kind in ("prior", "likelihood", "guide"):
+        parser.add_argument(f"--{kind}s", type=str, nargs="+", default=[], help=f"{kind}s to compare")
+    parser.add_argument("--num_samples", type=int, default=100, help="importance samples per datum")
+    _add_arguments(parser)
+    return parser
+
+
+def _add_arguments(parser: config.Parser) -> None:
     parser.add_argument(
         "--data",
         type=str,
@@ -53,7 +75,7 @@ def train_parser() -> config.Parser:
     )
     parser.add_argument(
         "--levels",
-        type=Literal["auto", "true", "false"],
+        type=Literal["auto"] | bool,
         default="auto",
         help="leave grey levels the whole numbers that they are, 0 to 255 (of digits, 0 to 16), instead of "
         "dividing them into [0, 1]; auto: for a likelihood of counts that is not on {0, 1}",
@@ -61,7 +83,21 @@ def train_parser() -> config.Parser:
     parser.add_signature(data.load, skip=["data", "labels", "binarize", "levels"])
     parser.add_signature(VAE, skip=["event_shape"])
     parser.add_signature(training.fit, skip=["vae", "data", "resume", "progress"])
-    return parser
+
+
+def _read(arguments: dict[str, Any], likelihood: Likelihood) -> data.Data:
+    """The data, in the form that the likelihood is for unless another was asked for."""
+    binarize, levels = arguments.pop("binarize"), arguments.pop("levels")
+    if binarize == "auto":
+        binarize = "dynamic" if likelihood.binary else "none"
+    if levels == "auto":
+        counts = likelihood.measure == COUNTING and not likelihood.binary
+        levels = counts and binarize == "none"
+    loaded = data.load(binarize=binarize, levels=levels, **_pick(arguments, data.load))
+    del arguments["data"]
+    print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
+    training.check_seed(arguments["seed"])
+    return loaded
 
 
 def train(resume: str | None = None, **arguments: Any) -> None:
@@ -69,21 +105,11 @@ def train(resume: str | None = None, **arguments: Any) -> None:
     if resume:
         run = training.resume(resume)
     else:
-        binarize, levels = arguments.pop("binarize"), arguments.pop("levels")
-        likelihood = arguments["likelihood"]
-        if binarize == "auto":
-            binarize = "dynamic" if likelihood.binary else "none"
-        if levels == "auto":
-            counts = likelihood.measure == COUNTING and not likelihood.binary
-            levels = "true" if counts and binarize == "none" else "false"
-        loaded = data.load(binarize=binarize, levels=levels == "true", **_pick(arguments, data.load))
-        del arguments["data"]
-        print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
-        training.check_seed(arguments["seed"])
-        torch.manual_seed(arguments["seed"])
         try:
+            loaded = _read(arguments, as_likelihood(arguments["likelihood"]))
+            torch.manual_seed(arguments["seed"])
             vae = VAE(loaded.event_shape, **_pick(arguments, VAE))
-        except ValueError as error:
+        except (TypeError, ValueError) as error:
             raise config.ConfigError(str(error)) from error
         run = training.fit(vae, loaded, **_pick(arguments, training.fit))
     splits = {"test": run.data.test, "validation": run.data.validation, "train": run.data.train}
@@ -98,6 +124,33 @@ def train(resume: str | None = None, **arguments: Any) -> None:
     if run.vae.latent_dim == 2:
         manifold(run.folder)
     print(f"pyro-vae evaluate {run.folder} --num-samples 5000  measures log p(x) as papers do")
+
+
+def compare_parts(**arguments: Any) -> None:
+    """Trains the same VAE under several priors, likelihoods or guides: which fits?"""
+    lists: dict[str, Any] = {
+        f"{kind}s": [config.parse(kind, text) for text in arguments.pop(f"{kind}s")]
+        for kind in ("prior", "likelihood", "guide")
+    }
+    likelihoods = [as_likelihood(part) for part in lists["likelihoods"] or [arguments["likelihood"]]]
+    try:
+        comparison.check_measures(likelihoods)
+        loaded = _read(arguments, likelihoods[0])
+        shared = _pick(arguments, VAE) | _pick(arguments, training.fit) | lists
+        result = comparison.compare(loaded, num_samples=arguments["num_samples"], **shared)
+    except (TypeError, ValueError) as error:
+        raise config.ConfigError(str(error)) from error
+    print(f"\n{result}\n\n{result.folder / 'comparison.csv'}\n{result.folder / 'comparison.png'}")
+
+
+def explain(run: Path, format: Format = "text") -> None:
+    """Prints a run's generative story: its densities, parameters and where they come from.
+
+    Args:
+        run: folder of the run.
+        format: text; latex, the formulas alone; graph, the graphical model for Graphviz's dot.
+    """
+    print(_vae(run).explain(format))
 
 
 def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> None:
@@ -119,6 +172,8 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> No
     result = asdict(bound) | {
         "log_likelihood": estimate.log_likelihood,
         "log_likelihood_standard_error": estimate.standard_error,
+        "bits_per_dim": estimate.bits_per_dim,
+        "active_units": evaluate.active_units(vae, part),
         "num_samples": num_samples,
         "num_data": len(part),
         "measure": estimate.measure,
@@ -207,7 +262,9 @@ def interpolate(run: Path, start: int = 0, end: int = 1, num_steps: int = 12, sp
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
+    "compare": compare_parts,
     "evaluate": evaluate_run,
+    "explain": explain,
     "sample": sample,
     "reconstruct": reconstruct,
     "manifold": manifold,
@@ -226,7 +283,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         epilog="pyro-vae COMMAND --help tells more. RUN is the folder of a run; by default the latest.",
     )
     commands = parser.add_subcommands()
-    parsers = {"train": train_parser()}
+    parsers = {"train": train_parser(), "compare": compare_parser()}
     for name, function in COMMANDS.items():
         if name not in parsers:
             parsers[name] = config.Parser(description=_summary(function))
@@ -245,7 +302,7 @@ def main(argv: Sequence[str] | None = None) -> int:
         for name in ("num_samples", "num_steps", "num_data"):
             if arguments.get(name, 1) < 1:
                 raise config.ConfigError(f"--{name} {arguments[name]} must be positive")
-        if chosen.subcommand != "train":
+        if "run" in arguments:
             arguments["run"] = Path(arguments["run"] or checkpoint.latest())
         COMMANDS[chosen.subcommand](**arguments)
     except (config.ConfigError, data.DataError, checkpoint.CheckpointError) as error:

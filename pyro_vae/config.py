@@ -8,6 +8,7 @@ class and the arguments it was made with::
 
 from __future__ import annotations
 
+import ast
 import difflib
 import functools
 import importlib
@@ -25,6 +26,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
 from pyro_vae import distributions, guides, likelihoods, nets, priors
+from pyro_vae.vae import VAE
 
 NAMESPACES: dict[str, tuple[Any, ...]] = {
     "prior": (priors, pyro.distributions),
@@ -46,7 +48,12 @@ _BASES: dict[str, tuple[type, ...]] = {
 }
 
 # Lists in a configuration become the tensor arguments of a distribution.
-register_type(Tensor, Tensor.tolist, torch.as_tensor, fail_already_registered=False)
+register_type(
+    Tensor,
+    Tensor.tolist,
+    lambda values: torch.as_tensor(values, dtype=torch.get_default_dtype()),
+    fail_already_registered=False,
+)
 
 PARTS = (nn.Module, Distribution, Transform, torch.optim.Optimizer, pyro.infer.ELBO)
 """What a configuration may name; nothing else is ever made from one."""
@@ -190,6 +197,31 @@ def _path(value: Any) -> str:
     return f"{value.__module__}.{value.__qualname__}"
 
 
+def parse(kind: str, text: str) -> Any:
+    """The part that a text such as ``"VampPrior(500)"`` or ``"StudentT(df=4.0)"`` means, as in Python.
+
+    Raises:
+        ConfigError: it is no name, or no call with plain values, or the values do not fit.
+    """
+    try:
+        node = ast.parse(text, mode="eval").body
+        function = node.func if isinstance(node, ast.Call) else node
+        path = resolve(kind, ast.unparse(function))
+        arguments: dict[str, Any] = {}
+        if isinstance(node, ast.Call):
+            module, _, name = path.rpartition(".")
+            names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
+            arguments = dict(zip(names, map(ast.literal_eval, node.args), strict=False))
+            arguments |= {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+    except (SyntaxError, ImportError, AttributeError, ValueError) as error:
+        if isinstance(error, ConfigError):
+            raise
+        example = {"prior": "VampPrior(500)", "guide": "LowRankNormal(rank=2)"}.get(kind, "StudentT(df=4.0)")
+        raise ConfigError(f"{text!r} is no {kind} ({error}); write it as in Python: {example!r}") from error
+    spec = {"class_path": path, "init_args": arguments}
+    return build(VAE, {kind: spec}, ["event_shape"])[kind]
+
+
 class Parser(jsonargparse.ArgumentParser):
     """Argument parser made from signatures, in whose help only the known short names are listed."""
 
@@ -200,7 +232,12 @@ class Parser(jsonargparse.ArgumentParser):
         """Adds the parameters of a function or class, with parts as defaults made plain."""
         add = self.add_class_arguments if inspect.isclass(function) else self.add_function_arguments
         extra = {"instantiate": False} if inspect.isclass(function) else {}
-        add(function, None, skip=set(skip), fail_untyped=False, **extra)
+        # Of "a likelihood or a distribution class" only the first, which the second is made into, is parsed:
+        # mistakes are then told of that one alone.
+        own = {"likelihood", "guide"} & inspect.signature(function).parameters.keys()
+        add(function, None, skip={*skip, *own}, fail_untyped=False, **extra)
+        for kind in own - set(skip):
+            self.add_argument(f"--{kind}", type=_BASES[kind][0], help=f"the {kind}, by its name")
         for name, parameter in inspect.signature(function).parameters.items():
             if name in NAMESPACES and name not in skip:
                 self.set_defaults({name: describe(parameter.default)})

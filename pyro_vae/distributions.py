@@ -534,7 +534,10 @@ def scalar_support(constraint: Constraint) -> Any:
 
 
 def bounds(constraint: Any) -> tuple[Any, Any] | None:
-    """Lower and upper end of an interval, which may be infinite; None if it is no interval."""
+    """Lower and upper end of an interval, which may be infinite; None if it is no interval.
+
+    Numbers, or tensors where they differ from element to element.
+    """
     scalar = scalar_support(constraint)
     if isinstance(scalar, type(constraints.real) | type(constraints.integer)):  # copies of them too
         return -math.inf, math.inf
@@ -543,8 +546,12 @@ def bounds(constraint: Any) -> tuple[Any, Any] | None:
     ends = getattr(scalar, "lower_bound", None), getattr(scalar, "upper_bound", None)
     if ends == (None, None):
         return None
-    low, high = ends
+    low, high = (end.flatten()[0].item() if _is_one_number(end) else end for end in ends)
     return -math.inf if low is None else low, math.inf if high is None else high
+
+
+def _is_one_number(value: Any) -> bool:
+    return isinstance(value, Tensor) and value.unique().numel() == 1
 
 
 def same_bounds(one: Constraint, other: Constraint) -> bool:
@@ -558,12 +565,25 @@ def same_bounds(one: Constraint, other: Constraint) -> bool:
     )
 
 
+def has_closed_form(q: Distribution, p: Distribution) -> bool:
+    """Whether PyTorch has KL(q || p) in closed form."""
+    try:
+        torch.distributions.kl_divergence(q, p)
+    except NotImplementedError:
+        return False
+    return True
+
+
 def domain(constraint: Constraint) -> str:
-    """A support in words: ``"{0, 1}"``, ``"[0, inf]"``, ``"whole numbers in [0, 255]"``."""
+    """A support in words: ``"the reals"``, ``"{0, 1}"``, ``"[0, inf]"``, ``"whole numbers in [0, 255]"``."""
     ends = bounds(constraint)
-    if ends is None or any(torch.as_tensor(end).unique().numel() > 1 for end in ends):
+    if isinstance(constraint, type(constraints.simplex)):
+        return "the simplex"
+    if ends is None or any(isinstance(end, Tensor) for end in ends):
         return str(scalar_support(constraint))
-    low, high = (torch.as_tensor(end).flatten()[0].item() for end in ends)
+    if ends == (-math.inf, math.inf) and not constraint.is_discrete:
+        return "the reals"
+    low, high = ends
     if isinstance(scalar_support(constraint), type(constraints.boolean)):
         return "{0, 1}"
     return f"{'whole numbers in ' if constraint.is_discrete else ''}[{low:g}, {high:g}]"
@@ -681,6 +701,8 @@ def flow(base: Distribution, transforms: Sequence[Any], dim: int) -> Distributio
 
 
 def stateless(transform: nn.Module) -> Any:
-    """A copy that shares its parameters, for one use: Pyro's maps keep what they computed last."""
-    shared = itertools.chain(transform.parameters(), transform.buffers())
+    """A copy that shares its tensors, for one use: Pyro's maps keep what they computed last."""
+    attributes = (value for module in transform.modules() for value in vars(module).values())
+    tensors = (value for value in attributes if isinstance(value, Tensor))
+    shared = itertools.chain(transform.parameters(), transform.buffers(), tensors)
     return copy.deepcopy(transform, {id(tensor): tensor for tensor in shared})

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from pyro_vae.compiler import CompilationError, CompilationWarning, Compile, Compiled, check_equal, rollback
 from pyro_vae.data import DataError, Split
 from pyro_vae.distributions import domain, support
+from pyro_vae.likelihoods import COUNTING
 from pyro_vae.objectives import importance_weighted_bound, kl_divergence, log_weights
 from pyro_vae.vae import VAE
 
@@ -55,6 +56,7 @@ class LogLikelihood:
         per_datum: the estimate for each datum, ``[N]``.
         num_samples: K, importance samples per datum.
         measure: what the densities are densities of; compare only like with like.
+        bits_per_dim: -log2 p(x) per element of a datum, for whole numbers such as grey levels; else None.
     """
 
     log_likelihood: float
@@ -62,10 +64,12 @@ class LogLikelihood:
     per_datum: Tensor
     num_samples: int
     measure: str
+    bits_per_dim: float | None = None
 
     def __str__(self) -> str:
+        bits = "" if self.bits_per_dim is None else f", {self.bits_per_dim:.3f} bits/dim"
         return (
-            f"log p(x) {self.log_likelihood:.2f} ± {self.standard_error:.2f} nats per datum "
+            f"log p(x) {self.log_likelihood:.2f} ± {self.standard_error:.2f} nats per datum{bits} "
             f"(K = {self.num_samples}, densities w.r.t. {self.measure})"
         )
 
@@ -154,13 +158,37 @@ def log_likelihood(
     per_datum = _over_batches(
         vae, data, terms, max(1, max_rows // chunk), seed, f"log p(x), K={num_samples}", progress
     )[0].double()
-    return LogLikelihood(
-        per_datum.mean().item(),
-        _standard_error(per_datum),
-        per_datum,
-        num_samples,
-        vae.p_x.measure,
-    )
+    mean = per_datum.mean().item()
+    levels = vae.p_x.measure == COUNTING and not vae.p_x.binary
+    bits = -mean / (math.prod(vae.event_shape) * math.log(2)) if levels else None
+    return LogLikelihood(mean, _standard_error(per_datum), per_datum, num_samples, vae.p_x.measure, bits)
+
+
+def active_units(
+    vae: VAE, data: Split | Tensor, *, threshold: float = 0.01, num_samples: int = 100, seed: int = 0
+) -> int:
+    r"""Number of latents d that vary with x: :math:`\mathrm{Var}_x(E_{q(z|x)}[z_d])` above a threshold.
+
+    Estimated from draws for every guide alike, less what their noise adds to the variance.
+
+    Args:
+        vae: the model.
+        data: a split such as ``data.test``, or a tensor ``[N, *event_shape]``.
+        threshold: of the variance.
+        num_samples: draws of z per datum.
+        seed: of the draws.
+
+    Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders", section 5.
+    """
+
+    def moments(x: Tensor) -> Tensor:
+        z = vae.encode(x).sample((num_samples,))
+        return torch.cat([z.mean(0), z.var(0)], -1).T
+
+    _check_positive(num_samples=num_samples - 1)
+    joined = _over_batches(vae, data, moments, 1000, seed, "active units", progress=False).double()
+    mean, variance = joined.chunk(2)
+    return int((mean.var(1) - variance.mean(1) / num_samples > threshold).sum())
 
 
 def _compiled(function: Callable[[Tensor], list[Tensor]], x: Tensor) -> Callable[..., list[Tensor]]:
@@ -225,8 +253,9 @@ def check_support(vae: VAE, split: Split) -> None:
             "pv.VAE(data.event_shape, ...)"
         )
     with vae.evaluating():
-        p_x = vae.decode(vae.prior().sample((8,)))
-        split.check(support(p_x), domain(support(p_x)), repr(vae.p_x), vae.p_x.mends)
+        z = vae.prior().sample((8,))
+        p_x, given = vae.decode(z), support(vae.decode(z[:1]))  # one, for all data alike
+        split.check(given, domain(given), repr(vae.p_x), vae.p_x.mends)
         low, high = split.range
         for end in (low, high):  # many a support is closed where the density is 0 or infinite
             if not p_x.log_prob(vae.input_loc.new_full(vae.event_shape, end)).isfinite().all():

@@ -6,7 +6,7 @@ figure; data that are no images, as curves over their index.
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -120,6 +120,18 @@ def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
             axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(title=f"The {centre} of each q(z|x), {len(z)} data", xlabel=names[0], ylabel=names[1])
     return figure
+
+
+def comparison(vaes: Mapping[str, VAE], x: Tensor, *, seed: int = 0) -> Figure:
+    """Data ``[N, *event_shape]``, and for each of several VAEs their reconstructions and N draws."""
+    rows, labels = [x.cpu()], ["data"]
+    for name, vae in vaes.items():
+        with vae.evaluating(seed):
+            z = distributions.centre(vae.encode(x.to(vae.input_loc)))[0]
+            for kind, latent in (("reconstructed", z), ("drawn", vae.prior().sample((len(x),)))):
+                rows.append(distributions.centre(vae.decode(latent))[0].cpu())
+                labels.append(f"{name}: {kind}")
+    return _grid(rows, "Data, reconstructions and draws of each model", labels)
 
 
 def training_curves(history: Sequence[dict[str, float]]) -> Figure:

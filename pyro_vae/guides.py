@@ -56,6 +56,15 @@ class Guide(nn.Module, ABC):
     def setup(self, latent_dim: int) -> None:
         """Creates what depends on ``latent_dim`` (D); the VAE calls it once, on its own copy."""
 
+    @property
+    def name(self) -> str:
+        """What the family is called."""
+        return type(self).__name__
+
+    def describe(self) -> dict[str, str]:
+        """Its parameters, by name: how each comes from the encoder's output h(x), in mathematics."""
+        return {}
+
     @abstractmethod
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         """Shape of what the encoder must emit for one datum, given ``latent_dim`` (D)."""
@@ -99,6 +108,17 @@ class Univariate(Guide):
             raise ValueError(f"{name} is no guide: its support moves with its parameters")
         self.support = scalar_support(support(q_z))
 
+    def describe(self) -> dict[str, str]:
+        told = {}
+        for i, (name, constraint) in enumerate(self.constraints.items(), 1):
+            raw = f"h_{i}(x)" if len(self.constraints) > 1 else "h(x)"
+            low, high = bounds(constraint) or (-math.inf, math.inf)
+            if (low, high) == (0, math.inf):
+                told[name] = f"softplus({raw})" + ("" if name == "scale" else f" + {self.floor:g}")
+            else:
+                told[name] = raw if math.isinf(low) else f"{low:g} + {high - low:g} sigmoid({raw})"
+        return told
+
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (len(self.constraints) * latent_dim,)
 
@@ -129,6 +149,9 @@ class Normal(Univariate):
 class FullRankNormal(Guide):
     r"""All latents correlated: :math:`q(z|x) = \mathcal N(z; \mu(x), L(x) L(x)^\top)`, L lower triangular."""
 
+    def describe(self) -> dict[str, str]:
+        return {"loc": "h_1(x)", "L": "softplus(h_2(x)) on the diagonal and h_3(x) below"}
+
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (2 * latent_dim + latent_dim * (latent_dim - 1) // 2,)
 
@@ -156,6 +179,9 @@ class LowRankNormal(Guide):
         super().__init__()
         self.rank = _positive("rank", rank)
 
+    def describe(self) -> dict[str, str]:
+        return {"loc": "h_1(x)", "scale": "softplus(h_2(x))", "W": "h_3(x)"}
+
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         return ((2 + self.rank) * latent_dim,)
 
@@ -182,6 +208,9 @@ class MixtureOfNormals(Guide):
         # The components start apart: alike they would have the same gradient.
         self.register_buffer("offset", 0.5 * torch.randn(self.components, latent_dim))
 
+    def describe(self) -> dict[str, str]:
+        return {"logits": "h_1(x)", "loc": "h_2(x) + b", "scale": "softplus(h_3(x))"}
+
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (self.components * (1 + 2 * latent_dim),)
 
@@ -196,6 +225,9 @@ class Dirichlet(Guide):
 
     family = dist.Dirichlet
     support = constraints.simplex
+
+    def describe(self) -> dict[str, str]:
+        return {"concentration": "softplus(h(x)) + 0.01"}
 
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (latent_dim,)
@@ -252,6 +284,13 @@ class Flow(Guide):
             make(latent_dim, context_dim=self.context_dim, hidden_dims=self.hidden_dims)
             for _ in range(self.num_transforms)
         )
+
+    def describe(self) -> dict[str, str]:
+        maps = f"{self.num_transforms} {self.transform} maps that see h_3(x)"
+        return {"loc": "h_1(x)", "scale": "softplus(h_2(x))", "T": maps}
+
+    def extra_repr(self) -> str:
+        return f"{self.transform!r}, num_transforms={self.num_transforms}"
 
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (2 * latent_dim + self.context_dim,)

@@ -90,8 +90,13 @@ class Likelihood(nn.Module, ABC):
             x: some of the data, ``[n, *event_shape]``.
         """
 
+    @property
+    def name(self) -> str:
+        """What the family is called."""
+        return type(self).__name__
+
     def describe(self) -> dict[str, str]:
-        """Its parameters, by name: how each comes from the decoder's reals f(z), in mathematics."""
+        """Its parameters, by name: how each comes from the decoder's output f(z), in mathematics."""
         return {}
 
 
@@ -305,9 +310,34 @@ class Univariate(Likelihood):
     def describe(self) -> dict[str, str]:
         told = {}
         for name, source in self.sources.items():
-            raw = {"decoder": "f(z)", "shared": "one learned value", "per_pixel": "a learned value per pixel"}
-            told[name] = raw.get(cast(str, source), str(source))
+            if source == "decoder":
+                index = f"_{self.decoded.index(name) + 1}" if len(self.decoded) > 1 else ""
+                told[name] = self._written(name, f"f{index}(z) + b{index}")
+            elif source == "shared":
+                told[name] = f"{self.value(name).item():.4g} (one learned value)"
+            elif source == "per_pixel":
+                low, high = self.value(name).aminmax()
+                told[name] = f"{low.item():.4g} to {high.item():.4g} (a learned value per pixel)"
+            else:
+                told[name] = f"{source:g}"
         return told
+
+    def value(self, name: str) -> Tensor:
+        """A learned parameter's value, shape ``()`` or ``event_shape``."""
+        return self._constrain(name, self.learned[name].detach())
+
+    def _written(self, name: str, raw: str) -> str:
+        unit, constraint = f"{getattr(self, f'unit_{name}').item():.3g}", self.constraints[name]
+        factor = "" if unit == "1" else f"{unit} "
+        if _is_positive(constraint):
+            inner = f"{self.floor:g} + softplus({raw})"
+            return f"{factor}({inner})" if factor else inner
+        if name == "loc" and factor:
+            return f"{factor}({raw})"
+        low, high = bounds(constraint) or (-math.inf, math.inf)
+        if math.isinf(low):
+            return raw
+        return f"{low:g} + {high - low:g} sigmoid({raw})"
 
     def __repr__(self) -> str:
         told = (
@@ -446,7 +476,7 @@ class Categorical(Likelihood):
         self.offset.copy_((counts / counts.sum()).log())
 
     def describe(self) -> dict[str, str]:
-        return {"logits": "f(z)"}
+        return {"logits": "f(z) + b"}
 
     def extra_repr(self) -> str:
         return f"levels={self.levels}"
@@ -511,7 +541,9 @@ class DiscretizedLogisticMixture(Likelihood):
         self.offset.copy_(values.sort().values[(at * len(values)).long()])
 
     def describe(self) -> dict[str, str]:
-        return {"logits": "f(z)", "loc": "f(z)", "scale": "f(z)"}
+        unit = f"{self.unit.item():.3g}"
+        positive = f"{unit} ({self.floor:g} + softplus(f_3(z)))"
+        return {"logits": "f_1(z)", "loc": f"b + {unit} f_2(z)", "scale": positive}
 
     def extra_repr(self) -> str:
         return f"components={self.components}, levels={self.levels}"
@@ -571,8 +603,11 @@ class LowRankNormal(Likelihood):
         self.loc.copy_(mean.flatten())
 
     def describe(self) -> dict[str, str]:
-        source = "f(z)" if self.covariance == "decoder" else "learned values"
-        return {"loc": "f(z)", "W": source, "d": source}
+        unit = f"{self.unit.item():.3g}"
+        if self.covariance == "shared":
+            return {"loc": f"b + {unit} f(z)", "W": "learned values", "d": "learned values"}
+        variance = f"{unit}^2 ({self.floor:g} + softplus(f_3(z) + b_3))^2"
+        return {"loc": f"b_1 + {unit} f_1(z)", "W": f"{unit} (f_2(z) + b_2)", "d": variance}
 
     def extra_repr(self) -> str:
         return f"rank={self.rank}, covariance={self.covariance!r}"

@@ -41,15 +41,6 @@ def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         return q.log_prob(z) - p.log_prob(z)
 
 
-def has_closed_form(q: Distribution, p: Distribution) -> bool:
-    """Whether PyTorch has KL(q || p) in closed form."""
-    try:
-        analytic_kl(q, p)
-    except NotImplementedError:
-        return False
-    return True
-
-
 def elbo_terms(model_trace: Trace, guide_trace: Trace) -> Tensor:
     r""":math:`-E_q[\log p(x|z)]` and :math:`\mathrm{KL}(q \| p)`, means over the data, from traced programs.
 

@@ -43,6 +43,15 @@ class Prior(nn.Module, ABC):
         """Starts p(z) from some of the data, ``[n, *event_shape]``."""
 
     @property
+    def name(self) -> str:
+        """What the family is called."""
+        return type(self).__name__
+
+    def describe(self) -> dict[str, str]:
+        """Its parameters, by name, in mathematics."""
+        return {}
+
+    @property
     def support(self) -> constraints.Constraint:
         """Where p(z) has its mass."""
         return constraints.real_vector
@@ -83,6 +92,20 @@ class Fixed(Prior):
             )
         dtype = torch.get_default_dtype()  # that of the networks made beside it
         self.p_z = _map_tensors(p_z, lambda t: t.to(dtype) if t.is_floating_point() else t)
+
+    @property
+    def name(self) -> str:
+        return type(self.distribution).__name__
+
+    def describe(self) -> dict[str, str]:
+        told = {}
+        for argument in getattr(self.distribution, "arg_constraints", {}):
+            value = getattr(self.distribution, argument)
+            number = isinstance(value, Tensor) and value.unique().numel() == 1
+            told[argument] = f"{value.flatten()[0].item():g}" if number else f"{argument} as given"
+        if {"probs", "logits"} <= told.keys():
+            del told["logits"]
+        return told
 
     @property
     def support(self) -> constraints.Constraint:
@@ -127,6 +150,11 @@ class Normal(Fixed):
     def extra_repr(self) -> str:
         return "learned=True" if self.learned else ""
 
+    def describe(self) -> dict[str, str]:
+        if not self.learned:
+            return super().describe()
+        return {"loc": "a learned value per latent", "scale": "a learned value per latent"}
+
 
 class MixtureOfNormals(Prior):
     r"""Learned clusters: :math:`p(z) = \sum_k \pi_k\, \mathcal N(z; \mu_k, \mathrm{diag}(\sigma_k^2))`.
@@ -153,6 +181,14 @@ class MixtureOfNormals(Prior):
     def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
         component: Any = dist.Normal(self.loc, _softplus(self.raw_scale))
         return _mixture(self.logits, component.to_event(1))
+
+    def describe(self) -> dict[str, str]:
+        k = self.components
+        return {
+            "logits": f"{k} learned values",
+            "loc": f"{k} learned vectors",
+            "scale": f"{k} learned vectors",
+        }
 
     def extra_repr(self) -> str:
         return f"components={self.components}"
@@ -190,6 +226,9 @@ class VampPrior(Prior):
 
     def forward(self, encode: Callable[[Tensor], Distribution]) -> Distribution:
         return _mixture(self.logits, encode(self.pseudo_inputs))
+
+    def describe(self) -> dict[str, str]:
+        return {"u": f"{self.components} learned pseudo-inputs, through the encoder: the mean of q(z|u_k)"}
 
     def extra_repr(self) -> str:
         return f"components={self.components}"
@@ -239,6 +278,9 @@ class Flow(Prior):
         if "autoregressive" in self.transform:  # whose direct way is the one that densities take
             transforms = [transform.inv for transform in transforms]
         return distributions.flow(base.to_event(1), transforms, self.latent_dim)
+
+    def describe(self) -> dict[str, str]:
+        return {"T": f"{self.num_transforms} learned {self.transform} maps of a standard Normal"}
 
     def extra_repr(self) -> str:
         return f"{self.transform!r}, num_transforms={self.num_transforms}"

@@ -17,6 +17,7 @@ from torch.distributions import Distribution, biject_to, constraints
 
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.data import Split
+from pyro_vae.explain import Format, explain
 
 
 class VAE(nn.Module):
@@ -168,6 +169,15 @@ class VAE(nn.Module):
         some = data[torch.arange(number) * len(data) // number].to(self.input_loc)
         self.p_x.initialize(mean, std, some)
         self.p_z.initialize(some)
+
+    def explain(self, format: Format = "text") -> str:
+        """The generative story: p(z), p(x|z), q(z|x), sites, supports, parameters and where they come from.
+
+        Args:
+            format: ``"text"``, for a terminal; ``"latex"``, the formulas alone, an ``aligned`` environment;
+                ``"graph"``, the graphical model in Graphviz's language, by ``pyro.render_model``.
+        """
+        return explain(self, format)
 
     @contextlib.contextmanager
     def evaluating(self, seed: int = 0) -> Iterator[None]:

@@ -27,7 +27,7 @@ class Echo(nn.Module):
 
 
 def echo(shape=(1, 4, 4), **parts):
-    return pv.VAE(shape, 2, likelihood=pv.likelihoods.Normal(1.0), decoder=Echo, **parts)
+    return pv.VAE(shape, 2, likelihood=pv.likelihoods.Normal(scale=1.0), decoder=Echo, **parts)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 5), (6, 5), (2, 4, 4), (10,)], ids=str)

@@ -8,10 +8,12 @@ import pyro_vae
 ROWS = [
     ["distributions", "nets", "data", "watch"],
     ["priors", "likelihoods", "guides", "compiler"],
+    ["explain"],
     ["vae"],
     ["objectives", "config", "figures"],
     ["svi", "evaluate", "checkpoint"],
     ["training"],
+    ["comparison"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -1,0 +1,156 @@
+"""Comparisons: equal conditions, paired differences, refusals, and going on."""
+
+import csv
+import math
+
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vae as pv
+
+
+@pytest.fixture
+def shared():
+    return {
+        "latent_dim": 2,
+        "encoder": pv.nets.mlp(8),
+        "decoder": pv.nets.mlp(8),
+        "epochs": 2,
+        "num_samples": 5,
+        "folder": "compared",
+        "progress": False,
+    }
+
+
+def test_each_variant_is_trained_as_by_itself(digits, shared):
+    result = pv.compare(digits, priors=[pv.priors.Normal(), dist.Laplace(0.0, 1.0)], **shared)
+    assert [row.name for row in result.rows] == ["Normal()", "Laplace(loc=0.0, scale=1.0)"]
+    log_likelihoods = []
+    for row, prior in zip(result.rows, [pv.priors.Normal(), dist.Laplace(0.0, 1.0)], strict=True):
+        torch.manual_seed(0)
+        nets = {name: shared[name] for name in ("encoder", "decoder")}
+        vae = pv.VAE(digits.event_shape, 2, prior=prior, **nets)
+        run = pv.fit(vae, digits, epochs=2, folder=f"alone-{row.name[:3]}", progress=False)
+        estimate = pv.evaluate.log_likelihood(vae, digits.test, num_samples=5)
+        assert row.log_likelihood == estimate.log_likelihood
+        assert row.elbo == pv.evaluate.elbo(vae, digits.test).elbo
+        assert row.num_parameters == sum(p.numel() for p in vae.parameters())
+        assert row.bits_per_dim is None
+        assert run.folder.exists()
+        log_likelihoods.append(estimate.per_datum)
+    paired = log_likelihoods[1] - log_likelihoods[0]
+    assert result.rows[1].difference == pytest.approx(paired.mean().item())
+    expected = paired.std().item() / math.sqrt(len(paired))
+    assert result.rows[1].difference_standard_error == pytest.approx(expected)
+    assert result.rows[0].difference == 0.0
+    table = str(result)
+    assert "counting measure" in table
+    assert f"{paired.mean():+.2f} ± {expected:.2f}" in table
+    rows = list(csv.DictReader((result.folder / "comparison.csv").read_text().splitlines()))
+    assert [row["name"] for row in rows] == [row.name for row in result.rows]
+    assert float(rows[1]["log_likelihood"]) == result.rows[1].log_likelihood
+    assert (result.folder / "comparison.png").stat().st_size > 1000
+
+
+def test_goes_on_where_it_was_stopped(digits, shared, monkeypatch):
+    guides = [pv.guides.Normal(), dist.Laplace]
+    first = pv.compare(digits, guides=guides, **shared)
+    trained = []
+    original = pv.training._Training.epoch
+    monkeypatch.setattr(pv.training._Training, "epoch", lambda *a: trained.append(1) or original(*a))
+    again = pv.compare(digits, guides=guides, **shared)
+    assert not trained
+    assert again.rows == first.rows
+    assert not torch.equal(*[next(vae.encoder.parameters()) for vae in again.vaes.values()])
+
+
+def test_lists_are_combined(digits, shared):
+    result = pv.compare(
+        digits,
+        priors=[pv.priors.Normal(), pv.priors.MixtureOfNormals(2)],
+        guides=[pv.guides.Normal(), pv.guides.FullRankNormal()],
+        **shared | {"epochs": 1},
+    )
+    assert [row.name for row in result.rows] == [
+        "Normal(), Normal()",
+        "Normal(), FullRankNormal()",
+        "MixtureOfNormals(components=2), Normal()",
+        "MixtureOfNormals(components=2), FullRankNormal()",
+    ]
+    assert len(result.vaes) == 4
+
+
+def test_levels_have_bits(shared):
+    data = pv.data.load("digits", levels=True)
+    result = pv.compare(
+        data, likelihoods=[pv.likelihoods.Categorical(17), pv.likelihoods.Binomial(total_count=16)], **shared
+    )
+    for row in result.rows:
+        assert row.bits_per_dim == pytest.approx(-row.log_likelihood / 64 / math.log(2))
+    assert "bits/dim" in str(result)
+
+
+def test_different_measures_are_refused_before_anything_is_trained(digits, shared):
+    for likelihoods in (
+        [pv.likelihoods.Bernoulli(), pv.likelihoods.Normal()],
+        [pv.likelihoods.Bernoulli(), pv.likelihoods.PseudoBernoulli()],
+        [dist.Poisson, dist.Gamma],
+    ):
+        with pytest.raises(ValueError, match=r"different measures are not compared.*make them comparable"):
+            pv.compare(digits, likelihoods=likelihoods, **shared)
+    grey = pv.data.load("digits")
+    with pytest.raises(pv.data.DataError, match="outside the support"):
+        pv.compare(grey, likelihoods=[dist.Poisson, dist.Geometric], **shared)
+    with pytest.raises(ValueError, match="two or more different variants"):
+        pv.compare(digits, priors=[pv.priors.Normal()], **shared)
+    with pytest.raises(ValueError, match="two or more different variants"):
+        pv.compare(digits, **shared)
+    with pytest.raises(TypeError, match="epoch"):
+        pv.compare(digits, guides=[dist.Normal, dist.Laplace], **shared, epoch=3)
+
+
+def test_log_density_changes_with_the_scale_as_the_refusal_says(digits):
+    """log p(a x) + P log a under a model of a x is log p(x) under the same model of x."""
+    x = 0.5 + 0.2 * torch.randn(50, 6, dtype=torch.float64)
+    torch.manual_seed(0)
+    vae = pv.VAE((6,), 2, likelihood=pv.likelihoods.Normal(scale=0.5)).double()
+    scaled = pv.VAE((6,), 2, likelihood=pv.likelihoods.Normal(scale=5.0)).double()
+    scaled.load_state_dict(vae.state_dict())
+    vae.initialize(pv.data.Split(x))
+    scaled.initialize(pv.data.Split(10 * x))
+    one = pv.evaluate.log_likelihood(vae, x, num_samples=3).log_likelihood
+    other = pv.evaluate.log_likelihood(scaled, 10 * x, num_samples=3).log_likelihood
+    assert one == pytest.approx(other + 6 * math.log(10))
+
+
+def test_active_units_are_those_that_the_data_move():
+    class Two(torch.nn.Module):
+        """Of four latents the first two follow x, the third by too little, the fourth not at all."""
+
+        def __init__(self, in_shape, out_shape):
+            super().__init__()
+
+        def forward(self, x):
+            loc = x[:, :1] * torch.tensor([1.0, 0.5, 0.05, 0.0])
+            return torch.cat([loc, torch.zeros_like(loc)], -1)
+
+    x = torch.randn(2000, 3)
+    for guide in (pv.guides.Normal(), dist.Laplace):
+        vae = pv.VAE((3,), 4, likelihood=dist.Normal, guide=guide, encoder=Two)
+        assert pv.evaluate.active_units(vae, x) == 2
+        assert pv.evaluate.active_units(vae, x, threshold=0.5) == 1
+        assert pv.evaluate.active_units(vae, x, threshold=0.001) == 3
+
+
+def test_dequantised_densities_bound_the_probability_of_levels():
+    """The bound that the refusal names, on one pixel: log P(k) >= E_u[log p((k + u) / L)] - log L."""
+    levels = 16
+    p = pv.distributions.LogitNormal(torch.tensor(0.3), torch.tensor(0.8))
+    k = torch.arange(levels).double()
+    u = (torch.arange(2000).double() + 0.5) / 2000
+    log_p = p.log_prob((k[:, None] + u) / levels)
+    exact = (log_p.exp().mean(1) / levels).log()
+    bound = log_p.mean(1) - math.log(levels)
+    assert (bound <= exact + 1e-9).all()
+    assert exact.exp().sum().item() == pytest.approx(1, abs=1e-3)

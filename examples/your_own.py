@@ -1,8 +1,9 @@
-"""Your own data, network and likelihood: each is one line where the VAE is built.
+"""Your own data, network and distribution: each is one line where the VAE is built.
 
-The data are 2,000 noisy sine waves of 40 points with outliers; a Laplace likelihood, whose tails are
-heavier, fits them better than a Normal one. Expect log p(x) of about 8 (Normal) and 20 (Laplace) nats per
-curve, both densities w.r.t. Lebesgue measure on the data's scale, after 100 epochs (8 s each).
+The data are 2,000 noisy sine waves of 40 points with outliers; likelihoods of heavier tails fit them better
+than a Normal one. The hyperbolic secant, which Pyro does not have, is written here in twenty lines, and is a
+likelihood like Pyro's own. Expect log p(x) of about 8 nats per curve (Normal), 20 (Laplace) and more under
+the other two, all w.r.t. Lebesgue measure on the data's scale, after 100 epochs.
 """
 
 import argparse
@@ -11,6 +12,7 @@ import math
 import pyro.distributions as dist
 import torch
 from torch import nn
+from torch.distributions import constraints
 
 import pyro_vae as pv
 
@@ -37,19 +39,47 @@ class Encoder(nn.Module):
         return self.layers(x)
 
 
-class Laplace(pv.likelihoods.Univariate):
-    """A likelihood: the distribution, and where its parameters come from."""
+class HyperbolicSecant(dist.TorchDistribution):
+    """p(x) = sech(pi (x - loc) / (2 scale)) / (2 scale): any distribution with arg_constraints is a part."""
 
-    family = dist.Laplace
-    measure = "Lebesgue measure on the data's scale"
-    mends = "remove values that are not finite"
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+    support = constraints.real
 
-    def __init__(self, scale="shared"):
-        super().__init__(loc="decoder", scale=scale)
+    def __init__(self, loc, scale, validate_args=None):
+        self.loc, self.scale = torch.broadcast_tensors(loc, scale)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def expand(self, batch_shape, _instance=None):
+        return HyperbolicSecant(self.loc.expand(batch_shape), self.scale.expand(batch_shape))
+
+    def log_prob(self, value):
+        z = (math.pi / 2 * (value - self.loc) / self.scale).abs()
+        return -z - torch.log1p(torch.exp(-2 * z)) - self.scale.log()
+
+    def sample(self, sample_shape=()):
+        u = torch.rand(self._extended_shape(sample_shape), device=self.loc.device)
+        return self.loc + self.scale * 2 / math.pi * torch.log(torch.tan(math.pi / 2 * u))
+
+    @property
+    def mean(self):
+        return self.loc
 
 
-for likelihood in (pv.likelihoods.Normal(scale="shared"), Laplace()):
-    torch.manual_seed(0)
-    vae = pv.VAE(data.event_shape, latent_dim=3, likelihood=likelihood, encoder=Encoder)
-    pv.fit(vae, data, epochs=epochs, batch_size=64, lr=3e-3, progress=False)
-    print(likelihood, pv.evaluate.log_likelihood(vae, data.test, num_samples=1000))
+comparison = pv.compare(
+    data,
+    likelihoods=[
+        pv.likelihoods.Normal(scale="shared"),
+        pv.likelihoods.Laplace(scale="shared"),
+        pv.likelihoods.StudentT(df="shared", scale="shared"),
+        pv.likelihoods.of(HyperbolicSecant)(scale="shared"),
+    ],
+    latent_dim=3,
+    encoder=Encoder,
+    epochs=epochs,
+    batch_size=64,
+    lr=3e-3,
+    num_samples=1000,
+    progress=False,
+)
+print(comparison)
+print(comparison.vaes["StudentT(df='shared', scale='shared')"].explain())

@@ -136,6 +136,12 @@ class Split:
         return mean + shift, (second / len(self) - mean.square()).clamp(min=0).sqrt()
 
     @cached_property
+    def examples(self) -> Tensor:
+        """At most 1000 data, evenly over the split; of the first draw, if it is drawn anew."""
+        number = min(1000, len(self))
+        return self[torch.arange(number) * len(self) // number]
+
+    @cached_property
     def range(self) -> tuple[float, float]:
         """Smallest and largest value."""
         ends = [(x.min().item(), x.max().item()) for x in self.batches(1000)]
@@ -195,7 +201,7 @@ class Split:
             self._draw()
         self.divisor = 1.0
         if self.binarize == "dynamic":
-            _ = self.moments  # of the first draw, whatever was drawn since
+            _ = self.moments, self.examples  # of the first draw, whatever was drawn since
         else:
             self._grey = None
 

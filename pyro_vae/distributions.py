@@ -6,7 +6,6 @@ import contextlib
 import copy
 import functools
 import inspect
-import itertools
 import math
 from collections.abc import Callable, Sequence
 from typing import Any, cast
@@ -546,12 +545,13 @@ def bounds(constraint: Any) -> tuple[Any, Any] | None:
     ends = getattr(scalar, "lower_bound", None), getattr(scalar, "upper_bound", None)
     if ends == (None, None):
         return None
-    low, high = (end.flatten()[0].item() if _is_one_number(end) else end for end in ends)
+    low, high = (_as_number(end) for end in ends)
     return -math.inf if low is None else low, math.inf if high is None else high
 
 
-def _is_one_number(value: Any) -> bool:
-    return isinstance(value, Tensor) and value.unique().numel() == 1
+def _as_number(end: Any) -> Any:
+    one = isinstance(end, Tensor) and end.unique().numel() == 1
+    return end.flatten()[0].item() if one else end
 
 
 def same_bounds(one: Constraint, other: Constraint) -> bool:
@@ -702,7 +702,6 @@ def flow(base: Distribution, transforms: Sequence[Any], dim: int) -> Distributio
 
 def stateless(transform: nn.Module) -> Any:
     """A copy that shares its tensors, for one use: Pyro's maps keep what they computed last."""
-    attributes = (value for module in transform.modules() for value in vars(module).values())
-    tensors = (value for value in attributes if isinstance(value, Tensor))
-    shared = itertools.chain(transform.parameters(), transform.buffers(), tensors)
-    return copy.deepcopy(transform, {id(tensor): tensor for tensor in shared})
+    copied = copy.copy(transform)
+    copied._modules = {name: child and stateless(child) for name, child in transform._modules.items()}
+    return copied

@@ -29,6 +29,7 @@ from pyro_vae import checkpoint, config, evaluate
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.compiler import Compile
 from pyro_vae.data import Data, load
+from pyro_vae.distributions import has_closed_form
 from pyro_vae.objectives import SCHEDULES, elbo_terms, scale_latents, warmup
 from pyro_vae.svi import SVI, NonFiniteLossError, Precision, set_lr
 from pyro_vae.vae import VAE, seed_generators
@@ -406,6 +407,7 @@ def fit(
                 size = sum(p.numel() for p in vae.parameters() if p.requires_grad)
                 report.line(f"{len(data.train)} data on {place}, {size} parameters, seed {seed}")
                 report.line(f"{num_steps} steps, {'compiled' if svi.compile else 'eager'}, {precision}{why}")
+                report.line(f"KL reported {_kl_is(vae, data)}")
                 svi.log = report.line
             while not training.state.finished:
                 training.epoch(report, signals)
@@ -414,6 +416,13 @@ def fit(
                 raise Interrupted(f"training had ended, and the model is saved in {folder}", signals[0])
     vae.eval()
     return Run(folder, vae, data, training.state.history)
+
+
+def _kl_is(vae: VAE, data: Data) -> str:
+    with vae.evaluating():
+        q_z = vae.encode(data.train[:1].to(vae.input_loc))
+        closed = has_closed_form(q_z, vae.prior())
+    return "in closed form" if closed else "as estimated from draws"
 
 
 def resume(

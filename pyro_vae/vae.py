@@ -165,8 +165,7 @@ class VAE(nn.Module):
             self.input_loc.copy_(mean)
             self.input_scale.copy_(std.square().mean().sqrt().clamp(min=1e-6))
             self.initialized.fill_(True)
-        number = min(1000, len(data))
-        some = data[torch.arange(number) * len(data) // number].to(self.input_loc)
+        some = data.examples.to(self.input_loc)
         self.p_x.initialize(mean, std, some)
         self.p_z.initialize(some)
 

@@ -44,3 +44,15 @@ def test_steps_are_timed_and_tabled(speed, setting, capsys):
     assert "| ours, float32 | " in out
     assert " | 1.00 |" in out
     assert "| bf16 products alone |" in out
+
+
+def test_parts_are_tabled(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    parts = importlib.import_module("parts")
+    options = ["parts.py", "--data", "digits", "--epochs", "1", "--num-samples", "2", "--figure", "parts.png"]
+    monkeypatch.setattr("sys.argv", options)
+    parts.main()
+    out = capsys.readouterr().out
+    for part in (*parts.likelihoods(17), *parts.priors()[2:]):
+        assert f"| {part!r} | -" in out
+    assert Path("parts.png").stat().st_size > 1000

@@ -22,16 +22,19 @@ def test_ci_runs_the_test_command():
 
 def test_options_exist():
     """Every option of every pyro-vae command in the README is one that the command has."""
-    from pyro_vae.cli import COMMANDS, train_parser
+    from pyro_vae.cli import COMMANDS, compare_parser, train_parser
 
-    options = {o for action in train_parser()._actions for o in action.option_strings}
+    options = {
+        name: {o for action in parser()._actions for o in action.option_strings}
+        for name, parser in (("train", train_parser), ("compare", compare_parser))
+    }
     commands = re.findall(r"pyro-vae ([a-z]+)((?: [^`\n|&]+)?)", README)
     assert commands
     for command, rest in commands:
         assert command in COMMANDS
-        if command == "train":
+        if command in options:
             for option in re.findall(r"--([a-z-]+)", rest):
-                assert f"--{option.replace('-', '_')}" in options, option
+                assert f"--{option.replace('-', '_')}" in options[command], option
 
 
 def test_pictures_exist():

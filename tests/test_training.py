@@ -688,3 +688,60 @@ def test_prior_swap_trains(make_vae, digits):
     run = pv.fit(make_vae(prior=dist.Laplace(0.0, 1.0)), digits, **FIT, folder="run")
     assert run.history[-1]["elbo"] > run.history[0]["elbo"]
     assert isinstance(pv.load("run").parts["prior"], dist.Laplace)
+
+
+def test_tells_how_the_kl_is_reported(digits, make_vae):
+    for prior, told in (
+        (pv.priors.Normal(), "in closed form"),
+        (pv.priors.MixtureOfNormals(3), "from draws"),
+    ):
+        run = pv.fit(make_vae(prior=prior), digits, epochs=1, folder=f"run-{told}", progress=False)
+        assert told in (run.folder / "log.txt").read_text()
+
+
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"prior": pv.priors.VampPrior(7)},
+        {"prior": pv.priors.Flow("affine_coupling", num_transforms=2)},
+        {"likelihood": pv.likelihoods.StudentT(df=4.0, scale="shared"), "guide": pv.guides.Flow("planar")},
+        {"likelihood": pv.likelihoods.DiscretizedLogisticMixture(2, levels=17)},
+        {"guide": pv.guides.MixtureOfNormals(2), "prior": pv.priors.Normal(learned=True)},
+    ],
+    ids=["vamp", "flow", "student", "mixture", "guide"],
+)
+def test_any_parts_are_resumed_loaded_and_drawn(parts, make_vae):
+    """Interrupted and resumed, with the same bits; loaded from its folder; evaluated; in every picture."""
+    likelihood = pv.likelihoods.as_likelihood(parts.get("likelihood", pv.likelihoods.Bernoulli()))
+    data = pv.data.load(
+        "digits", binarize="dynamic" if likelihood.binary else "none", levels=not likelihood.binary
+    )
+    whole = pv.fit(make_vae(**parts), data, epochs=2, folder="whole", progress=False)
+    steps, original = [], pv.svi.SVI.step
+
+    def interrupted(self, *arguments):
+        steps.append(1)
+        if len(steps) == 15:
+            signal.raise_signal(signal.SIGINT)
+        return original(self, *arguments)
+
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(pv.svi.SVI, "step", interrupted)
+        with pytest.raises(pv.training.Interrupted):
+            pv.fit(make_vae(**parts), data, epochs=2, folder="parted", progress=False)
+    resumed = pv.resume("parted", progress=False)
+    for name, value in whole.vae.state_dict().items():
+        assert torch.equal(value, resumed.vae.state_dict()[name]), name
+    vae = pv.load("whole")
+    assert pv.evaluate.elbo(vae, data.test) == pv.evaluate.elbo(whole.vae, data.test)
+    x = data.test[:4]
+    for figure in (
+        pv.figures.samples(vae, 4),
+        pv.figures.reconstructions(vae, x),
+        pv.figures.interpolation(vae, x[0], x[1], 3),
+        pv.figures.traversals(vae, x[0], 3),
+        pv.figures.manifold(vae, 3),
+        pv.figures.latents(vae, data.test[:20]),
+    ):
+        assert figure.axes
+    assert "p(x|z)" in vae.explain()

@@ -89,7 +89,7 @@ def _read(arguments: dict[str, Any], likelihood: Likelihood) -> data.Data:
     """The data, in the form that the likelihood is for unless another was asked for."""
     binarize, levels = arguments.pop("binarize"), arguments.pop("levels")
     if binarize == "auto":
-        binarize = "dynamic" if likelihood.binary else "none"
+        binarize = "dynamic" if likelihood.binary and levels is not True else "none"
     if levels == "auto":
         counts = likelihood.measure == COUNTING and not likelihood.binary
         levels = counts and binarize == "none"

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import csv
+import hashlib
 import io
 import itertools
 import math
@@ -157,7 +158,9 @@ def compare(
     for name, variant in zip(names, variants, strict=True):  # all, before the first is trained
         torch.manual_seed(seed)
         vaes[name] = VAE(data.event_shape, **(own | variant))
-        evaluate.check_support(vaes[name], data.train)
+        for part in (data.train, data.validation, data.test):
+            if len(part):
+                evaluate.check_support(vaes[name], part)
     if folder is None:
         folder = Path("runs") / f"compare-{data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(folder)
@@ -166,11 +169,17 @@ def compare(
     rows: list[Row] = []
     reference = None
     for name, vae in vaes.items():
-        own_folder = folder / re.sub(r"[^\w.=-]+", "_", name).strip("_")
+        own_folder = folder / _slug(name)
         going_on = (own_folder / checkpoint.CONFIG).exists()
         if progress:
             print(f"\n{name}", flush=True)
-        run = fit(vae, data, folder=own_folder, resume=going_on, seed=seed, progress=progress, **rest)
+        try:
+            run = fit(vae, data, folder=own_folder, resume=going_on, seed=seed, progress=progress, **rest)
+        except checkpoint.CheckpointError as error:
+            told = str(error).split(";")[0]
+            raise checkpoint.CheckpointError(
+                f"{told}: give the arguments with which the comparison in {folder} began, or another folder"
+            ) from error
         estimate = evaluate.log_likelihood(vae, part, num_samples=num_samples)
         reference = estimate.per_datum if reference is None else reference
         paired = estimate.per_datum - reference
@@ -205,6 +214,12 @@ def check_measures(likelihoods: Sequence[Likelihood]) -> None:
     if len(measures) > 1 and (len(set(measures.values())) > 1 or not normalised):
         told = "; ".join(f"{name}: {measure}" for name, measure in measures.items())
         raise ValueError(f"densities on different measures are not compared ({told}). To {MENDS}")
+
+
+def _slug(name: str) -> str:
+    """A folder's name, short enough for any file system, and different for different names."""
+    slug = re.sub(r"[^\w.=-]+", "_", name).strip("_")
+    return slug if len(slug) <= 80 else f"{slug[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
 def _name(part: Any) -> str:

@@ -15,7 +15,7 @@ import importlib
 import inspect
 import re
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any
+from typing import Any, cast
 
 import jsonargparse
 import pyro.distributions
@@ -169,6 +169,9 @@ def describe(value: Any) -> Any:
             arguments[name] = getattr(value, name)
         elif parameter.default is parameter.empty:
             return repr(value)
+    wanted = {"probs", "logits"} <= inspect.signature(type(value)).parameters.keys()
+    if wanted and not {"probs", "logits"} & arguments.keys() and isinstance(value, Distribution):
+        arguments["logits"] = cast(Any, value).logits  # kept in the base of a transformed distribution
     if {"probs", "logits"} <= arguments.keys():  # given was one; the other was computed and kept
         given = getattr(value, "_param", arguments["probs"])
         del arguments["logits" if given is arguments["probs"] else "probs"]
@@ -210,16 +213,37 @@ def parse(kind: str, text: str) -> Any:
         arguments: dict[str, Any] = {}
         if isinstance(node, ast.Call):
             module, _, name = path.rpartition(".")
-            names = list(inspect.signature(getattr(importlib.import_module(module), name)).parameters)
-            arguments = dict(zip(names, map(ast.literal_eval, node.args), strict=False))
-            arguments |= {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
-    except (SyntaxError, ImportError, AttributeError, ValueError) as error:
+            keywords = {str(keyword.arg): ast.literal_eval(keyword.value) for keyword in node.keywords}
+            signature = inspect.signature(getattr(importlib.import_module(module), name))
+            arguments = signature.bind(*map(ast.literal_eval, node.args), **keywords).arguments
+    except (SyntaxError, ImportError, AttributeError, TypeError, ValueError) as error:
         if isinstance(error, ConfigError):
             raise
         example = {"prior": "VampPrior(500)", "guide": "LowRankNormal(rank=2)"}.get(kind, "StudentT(df=4.0)")
         raise ConfigError(f"{text!r} is no {kind} ({error}); write it as in Python: {example!r}") from error
     spec = {"class_path": path, "init_args": arguments}
     return build(VAE, {kind: spec}, ["event_shape"])[kind]
+
+
+def _distribution(spec: Any) -> Any:
+    """Distributions and transforms, whose signatures seldom say that lists are tensors; else the same."""
+    if isinstance(spec, list):
+        if spec and all(isinstance(item, dict) for item in spec):
+            return [_distribution(item) for item in spec]
+        return torch.tensor(spec, dtype=torch.get_default_dtype())
+    if isinstance(spec, float):
+        return torch.tensor(spec)
+    if not isinstance(spec, dict) or "class_path" not in spec:
+        return spec
+    module, _, name = spec["class_path"].rpartition(".")
+    cls = getattr(importlib.import_module(module), name)
+    if not issubclass(cls, Distribution | Transform):
+        return spec
+    arguments = {key: _distribution(value) for key, value in spec.get("init_args", {}).items()}
+    try:
+        return cls(**arguments)
+    except (TypeError, ValueError, RuntimeError) as error:
+        raise ConfigError(f"{name} cannot be made from {arguments}: {error}") from error
 
 
 class Parser(jsonargparse.ArgumentParser):
@@ -298,6 +322,8 @@ def build(
             # Short names too must not slip past the check.
             values[kind] = value | {"class_path": resolve(kind, value["class_path"])}
     check(values)
+    if isinstance(values.get("prior"), dict):
+        values["prior"] = _distribution(values["prior"])
     try:
         return vars(parser.instantiate(parser.parse_object(values)))
     except (jsonargparse.ArgumentError, TypeError, ValueError) as error:

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import difflib
 import functools
 import inspect
 import math
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, cast, get_args
 
 import pyro.distributions as dist
 import torch
@@ -202,8 +203,17 @@ def _log_normal_between(low: Tensor, high: Tensor) -> Tensor:
     """log(Phi(high) - Phi(low)), on the side of 0 where Phi is small and keeps its relative precision."""
     flip = low + high > 0
     low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
-    below, upto = torch.special.log_ndtr(low), torch.special.log_ndtr(high)
+    below, upto = _log_ndtr(low), _log_ndtr(high)
     return upto + (-(below - upto).expm1()).log()
+
+
+def _log_ndtr(z: Tensor) -> Tensor:
+    """log Phi(z), whose gradient in PyTorch's own is wrong below -1000 in float32."""
+    far = z < -1
+    tail = torch.where(far & (z > -math.inf), z, -1.0)
+    below = -0.5 * tail.square() + (0.5 * torch.special.erfcx(-tail / math.sqrt(2))).log()
+    below = torch.where(z == -math.inf, -math.inf, below)
+    return torch.where(far, below, torch.special.log_ndtr(torch.where(far, -1.0, z)))
 
 
 class DiscretizedLogisticMixture(TorchDistribution):
@@ -312,33 +322,35 @@ class TruncatedNormal(TorchDistribution):
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         u = torch.rand(self._extended_shape(sample_shape), dtype=torch.float64, device=self.loc.device)
-        low, high, _ = self._ends()
+        loc, scale = self.loc.double(), self.scale.double()
+        low, high = -loc / scale, (1 - loc) / scale
         flip = low + high > 0
-        low, high = (torch.where(flip, -b, a).double() for a, b in ((low, high), (high, low)))
+        low, high = torch.where(flip, -high, low), torch.where(flip, -low, high)
         # Not special.ndtr, which rounds to 0 below -8.
         start, end = torch.special.log_ndtr(low).exp(), torch.special.log_ndtr(high).exp()
-        z = torch.special.ndtri(start + u * (end - start)).clamp(low, high)
-        x = self.loc + self.scale * torch.where(flip, -z, z).to(self.loc)
-        return x.clamp(0, 1)
+        # Far out, where even these round to 0, the Normal falls off exponentially.
+        far = high + u.log() / high.abs()
+        z = torch.where(high < -30, far, torch.special.ndtri(start + u * (end - start))).clamp(low, high)
+        return (loc + scale * torch.where(flip, -z, z)).clamp(0, 1).to(self.loc)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TruncatedNormal:
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
         return type(self)(loc, scale, validate_args=self._validate_args)
 
-    def _ratios(self) -> tuple[Tensor, Tensor, Tensor, Tensor]:
-        low, high, log_mass = self._ends()
-        at_low, at_high = ((-0.5 * z.square() - log_mass).exp() / math.sqrt(2 * math.pi) for z in (low, high))
-        return low, high, at_low, at_high
-
     @property
     def mean(self) -> Tensor:
-        _, _, at_low, at_high = self._ratios()
+        low, high, log_mass = self._ends()
+        at_low, at_high = ((-0.5 * z.square() - log_mass).exp() / math.sqrt(2 * math.pi) for z in (low, high))
         return (self.loc + self.scale * (at_low - at_high)).clamp(0, 1)
 
     @property
     def variance(self) -> Tensor:
-        low, high, at_low, at_high = self._ratios()
-        return self.scale.square() * (1 + low * at_low - high * at_high - (at_low - at_high).square())
+        # By quadrature: the closed form loses all digits where the Normal is wide or far away.
+        edges = torch.linspace(0, 1, 1001, dtype=self.loc.dtype, device=self.loc.device)
+        x = ((edges[1:] + edges[:-1]) / 2).reshape(-1, *[1] * self.loc.dim())
+        weight = self.log_prob(x).softmax(0)
+        mean = (weight * x).sum(0)
+        return (weight * (x - mean).square()).sum(0)
 
 
 class LogitNormal(TorchDistribution):
@@ -473,7 +485,7 @@ def to_constrained(constraint: Constraint) -> Transform:
     Positive values are softplus(raw), as in Pyro's own guides, where ``transform_to`` has exp(raw): one
     outlying datum then moves a scale by its raw value, not by the exponential of it.
     """
-    if bounds(constraint) == (0, math.inf):
+    if is_positive(constraint):
         constraint = constraints.softplus_positive
     return transform_to(constraint)
 
@@ -522,7 +534,22 @@ def support(distribution: Distribution) -> Constraint:
     if isinstance(base, torch.distributions.MixtureSameFamily):
         event_dim = len(distribution.event_shape) - len(base.event_shape)
         return constraints.independent(support(base.component_distribution), event_dim)
-    return cast(Constraint, distribution.support)
+    own = cast(Constraint, distribution.support)
+    if isinstance(scalar_support(own), type(constraints.unit_interval)):
+        low, high = bounds(own) or (0, 0)
+        if isinstance(high, float) and math.isinf(high):  # as GeneralizedPareto has it
+            return constraints.independent(constraints.greater_than_eq(low), len(distribution.event_shape))
+    return own
+
+
+def onto(support: Constraint) -> Transform:
+    """The bijection from the reals onto a support: ``biject_to``, but softplus onto positive values.
+
+    Under ``biject_to``'s exp, one large value of a guide would be a huge latent.
+    """
+    if is_positive(support):
+        support = constraints.independent(constraints.softplus_positive, support.event_dim)
+    return torch.distributions.biject_to(support)
 
 
 def scalar_support(constraint: Constraint) -> Any:
@@ -552,6 +579,12 @@ def bounds(constraint: Any) -> tuple[Any, Any] | None:
 def _as_number(end: Any) -> Any:
     one = isinstance(end, Tensor) and end.unique().numel() == 1
     return end.flatten()[0].item() if one else end
+
+
+def is_positive(constraint: Any) -> bool:
+    """Whether it asks for values above 0 and nothing else."""
+    ends = bounds(constraint) or (None, None)
+    return not any(isinstance(end, Tensor) for end in ends) and ends == (0, math.inf)
 
 
 def same_bounds(one: Constraint, other: Constraint) -> bool:
@@ -634,7 +667,9 @@ def attribute(name: str, of: Callable[[Any], Any], module: str) -> Any:
     """What ``module.name`` is, for the name of one of Pyro's families."""
     family = getattr(dist, name, None)
     if not (inspect.isclass(family) and issubclass(family, Distribution)):
-        raise AttributeError(f"module {module!r} has no attribute {name!r}")
+        near = difflib.get_close_matches(name, families(), n=3, cutoff=0.6)
+        hint = f"; did you mean {' or '.join(near)}?" if near else ""
+        raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
     try:
         return of(family)
     except ValueError as error:
@@ -645,7 +680,7 @@ def centre(distribution: Distribution) -> tuple[Tensor, str]:
     """A typical value, ``[*batch_shape, *event_shape]``, and what it is.
 
     The mean; where there is none or it is not finite, the median of each element; then the mode; and as
-    a last resort the median of 101 draws.
+    a last resort the median of 301 draws.
     """
     base: Any = distribution
     while isinstance(base, torch.distributions.Independent):
@@ -667,15 +702,24 @@ def centre(distribution: Distribution) -> tuple[Tensor, str]:
             continue
         if value.isfinite().all():
             return value, name
-    return distribution.sample((101,)).median(0).values, "median"
+    return distribution.sample((301,)).median(0).values, "median"
 
 
-def check_transform(name: str, dim: int) -> None:
-    """Refuses a map that needs more dimensions than there are.
+def check_count(name: str, value: Any, least: int = 1) -> int:
+    """A whole number that is at least 1, or an error that names it."""
+    if isinstance(value, bool) or not isinstance(value, int) or value < least:
+        raise ValueError(f"{name}={value!r} must be a whole number, {least} or more; {name}=5, for example")
+    return value
+
+
+def check_transform(name: str, known: Any, dim: int) -> None:
+    """Refuses a map that is unknown, or that needs more dimensions than there are.
 
     Raises:
         ValueError: naming what would do.
     """
+    if name not in get_args(known):
+        raise ValueError(f"transform={name!r} is none of {', '.join(map(repr, get_args(known)))}")
     if "coupling" in name and dim < 2:
         raise ValueError(f"{name} couples two halves, but there is 1 dimension; take transform='spline'")
 

@@ -49,8 +49,9 @@ def _text(vae: Any, story: list[Any]) -> str:
         lines.append(f'      site "{site}", {kind}, shape {shape}, values in {domain}')
         lines += [f"      {parameter} = {how}" for parameter, how in part.describe().items()]
         if name == "q(z|x)" and vae.pushed:
-            push = "the stick-breaking map onto the simplex" if vae.guide_dim != vae.latent_dim else domain
-            lines.append(f"      pushed by biject_to onto the prior's support, {push}")
+            by = "softplus" if "inf]" in domain else "sigmoid"
+            by = "stick-breaking" if domain == "the simplex" else by
+            lines.append(f"      pushed onto the prior's support, {domain}, by {by}")
     lines += ["", "where f(z) is the decoder's output, and learned values are those of now.", ""]
     kl = "estimated from draws, as log q(z|x) - log p(z)"
     if distributions.has_closed_form(story[2][3], story[0][3]):

@@ -21,10 +21,19 @@ import pyro.distributions as dist
 import pyro.distributions.transforms as T
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, biject_to, constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae import distributions
-from pyro_vae.distributions import bounds, parameters, same_bounds, scalar_support, support, to_constrained
+from pyro_vae.distributions import (
+    bounds,
+    is_positive,
+    onto,
+    parameters,
+    same_bounds,
+    scalar_support,
+    support,
+    to_constrained,
+)
 
 __all__ = [
     "Dirichlet",
@@ -33,6 +42,17 @@ __all__ = [
     "LowRankNormal",
     "MixtureOfNormals",
     "Normal",
+]
+
+
+Maps = Literal[
+    "affine_autoregressive",
+    "spline_autoregressive",
+    "spline",
+    "affine_coupling",
+    "planar",
+    "radial",
+    "householder",
 ]
 
 
@@ -96,7 +116,8 @@ class Univariate(Guide):
         try:
             q_z, moved = (self(torch.full(self.param_shape(1), raw)) for raw in (0.0, 1.0))
             reparameterised = q_z.has_rsample
-            q_z.log_prob(q_z.sample())
+            with torch.random.fork_rng([]):
+                q_z.log_prob(q_z.sample())
         except Exception as error:  # whatever a class that is not made of numbers raises
             raise ValueError(f"{name} is no guide: {str(error).split(chr(10))[0]}") from error
         if not reparameterised:
@@ -131,7 +152,7 @@ class Univariate(Guide):
         return cast(Distribution, cast(Any, self.family)(**values).to_event(1))
 
     def _constrain(self, name: str, constraint: Any, raw: Tensor) -> Tensor:
-        if bounds(constraint) != (0, math.inf):
+        if not is_positive(constraint):
             return cast(Tensor, to_constrained(constraint)(raw))
         # With shape parameters near 0, draws round to the ends of the support.
         return _scale(raw) if name == "scale" else _scale(raw) + self.floor
@@ -177,7 +198,7 @@ class LowRankNormal(Guide):
 
     def __init__(self, rank: int = 2):
         super().__init__()
-        self.rank = _positive("rank", rank)
+        self.rank = distributions.check_count("rank", rank)
 
     def describe(self) -> dict[str, str]:
         return {"loc": "h_1(x)", "scale": "softplus(h_2(x))", "W": "h_3(x)"}
@@ -202,7 +223,7 @@ class MixtureOfNormals(Guide):
 
     def __init__(self, components: int = 3):
         super().__init__()
-        self.components = _positive("components", components)
+        self.components = distributions.check_count("components", components)
 
     def setup(self, latent_dim: int) -> None:
         # The components start apart: alike they would have the same gradient.
@@ -249,6 +270,7 @@ class Flow(Guide):
         context_dim: number of features h(x).
 
     Planar and radial maps have no inverse in closed form: such a guide has a density only at its own draws.
+    Steps with splines are not compiled.
 
     Reference: Rezende and Mohamed, 2015, "Variational inference with normalizing flows"; Kingma et al.,
     2016, "Improved variational inference with inverse autoregressive flow"; Tomczak and Welling, 2016,
@@ -257,28 +279,20 @@ class Flow(Guide):
 
     def __init__(
         self,
-        transform: Literal[
-            "affine_autoregressive",
-            "spline_autoregressive",
-            "spline",
-            "affine_coupling",
-            "planar",
-            "radial",
-            "householder",
-        ] = "affine_autoregressive",
+        transform: Maps = "affine_autoregressive",
         num_transforms: int = 2,
         hidden_dims: Sequence[int] = (64, 64),
         context_dim: int = 32,
     ):
         super().__init__()
         self.transform = transform
-        self.num_transforms = _positive("num_transforms", num_transforms)
+        self.num_transforms = distributions.check_count("num_transforms", num_transforms)
         self.hidden_dims = list(hidden_dims)
-        self.context_dim = _positive("context_dim", context_dim)
+        self.context_dim = distributions.check_count("context_dim", context_dim)
         self.invertible = transform not in ("planar", "radial")
 
     def setup(self, latent_dim: int) -> None:
-        distributions.check_transform(self.transform, latent_dim)
+        distributions.check_transform(self.transform, Maps, latent_dim)
         make = getattr(T, f"conditional_{self.transform}")
         self.transforms = nn.ModuleList(
             make(latent_dim, context_dim=self.context_dim, hidden_dims=self.hidden_dims)
@@ -290,7 +304,8 @@ class Flow(Guide):
         return {"loc": "h_1(x)", "scale": "softplus(h_2(x))", "T": maps}
 
     def extra_repr(self) -> str:
-        return f"{self.transform!r}, num_transforms={self.num_transforms}"
+        own = f"{self.transform!r}, num_transforms={self.num_transforms}, hidden_dims={self.hidden_dims}"
+        return f"{own}, context_dim={self.context_dim}"
 
     def param_shape(self, latent_dim: int) -> tuple[int, ...]:
         return (2 * latent_dim + self.context_dim,)
@@ -318,7 +333,7 @@ def as_guide(guide: Guide | type[Distribution]) -> Guide:
 
 
 def pushed(guide: Guide, prior_support: constraints.Constraint) -> bool:
-    """Whether a guide is pushed onto the prior's support by ``biject_to``, or lies there already.
+    """Whether a guide is pushed onto the prior's support, or lies there already.
 
     Raises:
         ValueError: it can do neither; the pairs that work are told.
@@ -328,7 +343,7 @@ def pushed(guide: Guide, prior_support: constraints.Constraint) -> bool:
     try:
         if prior_support.is_discrete:
             raise NotImplementedError
-        biject_to(prior_support)
+        onto(prior_support)
         possible = bounds(guide.support) == (-math.inf, math.inf)
     except NotImplementedError:
         possible = False
@@ -357,9 +372,3 @@ def __getattr__(name: str) -> Any:
 
 def __dir__() -> list[str]:
     return sorted({*__all__, *distributions.families()})
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
-    return value

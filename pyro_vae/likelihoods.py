@@ -27,6 +27,7 @@ from torch.distributions import Distribution, constraints
 from pyro_vae import distributions
 from pyro_vae.distributions import (
     bounds,
+    is_positive,
     parameters,
     same_bounds,
     scalar_support,
@@ -166,7 +167,8 @@ class Univariate(Likelihood):
         if not self.decoded:
             raise ValueError(f"{self!r} leaves nothing to the decoder; leave one parameter to it")
         self.learned = nn.ParameterDict()
-        p_x = self._trial({})
+        p_x = self._trial()
+        self.on_reals = bounds(support(p_x)) == (-math.inf, math.inf) and not p_x.support.is_discrete
         self.binary = isinstance(scalar_support(p_x.support), type(constraints.boolean))
         if p_x.support.is_discrete:
             self.measure = COUNTING
@@ -210,15 +212,15 @@ class Univariate(Likelihood):
     def _constrain(self, name: str, raw: Tensor) -> Tensor:
         unit: Tensor = getattr(self, f"unit_{name}")
         value: Tensor = to_constrained(cast(Any, self.constraints[name]))(raw)
-        if _is_positive(self.constraints[name]):
+        if is_positive(self.constraints[name]):
             return unit * (self.floor + value)
         return unit * value if name == "loc" else value
 
-    def _trial(self, raw: dict[str, Tensor]) -> Any:
-        """An instance with learned parameters at raw values, by default 0, to see that the family will do."""
+    def _trial(self) -> Any:
+        """An instance with learned parameters at raw value 0, made to see whether the family will do."""
         zero = torch.zeros(())
 
-        def build(raw: dict[str, Tensor]) -> Any:
+        def build(**raw: Tensor) -> Any:
             values = {
                 name: to_constrained(constraint)(raw.get(name, zero))
                 for name, constraint in self.constraints.items()
@@ -230,15 +232,16 @@ class Univariate(Likelihood):
         if self.family in _REFUSED:
             raise ValueError(f"{name} is no likelihood: {_REFUSED[self.family]}")
         try:
-            p_x = build(raw)
+            p_x = build()
             if p_x.event_shape:
                 raise ValueError("its values are vectors, not numbers")
-            p_x.expand((2,)).log_prob(p_x.sample())
+            with torch.random.fork_rng([]):
+                p_x.expand((2,)).log_prob(p_x.sample())
         except Exception as error:  # whatever a class that is not made of numbers raises
             reason = str(error).split("\n")[0] or "it has no density, or no sampler"
             raise ValueError(f"{name} is no likelihood: {reason}") from error
         for parameter, source in self.sources.items():
-            moved = [build({parameter: zero + step}) for step in (-1, 1) if isinstance(source, str)]
+            moved = [build(**{parameter: zero + step}) for step in (-1, 1) if isinstance(source, str)]
             if not all(same_bounds(support(other), support(p_x)) for other in moved):
                 raise ValueError(
                     f"the support of {name} moves with its parameter {parameter}, so that data would fall "
@@ -252,33 +255,31 @@ class Univariate(Likelihood):
         Those of greatest likelihood on ``x``, with locations on the real line pixel by pixel.
         """
         x = x[:: max(1, x.numel() // 100_000)]
-        on_reals = bounds(self._trial({}).support) == (-math.inf, math.inf)
-        centre = x.median(0).values if on_reals else x.new_zeros(())
-        spread = (x - centre).abs().mean().clamp(min=1e-6) if on_reals else x.new_ones(())
+        centre = x.median(0).values if self.on_reals else x.new_zeros(())
+        spread = (x - centre).abs().mean().clamp(min=1e-6) if self.on_reals else x.new_ones(())
         raw = {}
         for name, source in self.sources.items():
             if isinstance(source, str):
-                by_pixel = source == "per_pixel" or (source == "decoder" and name == "loc" and on_reals)
+                by_pixel = source == "per_pixel" or (source == "decoder" and name == "loc" and self.on_reals)
                 raw[name] = x.new_zeros(self.event_shape if by_pixel else ())
 
         def values() -> dict[str, Tensor]:
             out = {}
             for name, u in raw.items():
                 constraint: Any = self.constraints[name]
-                positive = _is_positive(constraint)
+                positive = is_positive(constraint)
                 out[name] = u.exp() if positive else torch.distributions.transform_to(constraint)(u)
-                if name == "loc" and on_reals:
+                if name == "loc" and self.on_reals:
                     out[name] = centre.mean() + spread * u if not u.dim() else centre + spread * u
             return out
 
         best = {name: value.clone() for name, value in values().items()}
-        steps = 300
-        optimizer = torch.optim.Adam(raw.values(), lr=0.1)
+        # The loss is the same at each step, and of any size: only signs of its gradient are used.
+        optimizer = torch.optim.Rprop(raw.values(), lr=0.1, step_sizes=(1e-6, 2.0))
         for u in raw.values():
             u.requires_grad_()
         with torch.enable_grad():
-            for step in range(steps):
-                optimizer.param_groups[0]["lr"] = 0.1 * (1 - step / steps)
+            for _ in range(300):
                 optimizer.zero_grad()
                 loss = -self._distribution(values(), x).log_prob(x).mean()
                 if not loss.isfinite():  # the data lie where there is no density: checked elsewhere
@@ -298,7 +299,7 @@ class Univariate(Likelihood):
         targets = dict(zip(self.decoded, offsets, strict=True)) | dict(self.learned.items())
         for name, target in targets.items():
             value, unit = start[name].to(target), getattr(self, f"unit_{name}")
-            if _is_positive(self.constraints[name]):
+            if is_positive(self.constraints[name]):
                 unit.copy_(value.log().mean().exp())
                 value = (value / unit - self.floor).clamp(min=9 * self.floor)
             elif name == "loc":
@@ -329,7 +330,7 @@ class Univariate(Likelihood):
     def _written(self, name: str, raw: str) -> str:
         unit, constraint = f"{getattr(self, f'unit_{name}').item():.3g}", self.constraints[name]
         factor = "" if unit == "1" else f"{unit} "
-        if _is_positive(constraint):
+        if is_positive(constraint):
             inner = f"{self.floor:g} + softplus({raw})"
             return f"{factor}({inner})" if factor else inner
         if name == "loc" and factor:
@@ -500,9 +501,8 @@ class DiscretizedLogisticMixture(Likelihood):
 
     def __init__(self, components: int = 5, levels: int = 256):
         super().__init__()
-        if components < 1:
-            raise ValueError(f"components={components} must be at least 1; for example components=5")
-        self.components, self.levels = components, _check_levels(type(self).__name__, levels)
+        self.components = distributions.check_count("components", components)
+        self.levels = _check_levels(type(self).__name__, levels)
         self.mends = _integers(levels - 1)
 
     def setup(self, event_shape: tuple[int, ...]) -> None:
@@ -563,8 +563,7 @@ class LowRankNormal(Likelihood):
 
     def __init__(self, rank: int = 2, covariance: Literal["decoder", "shared"] = "decoder"):
         super().__init__()
-        if rank < 1:
-            raise ValueError(f"rank={rank} must be at least 1; for example pv.likelihoods.LowRankNormal(2)")
+        rank = distributions.check_count("rank", rank)
         if covariance not in ("decoder", "shared"):
             raise ValueError(f'covariance={covariance!r} is neither "decoder" nor "shared"')
         self.rank, self.covariance = rank, covariance
@@ -656,7 +655,7 @@ _REFUSED: dict[Any, str] = {
 
 
 def _check_levels(likelihood: str, levels: int) -> int:
-    if levels < 2:
+    if distributions.check_count("levels", levels, least=0) < 2:
         raise ValueError(f"{likelihood}(levels={levels}) needs 2 levels or more; 256 for 8-bit images")
     return levels
 
@@ -675,10 +674,6 @@ def _check_source(likelihood: str, name: str, source: Any, constraint: Any) -> N
         raise ValueError(
             f"{likelihood}({name}={source!r}) does not satisfy {constraint}; give another number"
         )
-
-
-def _is_positive(constraint: Any) -> bool:
-    return bounds(constraint) == (0, math.inf)
 
 
 def _integers(top: float) -> str:

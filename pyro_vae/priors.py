@@ -26,6 +26,11 @@ __all__ = ["Fixed", "Flow", "MixtureOfNormals", "Normal", "VampPrior"]
 _softplus = to_constrained(constraints.positive)
 
 
+Maps = Literal[
+    "affine_coupling", "spline_coupling", "affine_autoregressive", "spline_autoregressive", "spline"
+]
+
+
 class Prior(nn.Module, ABC):
     """Base of the priors: a new one states ``forward``, and ``setup`` if it has parameters.
 
@@ -81,7 +86,10 @@ class Fixed(Prior):
         given = cast(Any, self.distribution)
         own_shape, batch_shape = tuple(given.event_shape), tuple(given.batch_shape)
         if not own_shape and batch_shape in ((), (latent_dim,)):
-            p_z = given.expand((latent_dim,)).to_event(1)
+            try:
+                p_z = given.expand((latent_dim,)).to_event(1)
+            except NotImplementedError as error:
+                raise ValueError(f"{given} is no prior: {error}") from error
         elif own_shape == (latent_dim,) and not batch_shape:
             p_z = given
         else:
@@ -90,17 +98,41 @@ class Fixed(Prior):
                 f"but latent_dim={latent_dim} needs event shape ({latent_dim},), or a scalar "
                 "distribution such as dist.Laplace(0., 1.)"
             )
+        try:
+            if isinstance(given, dist.Delta):
+                raise ValueError("it has no density")
+            with torch.random.fork_rng([]):
+                p_z.log_prob(p_z.sample())
+        except Exception as error:  # whatever a distribution that is no prior raises
+            reason = str(error).split("\n")[0]
+            raise ValueError(
+                f"{given} is no prior: {reason}; take dist.Laplace(0., 1.), for example"
+            ) from error
         dtype = torch.get_default_dtype()  # that of the networks made beside it
         self.p_z = _map_tensors(p_z, lambda t: t.to(dtype) if t.is_floating_point() else t)
 
     @property
+    def base(self) -> Any:
+        """The distribution, of which independent copies are meant."""
+        base: Any = self.distribution
+        while isinstance(base, torch.distributions.Independent | dist.ExpandedDistribution):
+            base = base.base_dist
+        return base
+
+    @property
     def name(self) -> str:
-        return type(self.distribution).__name__
+        return type(self.base).__name__
 
     def describe(self) -> dict[str, str]:
         told = {}
-        for argument in getattr(self.distribution, "arg_constraints", {}):
-            value = getattr(self.distribution, argument)
+        if (
+            isinstance(self.base, torch.distributions.TransformedDistribution)
+            and not self.base.arg_constraints
+        ):
+            maps = ", ".join(type(transform).__name__ for transform in self.base.transforms)
+            return {"base": repr(self.base.base_dist), "transforms": maps}
+        for argument in getattr(self.base, "arg_constraints", {}):
+            value = getattr(self.base, argument)
             number = isinstance(value, Tensor) and value.unique().numel() == 1
             told[argument] = f"{value.flatten()[0].item():g}" if number else f"{argument} as given"
         if {"probs", "logits"} <= told.keys():
@@ -170,7 +202,7 @@ class MixtureOfNormals(Prior):
 
     def __init__(self, components: int = 10):
         super().__init__()
-        self.components = _positive("components", components)
+        self.components = distributions.check_count("components", components)
 
     def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
         super().setup(latent_dim, event_shape)
@@ -211,7 +243,7 @@ class VampPrior(Prior):
 
     def __init__(self, components: int = 500):
         super().__init__()
-        self.components = _positive("components", components)
+        self.components = distributions.check_count("components", components)
 
     def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
         super().setup(latent_dim, event_shape)
@@ -238,9 +270,10 @@ class Flow(Prior):
     r"""The standard Normal pushed through learned invertible maps: :math:`z = T_L(\cdots T_1(\epsilon))`.
 
     Args:
-        transform: the kind of map: ``spline_coupling``, ``affine_coupling`` (RealNVP),
+        transform: the kind of map: ``affine_coupling`` (RealNVP), ``spline_coupling``,
             ``affine_autoregressive`` (MAF), ``spline_autoregressive``, or ``spline``, which takes each
-            dimension by itself. Autoregressive maps are quick to evaluate, and slow (D passes) to draw from.
+            dimension by itself. Autoregressive maps are quick to evaluate, and slow (D passes) to draw from;
+            steps with splines are not compiled.
         num_transforms: L.
         hidden_dims: of the networks within the maps.
 
@@ -253,20 +286,18 @@ class Flow(Prior):
 
     def __init__(
         self,
-        transform: Literal[
-            "spline_coupling", "affine_coupling", "affine_autoregressive", "spline_autoregressive", "spline"
-        ] = "spline_coupling",
+        transform: Maps = "affine_coupling",
         num_transforms: int = 4,
         hidden_dims: Sequence[int] = (64, 64),
     ):
         super().__init__()
         self.transform = transform
-        self.num_transforms = _positive("num_transforms", num_transforms)
+        self.num_transforms = distributions.check_count("num_transforms", num_transforms)
         self.hidden_dims = list(hidden_dims)
 
     def setup(self, latent_dim: int, event_shape: tuple[int, ...]) -> None:
         super().setup(latent_dim, event_shape)
-        distributions.check_transform(self.transform, latent_dim)
+        distributions.check_transform(self.transform, Maps, latent_dim)
         options = {} if self.transform == "spline" else {"hidden_dims": self.hidden_dims}
         make = getattr(T, self.transform)
         self.transforms = nn.ModuleList(make(latent_dim, **options) for _ in range(self.num_transforms))
@@ -283,25 +314,21 @@ class Flow(Prior):
         return {"T": f"{self.num_transforms} learned {self.transform} maps of a standard Normal"}
 
     def extra_repr(self) -> str:
-        return f"{self.transform!r}, num_transforms={self.num_transforms}"
+        return f"{self.transform!r}, num_transforms={self.num_transforms}, hidden_dims={self.hidden_dims}"
 
 
-def as_prior(prior: Prior | Distribution) -> Prior:
+def as_prior(prior: Any) -> Prior:
     """A prior of one's own: a copy of the given one, or the given distribution as a prior."""
     if isinstance(prior, Prior):
         return copy.deepcopy(prior)
+    if isinstance(prior, type) and issubclass(prior, Prior):
+        return prior()
     if isinstance(prior, Distribution) and isinstance(prior, TorchDistributionMixin):
         return Fixed(prior)
     raise TypeError(
         f"a prior is a pv.priors object or an instance of a Pyro distribution, not {prior!r}; "
         "for example prior=pv.priors.Normal() or prior=dist.Laplace(0., 1.)"
     )
-
-
-def _positive(name: str, value: int) -> int:
-    if value < 1:
-        raise ValueError(f"{name}={value} must be at least 1")
-    return value
 
 
 def _mixture(logits: Tensor, components: Any) -> Distribution:

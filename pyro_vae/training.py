@@ -365,7 +365,7 @@ def fit(
     vae.to(place)
     data.to(place)
     data.train.check_scale()
-    for split in (data.train, data.validation):
+    for split in (data.train, data.validation, data.test):
         if len(split):
             evaluate.check_support(vae, split)
     num_steps = epochs * math.ceil(len(data.train) / batch_size)

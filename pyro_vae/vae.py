@@ -13,10 +13,11 @@ import pyro.distributions as dist
 import torch
 from pyro.poutine.runtime import effectful
 from torch import Tensor, nn
-from torch.distributions import Distribution, biject_to, constraints
+from torch.distributions import Distribution, constraints
 
 from pyro_vae import guides, likelihoods, nets, priors
 from pyro_vae.data import Split
+from pyro_vae.distributions import onto
 from pyro_vae.explain import Format, explain
 
 
@@ -41,7 +42,7 @@ class VAE(nn.Module):
         prior: p(z), a ``pv.priors`` object or any continuous Pyro distribution.
         likelihood: p(x|z), a ``pv.likelihoods`` object or any univariate Pyro distribution class.
         guide: the family of q(z|x), a ``pv.guides`` object or a univariate Pyro distribution class;
-            pushed by ``biject_to`` onto the support of the prior where that is not the reals.
+            pushed onto the support of the prior where that is not the reals.
         encoder: factory of the network from x to the guide's parameters.
         decoder: factory of the network from z to the likelihood's parameters.
 
@@ -100,7 +101,7 @@ class VAE(nn.Module):
             )
         self.guide_dim = latent_dim
         if self.pushed:
-            (self.guide_dim,) = biject_to(self.p_z.support).inverse_shape((latent_dim,))
+            (self.guide_dim,) = onto(self.p_z.support).inverse_shape(torch.Size((latent_dim,)))
         if self.guide_dim < 1:
             raise ValueError(f"a prior over {self.p_z.support} leaves nothing free with latent_dim=1; take 2")
         self.q_z.setup(self.guide_dim)
@@ -132,7 +133,7 @@ class VAE(nn.Module):
             q_z: Distribution = self.q_z(params)
             if self.pushed:
                 # Cached: the way back from a sample is not exact where the map is flat.
-                q_z = dist.TransformedDistribution(q_z, [biject_to(self.p_z.support).with_cache(1)])
+                q_z = dist.TransformedDistribution(q_z, [onto(self.p_z.support).with_cache(1)])
         return q_z
 
     def model(self, x: Tensor) -> Tensor:

@@ -65,6 +65,21 @@ def test_goes_on_where_it_was_stopped(digits, shared, monkeypatch):
     assert not torch.equal(*[next(vae.encoder.parameters()) for vae in again.vaes.values()])
 
 
+def test_goes_on_only_as_it_began(digits, shared):
+    guides = [pv.guides.Normal(), dist.Laplace]
+    pv.compare(digits, guides=guides, **shared | {"epochs": 1})
+    with pytest.raises(pv.checkpoint.CheckpointError, match="or another folder"):
+        pv.compare(digits, guides=guides, **shared)
+
+
+def test_long_and_like_names(digits, shared):
+    wide = dist.MultivariateNormal(torch.zeros(2), torch.eye(2))
+    flows = [pv.priors.Flow(hidden_dims=[8]), pv.priors.Flow(hidden_dims=[9])]
+    result = pv.compare(digits, priors=[wide, *flows], **shared | {"epochs": 1})
+    assert len(result.rows) == 3
+    assert max(len(path.name) for path in result.folder.iterdir()) <= 80
+
+
 def test_lists_are_combined(digits, shared):
     result = pv.compare(
         digits,

@@ -125,7 +125,7 @@ def test_prior_is_normalised_and_fits_its_samples(name):
         q = dist.StudentT(2.0, 0.0, 2.0).expand((D,)).to_event(1)
         if vae.pushed:
             base = dist.StudentT(4.0, 0.0, 1.5).expand((vae.guide_dim,)).to_event(1)
-            push = torch.distributions.biject_to(support).with_cache(1)
+            push = pv.distributions.onto(support).with_cache(1)
             q = dist.TransformedDistribution(base, [push])
         z = q.sample((400_000,))
         w = (p.log_prob(z) - q.log_prob(z)).exp()
@@ -294,6 +294,47 @@ def test_impossible_priors_are_refused():
     for prior in (dist.Normal, torch.distributions.Laplace(0.0, 1.0)):
         with pytest.raises(TypeError, match=r"dist.Laplace\(0., 1.\)"):
             build(prior=prior)
+
+
+def test_priors_of_vectors_are_rebuilt():
+    for prior in (
+        dist.Uniform(torch.tensor([-1.0, 0.0, 1.0]), torch.tensor([1.0, 5.0, 2.0])),
+        dist.MultivariateStudentT(torch.tensor(5.0), torch.zeros(3), torch.eye(3)),
+        dist.RelaxedBernoulli(torch.tensor(0.5), probs=torch.tensor(0.3)),
+        dist.TransformedDistribution(dist.Normal(torch.zeros(3), 1.0), [dist.transforms.ExpTransform()]),
+    ):
+        described = yaml.safe_load(yaml.safe_dump(config.describe(prior)))
+        again = config.build(pv.VAE, {"prior": described}, ["event_shape"])["prior"]
+        one, other = build(prior=prior), build(prior=again)
+        z = one.prior().sample((4,))
+        torch.testing.assert_close(one.prior().log_prob(z), other.prior().log_prob(z))
+
+
+def test_what_is_no_prior_is_refused():
+    for prior in (
+        dist.Delta(torch.tensor(0.0)),
+        dist.ImproperUniform(dist.constraints.real, (), ()),
+        dist.SoftAsymmetricLaplace(0.0, 1.0, 1.0, 0.5),
+    ):
+        with pytest.raises(ValueError, match="is no prior"):
+            build(prior=prior)
+    heavy = build(prior=dist.GeneralizedPareto(0.0, 1.0, 0.2))
+    assert pv.objectives.log_weights(heavy, torch.rand(4, *EVENT_SHAPE).round()).isfinite().all()
+
+
+def test_counts_and_names_of_maps_are_checked():
+    for make, message in [
+        (lambda: pv.priors.VampPrior(2.5), "components=2.5 must be a whole number"),
+        (lambda: pv.guides.LowRankNormal(0), "rank=0 must be"),
+        (lambda: pv.likelihoods.LowRankNormal("2"), "rank='2' must be"),
+        (lambda: pv.likelihoods.Categorical("16"), "levels='16' must be"),
+        (lambda: build(prior=pv.priors.Flow("spl")), "transform='spl' is none of 'affine_coupling'"),
+        (lambda: build(guide=pv.guides.Flow("iaf")), "transform='iaf' is none of"),
+    ]:
+        with pytest.raises(ValueError, match=message):
+            make()
+    with pytest.raises(AttributeError, match="did you mean StudentT"):
+        _ = pv.likelihoods.StudenT
 
 
 def test_impossible_pairs_are_refused():

@@ -79,7 +79,7 @@ def test_implied_beta_is_that_of_the_squared_error():
 
 def test_tells_what_is_pushed_and_sampled():
     told = build(prior=dist.Dirichlet(torch.ones(3))).explain()
-    assert "stick-breaking map onto the simplex" in told
+    assert "the simplex, by stick-breaking" in told
     assert "estimated from draws" in told
     for name in OWN_SUPPORT:
         assert "pushed" not in build(guide=GUIDES[name]).explain()

@@ -219,7 +219,8 @@ def test_density_is_normalised_and_fits_the_samples(name):
                 torch.testing.assert_close(centre, mean, rtol=1e-2, atol=1e-3)
         elif kind == "median":
             at = torch.searchsorted(x, centre.flatten())
-            assert (cdf.gather(0, at[None]) - 0.5).abs().max().item() < 0.01
+            drawn = name in ("FisherSnedecor", "RelaxedBernoulli")  # which have no quantiles
+            assert (cdf.gather(0, at[None]) - 0.5).abs().max().item() < (0.1 if drawn else 0.01)
 
 
 @pytest.mark.usefixtures("double")
@@ -307,6 +308,56 @@ def test_truncated_normal_keeps_its_moments_in_the_tails():
         assert draws.mean().item() == pytest.approx(mean, abs=5 * (variance / 100_000) ** 0.5)
 
 
+@pytest.mark.parametrize("scale", [1e-3, 1.0, 1e4])
+@pytest.mark.parametrize(
+    "name",
+    [
+        *("Laplace", "Logistic", "SoftLaplace", "NanMaskedNormal", "Exponential", "Gamma", "HalfNormal"),
+        *("Weibull", "InverseGamma", "LogNormal", "GammaPoisson", "NegativeBinomial", "Geometric", "Poisson"),
+    ],
+)
+def test_starts_at_the_best_fit_on_any_scale(name, scale):
+    """No worse than a long search by another method from there, whatever the data's unit."""
+    likelihood = build(likelihood=LIKELIHOODS[name]).p_x
+    counts = likelihood.measure.startswith("counting")
+    if counts and scale < 1:
+        pytest.skip("counts have no unit")
+    x = scale * torch.distributions.Gamma(3.0, 0.1 if counts else 1.0).sample((200, 2, 3))
+    x = x.round() if counts else x
+    likelihood.initialize(x.mean(0), x.std(0), x)
+    shape = likelihood.param_shape((2, 3))
+
+    def log_prob(raw):
+        return likelihood(raw.expand(200, *shape)).log_prob(x).mean() / 6
+
+    start = log_prob(torch.zeros(shape)).item()
+    raw = torch.zeros(shape, requires_grad=True)
+    optimizer = torch.optim.Adam([raw], lr=0.02)
+    for _ in range(500):
+        optimizer.zero_grad()
+        (-log_prob(raw)).backward()
+        optimizer.step()
+    # Its own search is for all pixels together, this one for each.
+    best = log_prob(raw.detach()).item()
+    assert start > best - 0.05 - 0.002 * abs(best)
+
+
+def test_tails_of_the_normal_in_single_precision():
+    z = torch.tensor([-5e4, -5e3, -40.0, -3.0, -1.0, 0.0, 2.0], requires_grad=True)
+    exact = torch.special.log_ndtr(z.double().detach())
+    value = pv.distributions._log_ndtr(z)
+    torch.testing.assert_close(value.double(), exact, rtol=1e-5, atol=1e-6)
+    (slope,) = torch.autograd.grad(value.sum(), z)
+    normal = -0.5 * z.detach().double().square() - 0.5 * math.log(2 * math.pi)
+    torch.testing.assert_close(slope.double(), (normal - exact).exp(), rtol=1e-3, atol=0)
+    p = pv.distributions.TruncatedNormal(torch.tensor(5.0), torch.tensor(1e-3).requires_grad_())
+    assert torch.autograd.grad(p.log_prob(torch.tensor(0.3)), p.scale)[0].isfinite()
+    far = pv.distributions.TruncatedNormal(torch.tensor([-10.0, 11.0]), torch.tensor(0.01))
+    torch.testing.assert_close(far.sample((1000,)).mean(0), torch.tensor([1e-5, 1 - 1e-5]), rtol=0, atol=5e-6)
+    wide = pv.distributions.TruncatedNormal(torch.tensor(0.5), torch.tensor(1e3))
+    assert wide.variance.item() == pytest.approx(1 / 12, rel=1e-3)
+
+
 class Linear(nn.Module):
     def __init__(self, in_shape, out_shape):
         super().__init__()
@@ -325,7 +376,8 @@ def evidence(vae: pv.VAE, x: torch.Tensor) -> torch.Tensor:
         return (vae.decode(z[:, None]).log_prob(x) + log_weight).logsumexp(0)
 
 
-RECOVERED = {name: case for name, case in LIKELIHOODS.items() if name != "PseudoBernoulli"}
+RECOVERED = {name: case for name, case in LIKELIHOODS.items() if type(case).__name__ == name}
+del RECOVERED["PseudoBernoulli"]
 
 
 @pytest.mark.parametrize("name", RECOVERED)

@@ -116,10 +116,19 @@ def test_every_objective(make_vae, loss):
     assert_same(one, other, 1e-4)
 
 
-@pytest.mark.parametrize("likelihood", [pv.likelihoods.Bernoulli(), pv.likelihoods.Normal(scale="per_pixel")])
-@pytest.mark.parametrize("prior", [pv.priors.Normal(), dist.StudentT(3.0, 0.0, 1.0), dist.Laplace(0.0, 1.0)])
-def test_parts(make_vae, prior, likelihood):
-    compiled, one, other = train(lambda: make_vae(prior=prior, likelihood=likelihood), batches())
+@pytest.mark.parametrize(
+    "parts",
+    [
+        {"prior": dist.StudentT(3.0, 0.0, 1.0), "likelihood": pv.likelihoods.Normal(scale="per_pixel")},
+        {"prior": pv.priors.VampPrior(5), "guide": pv.guides.FullRankNormal()},
+        {"prior": dist.Dirichlet(torch.ones(2)), "guide": pv.guides.MixtureOfNormals(2)},
+        {"prior": pv.priors.Flow(num_transforms=2), "guide": pv.guides.Flow("planar")},
+        {"likelihood": pv.likelihoods.DiscretizedLogisticMixture(2, levels=3), "guide": dist.StudentT},
+    ],
+    ids=["student", "vamp", "mixture", "flow", "levels"],
+)
+def test_parts(make_vae, parts):
+    compiled, one, other = train(lambda: make_vae(**parts), batches())
     assert compiled.engine == "compiled, float32"
     assert_same(one, other, 1e-4)
 

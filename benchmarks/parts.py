@@ -62,7 +62,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--epochs", type=int, default=20)
-    parser.add_argument("--num-samples", type=int, default=500)
+    parser.add_argument("--num-samples", type=int, default=100)
     parser.add_argument("--folder", type=Path, default=Path("runs/parts"))
     parser.add_argument("--figure", type=Path, help="where to draw the likelihoods side by side")
     given = parser.parse_args()

@@ -187,7 +187,9 @@ def _grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Fig
     low, high = (float(f([f(a) for a in arrays])) for f in (np.min, np.max))
     scale = (high - low) or 1.0
     size = max(0.35, min(0.75, 9 / columns))
-    figure = Figure(figsize=(max(4, size * columns), size * len(rows) + 0.4), layout="constrained")
+    beside = 0.1 * max(map(len, labels), default=0)
+    wide = max(4, size * columns) + beside
+    figure = Figure(figsize=(wide, size * len(rows) + 0.4), layout="constrained")
     axes = figure.add_subplot()
     height, width = event_shape[-2:] if len(event_shape) > 1 else (1, max(1, event_shape[0] - 1))
     gap = (max(1, height // 14), max(1, width // 14)) if len(event_shape) > 1 else (0.2, 0.1 * width)

@@ -678,7 +678,9 @@ def _check_source(likelihood: str, name: str, source: Any, constraint: Any) -> N
 
 def _integers(top: float) -> str:
     wanted = "0, 1, 2, ..." if math.isinf(top) else f"from 0 to {top:g}, or as many levels as the data have"
-    return f"give whole numbers {wanted}; grey levels of images: pv.data.load(..., levels=True) (--levels true)"
+    return (
+        f"give whole numbers {wanted}; grey levels of images: pv.data.load(..., levels=True) (--levels true)"
+    )
 
 
 def _mends(p_x: Distribution) -> str:

@@ -187,7 +187,7 @@ def _grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Fig
     low, high = (float(f([f(a) for a in arrays])) for f in (np.min, np.max))
     scale = (high - low) or 1.0
     size = max(0.35, min(0.75, 9 / columns))
-    beside = 0.1 * max(map(len, labels), default=0)
+    beside = 0.12 * max(map(len, labels), default=0)
     wide = max(4, size * columns) + beside
     figure = Figure(figsize=(wide, size * len(rows) + 0.4), layout="constrained")
     axes = figure.add_subplot()

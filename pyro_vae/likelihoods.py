@@ -263,6 +263,11 @@ class Univariate(Likelihood):
                 by_pixel = source == "per_pixel" or (source == "decoder" and name == "loc" and self.on_reals)
                 raw[name] = x.new_zeros(self.event_shape if by_pixel else ())
 
+        # Where the likelihood may rise for ever: a StudentT without tails, counts that are a Poisson's.
+        ends = {"df": 100.0, "total_count": 1000.0}
+        if self.measure == COUNTING:
+            ends["concentration"] = 1000.0
+
         def values() -> dict[str, Tensor]:
             out = {}
             for name, u in raw.items():
@@ -289,6 +294,8 @@ class Univariate(Likelihood):
                 if not all(u.grad is not None and u.grad.isfinite().all() for u in raw.values()):
                     break
                 optimizer.step()
+                for name in ends.keys() & raw.keys():
+                    raw[name].data.clamp_(max=math.log(ends[name]))
         return best
 
     @torch.no_grad()

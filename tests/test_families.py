@@ -342,6 +342,20 @@ def test_starts_at_the_best_fit_on_any_scale(name, scale):
     assert start > best - 0.05 - 0.002 * abs(best)
 
 
+@pytest.mark.parametrize("name", ["StudentT", "NegativeBinomial", "GammaPoisson"])
+def test_start_stays_where_the_family_has_a_limit(name):
+    """Data of the limit, a Normal or a Poisson, do not send the parameters to infinity."""
+    likelihood = build(likelihood=LIKELIHOODS[name]).p_x
+    limit = dist.Normal(3.0, 2.0) if name == "StudentT" else dist.Poisson(4.0)
+    x = limit.sample((200, 2, 3))
+    likelihood.initialize(x.mean(0), x.std(0), x)
+    start = likelihood(torch.zeros(likelihood.param_shape((2, 3)))).log_prob(x).mean().item() / 6
+    assert start == pytest.approx(limit.log_prob(x).mean().item(), abs=0.05)
+    for name, unit in likelihood.named_buffers():
+        if name.startswith("unit"):
+            assert 1e-3 < unit.item() < 1001
+
+
 def test_tails_of_the_normal_in_single_precision():
     z = torch.tensor([-5e4, -5e3, -40.0, -3.0, -1.0, 0.0, 2.0], requires_grad=True)
     exact = torch.special.log_ndtr(z.double().detach())

@@ -112,8 +112,7 @@ def train(resume: str | None = None, **arguments: Any) -> None:
         except (TypeError, ValueError) as error:
             raise config.ConfigError(str(error)) from error
         run = training.fit(vae, loaded, **_pick(arguments, training.fit))
-    splits = {"test": run.data.test, "validation": run.data.validation, "train": run.data.train}
-    name, part = next((name, part) for name, part in splits.items() if len(part))
+    name, part = run.data.held_out
     print(f"{name}: {evaluate.elbo(run.vae, part)}", flush=True)
     print(f"{name}: {evaluate.log_likelihood(run.vae, part, num_samples=100)}")
     _keep(run.folder, "training", figures.training_curves(run.history))

@@ -156,16 +156,16 @@ def compare(
     rest = {name: value for name, value in arguments.items() if name not in own}
     vaes: dict[str, VAE] = {}
     for name, variant in zip(names, variants, strict=True):  # all, before the first is trained
-        torch.manual_seed(seed)
-        vaes[name] = VAE(data.event_shape, **(own | variant))
+        with torch.random.fork_rng([]):
+            torch.manual_seed(seed)
+            vaes[name] = VAE(data.event_shape, **(own | variant))
         for part in (data.train, data.validation, data.test):
             if len(part):
                 evaluate.check_support(vaes[name], part)
     if folder is None:
         folder = Path("runs") / f"compare-{data.name}-{datetime.now():%Y%m%d-%H%M%S}"
     folder = Path(folder)
-    splits = {"test": data.test, "validation": data.validation, "train": data.train}
-    split, part = next((name, part) for name, part in splits.items() if len(part))
+    split, part = data.held_out
     rows: list[Row] = []
     reference = None
     for name, vae in vaes.items():

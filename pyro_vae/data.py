@@ -259,6 +259,12 @@ class Data:
         """Shape of one datum."""
         return self.train.event_shape
 
+    @property
+    def held_out(self) -> tuple[str, Split]:
+        """The split to evaluate on, with its name: the test data, or what there is."""
+        splits = {"test": self.test, "validation": self.validation, "train": self.train}
+        return next((name, split) for name, split in splits.items() if len(split))
+
     def __str__(self) -> str:
         return (
             f"{self.name}: {len(self.train)} training, {len(self.validation)} validation, "

@@ -92,16 +92,7 @@ class Kumaraswamy(dist.Kumaraswamy):
 
 
 class _Discretized(TorchDistribution):
-    r"""A symmetric location-scale family rounded to the levels 0, ..., L - 1; the end bins reach to infinity.
-
-    .. math:: P(k) = F(b_k) - F(b_{k-1}), \quad b_k = \frac{(k + 1/2) / (L - 1) - \mu}{\sigma},
-        \quad b_{-1} = -\infty, \quad b_{L-1} = \infty
-
-    Args:
-        loc: :math:`\mu`, on the scale where the levels span [0, 1].
-        scale: :math:`\sigma`, on that scale.
-        levels: L, one number (a scalar tensor will do).
-    """
+    """A symmetric location-scale family, rounded: one states ``_log_between`` and ``_icdf``."""
 
     arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
 
@@ -163,13 +154,20 @@ class _Discretized(TorchDistribution):
 
 
 class DiscretizedLogistic(_Discretized):
-    __doc__ = (_Discretized.__doc__ or "").replace("A symmetric location-scale family", "The Logistic") + (
-        r"""
+    r"""The Logistic rounded to the levels 0, ..., L - 1; the end bins reach to infinity.
+
+    .. math:: P(k) = F(b_k) - F(b_{k-1}), \quad b_k = \frac{(k + 1/2) / (L - 1) - \mu}{\sigma},
+        \quad b_{-1} = -\infty, \quad b_{L-1} = \infty
+
     with :math:`F(b) = 1 / (1 + e^{-b})`.
 
     Reference: Kingma et al., 2016, "Improved variational inference with inverse autoregressive flow".
+
+    Args:
+        loc: :math:`\mu`, on the scale where the levels span [0, 1].
+        scale: :math:`\sigma`, on that scale.
+        levels: L, one number (a scalar tensor will do).
     """
-    )
 
     @staticmethod
     def _log_between(low: Tensor, high: Tensor) -> Tensor:
@@ -182,13 +180,20 @@ class DiscretizedLogistic(_Discretized):
 
 
 class DiscretizedNormal(_Discretized):
-    __doc__ = (_Discretized.__doc__ or "").replace("A symmetric location-scale family", "The Normal") + (
-        r"""
+    r"""The Normal rounded to the levels 0, ..., L - 1; the end bins reach to infinity.
+
+    .. math:: P(k) = F(b_k) - F(b_{k-1}), \quad b_k = \frac{(k + 1/2) / (L - 1) - \mu}{\sigma},
+        \quad b_{-1} = -\infty, \quad b_{L-1} = \infty
+
     with :math:`F` the standard Normal's distribution function.
 
     Reference: Ho, Jain and Abbeel, 2020, "Denoising diffusion probabilistic models", equation 13.
+
+    Args:
+        loc: :math:`\mu`, on the scale where the levels span [0, 1].
+        scale: :math:`\sigma`, on that scale.
+        levels: L, one number (a scalar tensor will do).
     """
-    )
 
     @staticmethod
     def _log_between(low: Tensor, high: Tensor) -> Tensor:
@@ -266,14 +271,8 @@ class DiscretizedLogisticMixture(TorchDistribution):
         return chosen.reshape(self._extended_shape(sample_shape))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> DiscretizedLogisticMixture:
-        inner = [
-            len(self.batch_shape) - self.log_weights.dim(),
-            len(self.batch_shape) - self.component.loc.dim(),
-        ]
-        logits = self.log_weights.expand(*batch_shape, *self.log_weights.shape[inner[0] :])
-        loc, scale = (
-            t.expand(*batch_shape, *t.shape[inner[1] :]) for t in (self.component.loc, self.component.scale)
-        )
+        own, given = len(self.batch_shape), (self.log_weights, self.component.loc, self.component.scale)
+        logits, loc, scale = (tensor.expand(*batch_shape, *tensor.shape[own:]) for tensor in given)
         return type(self)(logits, loc, scale, self.component.levels, event_shape=tuple(self.event_shape))
 
     def _average(self, moment: Tensor) -> Tensor:
@@ -452,10 +451,7 @@ class Reshaped(TorchDistribution):
 
     @constraints.dependent_property
     def support(self) -> Constraint:
-        scalar = self.base.support
-        while hasattr(scalar, "base_constraint"):
-            scalar = scalar.base_constraint
-        return constraints.independent(scalar, len(self.event_shape))
+        return constraints.independent(scalar_support(self.base.support), len(self.event_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
         return cast(Tensor, self.base.log_prob(value.flatten(value.dim() - len(self.event_shape))))
@@ -674,6 +670,18 @@ def attribute(name: str, of: Callable[[Any], Any], module: str) -> Any:
         return of(family)
     except ValueError as error:
         raise AttributeError(f"module {module!r} has no {name}: {error}") from error
+
+
+def as_part(value: Any, base: Any, of: Callable[[Any], Any], example: str) -> Any:
+    """A likelihood or guide of one's own: a copy of the given one, or one made from the given family."""
+    if isinstance(value, base):
+        return copy.deepcopy(value)
+    if inspect.isclass(value) and issubclass(value, base):
+        return value()
+    if inspect.isclass(value) and issubclass(value, Distribution):
+        return of(value)()
+    kind = base.__name__.lower()
+    raise TypeError(f"a {kind} is a pv.{kind}s object or a distribution class, not {value!r}; {example}")
 
 
 def centre(distribution: Distribution) -> tuple[Tensor, str]:

@@ -33,7 +33,7 @@ def explain(vae: Any, format: Format = "text") -> str:
         ("z_n | x_n", "q(z|x)", vae.q_z, q_z, "z"),
     ]
     if format == "latex":
-        return _latex(vae, story)
+        return _latex(story)
     return _text(vae, story)
 
 
@@ -44,8 +44,8 @@ def _text(vae: Any, story: list[Any]) -> str:
             lines += ["", "The guide, with h(x) the encoder's output", ""]
         shape = " x ".join(map(str, distribution.event_shape))
         domain = distributions.domain(distributions.support(distribution))
-        lines.append(f"  {left} ~ {name} = {_formula(part)}")
-        kind = {"p(z)": "latent", "q(z|x)": "latent"}.get(name, "observed")
+        lines.append(f"  {left} ~ {name} = {part.name}({', '.join(part.describe())})")
+        kind = "latent" if site == "z" else "observed"
         lines.append(f'      site "{site}", {kind}, shape {shape}, values in {domain}')
         lines += [f"      {parameter} = {how}" for parameter, how in part.describe().items()]
         if name == "q(z|x)" and vae.pushed:
@@ -71,12 +71,7 @@ def _text(vae: Any, story: list[Any]) -> str:
     return "\n".join(lines)
 
 
-def _formula(part: Any) -> str:
-    """``Normal(loc, scale)``, with which of the elements are independent."""
-    return f"{part.name}({', '.join(part.describe())})"
-
-
-def _latex(vae: Any, story: list[Any]) -> str:
+def _latex(story: list[Any]) -> str:
     rows = []
     for left, name, part, distribution, _ in story:
         domain = distributions.bounds(distributions.support(distribution))

@@ -9,8 +9,6 @@ the prior, such as ``dist.Gamma`` under a Gamma prior, is taken as it is.
 
 from __future__ import annotations
 
-import copy
-import inspect
 import math
 import sys
 from abc import ABC, abstractmethod
@@ -320,16 +318,8 @@ class Flow(Guide):
 
 def as_guide(guide: Guide | type[Distribution]) -> Guide:
     """A guide of one's own: a copy of the given one, or the given family with all from the encoder."""
-    if isinstance(guide, Guide):
-        return copy.deepcopy(guide)
-    if inspect.isclass(guide) and issubclass(guide, Guide):
-        return guide()
-    if inspect.isclass(guide) and issubclass(guide, Distribution):
-        return of(guide)()
-    raise TypeError(
-        f"a guide is a pv.guides object or a distribution class, not {guide!r}; "
-        "for example guide=pv.guides.Normal() or guide=dist.Laplace"
-    )
+    example = "guide=pv.guides.Normal() or guide=dist.Laplace, for example"
+    return cast(Guide, distributions.as_part(guide, Guide, of, example))
 
 
 def pushed(guide: Guide, prior_support: constraints.Constraint) -> bool:

@@ -11,7 +11,6 @@ and so is one of your own, a distribution class with ``arg_constraints``.
 
 from __future__ import annotations
 
-import copy
 import inspect
 import math
 import sys
@@ -621,16 +620,8 @@ class LowRankNormal(Likelihood):
 
 def as_likelihood(likelihood: Likelihood | type[Distribution]) -> Likelihood:
     """A likelihood of one's own: a copy of the given one, or the given family with all from the decoder."""
-    if isinstance(likelihood, Likelihood):
-        return copy.deepcopy(likelihood)
-    if inspect.isclass(likelihood) and issubclass(likelihood, Likelihood):
-        return likelihood()
-    if inspect.isclass(likelihood) and issubclass(likelihood, Distribution):
-        return of(likelihood)()
-    raise TypeError(
-        f"a likelihood is a pv.likelihoods object or a distribution class, not {likelihood!r}; "
-        "for example likelihood=pv.likelihoods.Bernoulli() or likelihood=dist.StudentT"
-    )
+    example = "likelihood=pv.likelihoods.Bernoulli() or likelihood=dist.StudentT, for example"
+    return cast(Likelihood, distributions.as_part(likelihood, Likelihood, of, example))
 
 
 def of(family: type[Distribution]) -> type[Likelihood]:
@@ -706,4 +697,4 @@ def _mends(p_x: Distribution) -> str:
         return f"scale the data into ({low:g}, {high:g}), or take {real}"
     if math.isfinite(low):
         return f"shift the data above {low:g} (add a small number to values of {low:g}), or take {real}"
-    return "remove values that are not finite"
+    return Likelihood.mends

@@ -131,8 +131,9 @@ class Fixed(Prior):
         ):
             maps = ", ".join(type(transform).__name__ for transform in self.base.transforms)
             return {"base": repr(self.base.base_dist), "transforms": maps}
-        for argument in getattr(self.base, "arg_constraints", {}):
-            value = getattr(self.base, argument)
+        base = copy.deepcopy(self.base)  # which keeps the matrices that it is asked for
+        for argument in getattr(base, "arg_constraints", {}):
+            value = getattr(base, argument)
             number = isinstance(value, Tensor) and value.unique().numel() == 1
             told[argument] = f"{value.flatten()[0].item():g}" if number else f"{argument} as given"
         if {"probs", "logits"} <= told.keys():

@@ -25,7 +25,7 @@ def samples(vae: VAE, num_samples: int = 64, *, seed: int = 0) -> Figure:
     with vae.evaluating(seed):
         x, centre = distributions.centre(vae.decode(vae.prior().sample((num_samples,))))
     rows = [x[i : i + side] for i in range(0, num_samples, side)]
-    return _grid(rows, f"Generated data: {centre} of p(x|z), z ~ p(z)")
+    return grid(rows, f"Generated data: {centre} of p(x|z), z ~ p(z)")
 
 
 def reconstructions(vae: VAE, x: Tensor) -> Figure:
@@ -33,7 +33,7 @@ def reconstructions(vae: VAE, x: Tensor) -> Figure:
     with vae.evaluating():
         x = x.to(vae.input_loc)
         y, centre = distributions.centre(vae.decode(distributions.centre(vae.encode(x))[0]))
-    return _grid([x, y], f"Data (above) and reconstructions, the {centre} of p(x|z) (below)")
+    return grid([x, y], f"Data (above) and reconstructions, the {centre} of p(x|z) (below)")
 
 
 def interpolation(vae: VAE, start: Tensor, end: Tensor, num_steps: int = 12) -> Figure:
@@ -46,7 +46,7 @@ def interpolation(vae: VAE, start: Tensor, end: Tensor, num_steps: int = 12) -> 
         a, b = distributions.centre(vae.encode(ends))[0]
         t = torch.linspace(0, 1, num_steps).to(ends)[:, None]
         x, _ = distributions.centre(vae.decode((1 - t) * a + t * b))
-    return _grid([torch.cat([ends[:1], x, ends[1:]])], "From one datum to another in latent space")
+    return grid([torch.cat([ends[:1], x, ends[1:]])], "From one datum to another in latent space")
 
 
 def traversals(vae: VAE, x: Tensor, num_steps: int = 11, *, max_rows: int = 10) -> Figure:
@@ -67,7 +67,7 @@ def traversals(vae: VAE, x: Tensor, num_steps: int = 11, *, max_rows: int = 10) 
             row[:, d] = quantiles[:, d]
         rows = list(distributions.centre(vae.decode(z))[0])
     labels = [f"z[{d}]" for d in sharpest.tolist()]
-    return _grid(rows, "One latent at a time, over quantiles 0.05 to 0.95 of p(z)", labels)
+    return grid(rows, "One latent at a time, over quantiles 0.05 to 0.95 of p(z)", labels)
 
 
 def manifold(vae: VAE, num_steps: int = 15) -> Figure:
@@ -85,7 +85,7 @@ def manifold(vae: VAE, num_steps: int = 15) -> Figure:
         first, second = _quantiles(vae, num_steps).T
         z = torch.stack(torch.meshgrid(first, second.flip(0), indexing="xy"), -1)
         x, _ = distributions.centre(vae.decode(z))
-    return _grid(list(x), "Map of the latent plane, over quantiles 0.05 to 0.95 of p(z)")
+    return grid(list(x), "Map of the latent plane, over quantiles 0.05 to 0.95 of p(z)")
 
 
 def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
@@ -131,7 +131,7 @@ def comparison(vaes: Mapping[str, VAE], x: Tensor, *, seed: int = 0) -> Figure:
             for kind, latent in (("reconstructed", z), ("drawn", vae.prior().sample((len(x),)))):
                 rows.append(distributions.centre(vae.decode(latent))[0].cpu())
                 labels.append(f"{name}: {kind}")
-    return _grid(rows, "Data, reconstructions and draws of each model", labels)
+    return grid(rows, "Data, reconstructions and draws of each model", labels)
 
 
 def training_curves(history: Sequence[dict[str, float]]) -> Figure:
@@ -179,8 +179,14 @@ def _colours(number: int) -> Any:
     return [palette(i if number <= 20 else i / (number - 1)) for i in range(number)]
 
 
-def _grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Figure:
-    """Rows of data, each ``[columns, *event_shape]``, in one picture."""
+def grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Figure:
+    """Rows of data in one picture, on one grey scale: images, or curves.
+
+    Args:
+        rows: each ``[columns, *event_shape]``; they may differ in length.
+        title: above them.
+        labels: one beside each row.
+    """
     columns = max(len(row) for row in rows)
     arrays = [row.float().cpu().numpy() for row in rows]
     event_shape = arrays[0].shape[1:]

@@ -99,7 +99,7 @@ class scale_latents(Messenger):  # named as Pyro names its handlers
     beta = 1 it is the ELBO.
 
     Args:
-        beta: factor in [0, 1], a number or a tensor.
+        beta: factor, a number or a tensor.
 
     Reference: Bowman et al., 2016, "Generating sentences from a continuous space"; Sønderby et al.,
     2016, "Ladder variational autoencoders".

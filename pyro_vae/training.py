@@ -96,6 +96,7 @@ class _Training:
     batch_size: int
     lr: float
     schedule: Callable[[float], float]
+    beta_end: float
     warmup_epochs: int
     patience: int | None
     seed: int
@@ -115,7 +116,7 @@ class _Training:
 
     def beta(self, step: int) -> float:
         """Weight of the KL in a step."""
-        return warmup(step, self.warmup_epochs * self.num_batches)
+        return self.beta_end * warmup(step, self.warmup_epochs * self.num_batches)
 
     def epoch(self, report: _Report, signals: list[int]) -> None:
         """Trains for an epoch, or what is left of it, and saves."""
@@ -307,6 +308,7 @@ def fit(
     optimizer: Callable[[Iterable[Any], float], torch.optim.Optimizer] = torch.optim.Adam,
     schedule: Schedule = "cosine",
     loss: pyro.infer.ELBO = pyro.infer.Trace_ELBO(),
+    beta: float = 1.0,
     warmup_epochs: int = 0,
     clip_norm: float | None = None,
     patience: int | None = None,
@@ -333,8 +335,9 @@ def fit(
         optimizer: any ``torch.optim`` class, or ``functools.partial`` of one with its arguments.
         schedule: of the learning rate over the whole run: constant, cosine, linear (to 0), or burda.
         loss: any ``pyro.infer.ELBO``.
-        warmup_epochs: epochs over which the weight of the KL rises linearly to 1 (KL warm-up). It
-            never enters a reported ELBO.
+        beta: weight of the KL in training (beta-VAE; Higgins et al., 2017). Where it is not 1, what is
+            minimised bounds no log p(x); it never enters a reported ELBO.
+        warmup_epochs: epochs over which the weight of the KL rises linearly to ``beta`` (KL warm-up).
         clip_norm: largest norm of the gradient of the mean loss.
         patience: epochs without a better validation ELBO after which training stops; the best weights
             are then restored. Counted from the end of the warm-up.
@@ -359,7 +362,9 @@ def fit(
         for name, value in locals().items()
         if name not in ("vae", "data", "folder", "resume", "progress")
     }
-    _check_arguments(data, epochs, batch_size, lr, schedule, patience, seed, loss, warmup_epochs, clip_norm)
+    _check_arguments(
+        data, epochs, batch_size, lr, schedule, patience, seed, loss, beta, warmup_epochs, clip_norm
+    )
     values = data.config | {"latent_dim": vae.latent_dim} | _describe_parts(vae) | settings
     place = find_device(device)
     vae.to(place)
@@ -385,8 +390,9 @@ def fit(
         terms=elbo_terms,
     )
     folder = Path(folder) if folder else _new_folder(data.name)
+    rate = SCHEDULES[schedule]
     training = _Training(
-        folder, vae, data, svi, epochs, batch_size, lr, SCHEDULES[schedule], warmup_epochs, patience, seed
+        folder, vae, data, svi, epochs, batch_size, lr, rate, beta, warmup_epochs, patience, seed
     )
     devices = [place.index or 0] if place.type == "cuda" else []
     with torch.random.fork_rng(devices), _signals() as signals:
@@ -464,6 +470,7 @@ def _check_arguments(
     patience: int | None,
     seed: int,
     loss: pyro.infer.ELBO,
+    beta: float,
     warmup_epochs: int,
     clip_norm: float | None,
 ) -> None:
@@ -477,6 +484,8 @@ def _check_arguments(
     check_seed(seed)
     if clip_norm is not None and not clip_norm > 0:
         raise config.ConfigError(f"clip_norm={clip_norm} must be positive, or None for no clipping")
+    if not 0 <= beta < math.inf:
+        raise config.ConfigError(f"beta={beta} must be a number from 0 up; beta=1 makes the loss the ELBO's")
     if warmup_epochs < 0:
         raise config.ConfigError(f"warmup_epochs={warmup_epochs} must not be negative")
     if type(loss) in config.UNUSABLE:

@@ -13,7 +13,7 @@ ROWS = [
     ["objectives", "config", "figures"],
     ["svi", "evaluate", "checkpoint"],
     ["training"],
-    ["comparison"],
+    ["comparison", "sklearn"],
     ["cli"],
     ["__init__", "__main__"],
 ]

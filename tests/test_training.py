@@ -157,6 +157,22 @@ class TestFit:
                 assert row[name] == pytest.approx(plain[name], rel=1e-6)
             assert row["loss"] == pytest.approx(row["reconstruction"] + beta * row["kl"], rel=2e-3)
 
+    def test_beta(self, make_vae):
+        """With a Normal of variance s the objective is beta times the ELBO's of variance beta s."""
+        data = pv.data.load(torch.randn(300, 2) @ torch.randn(2, 5))
+        options = FIT | {"epochs": 20, "batch_size": 50, "loss": pyro.infer.TraceMeanField_ELBO()}
+        rows = []
+        for scale, beta in ((1.0, 1.0), (0.5, 4.0)):
+            vae = make_vae((5,), likelihood=pv.likelihoods.Normal(scale=scale))
+            rows.append(pv.fit(vae, data, **options, beta=beta, folder=str(beta)).history[-1])
+            assert rows[-1]["beta"] == beta
+            objective = rows[-1]["reconstruction"] + beta * rows[-1]["kl"]
+            assert rows[-1]["loss"] == pytest.approx(objective, rel=1e-3)
+        assert rows[0]["kl"] > 0.1
+        assert rows[1]["kl"] == pytest.approx(rows[0]["kl"], rel=1e-3)  # Adam does not see the factor
+        warmed = pv.fit(make_vae((5,)), data, **options, beta=4.0, warmup_epochs=2, folder="warmed").history
+        assert [row["beta"] for row in warmed[:3]] == [2.0, 4.0, 4.0]
+
     def test_learning_rate_schedule(self, make_vae, digits):
         run = pv.fit(make_vae(), digits, **FIT, lr=0.01, schedule="linear", folder="run")
         assert [row["lr"] for row in run.history] == pytest.approx(
@@ -253,6 +269,8 @@ class TestFit:
             ({"patience": 0}, "patience=0"),
             ({"clip_norm": -1.0}, "clip_norm=-1.0"),
             ({"warmup_epochs": -2}, "warmup_epochs=-2"),
+            ({"beta": -1.0}, "beta=-1.0"),
+            ({"beta": math.nan}, "beta=nan"),
             ({"seed": -1}, "seed=-1"),
         ],
     )

@@ -1,0 +1,124 @@
+# %% [markdown]
+# # 3. Amortisation
+#
+# Variational inference gives every datum $x_n$ a distribution $q_n(z) = \mathrm{Normal}(m_n, s_n)$ of its
+# own, whose $m_n$ and $s_n$ are found by gradient steps. For a new datum one starts again. An *encoder* is
+# a network that computes $m$ and $s$ from $x$: its weights are shared by all data, so that what was learnt
+# on some serves the others, and a new datum takes one pass. That is *amortised* inference. It costs
+# something: a network seldom hits the best $m_n$ and $s_n$ exactly. With the model held fixed (Cremer, Li
+# and Duvenaud, 2018),
+#
+# $$\log p(x) - \mathrm{ELBO}_\text{encoder} = \underbrace{\log p(x) - \mathrm{ELBO}_\text{own}}_{\text{approximation gap: the family}}
+# + \underbrace{\mathrm{ELBO}_\text{own} - \mathrm{ELBO}_\text{encoder}}_{\text{amortisation gap: the network}}$$
+
+# %%
+import os
+import time
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import pyro
+import pyro.distributions as dist
+import torch
+from pyro.infer import SVI, TraceMeanField_ELBO
+
+import pyro_vae as pv
+
+SIZE = float(os.environ.get("COURSE_SIZE", 1))  # fraction of every number of steps, for a quick look
+Path("figures").mkdir(exist_ok=True)
+torch.manual_seed(0)
+
+# %% [markdown]
+# ## A model and its encoder
+#
+# A VAE of handwritten digits, 8 x 8 binary pixels. From here on the decoder does not change.
+
+# %%
+data = pv.data.load("digits", binarize="static")
+vae = pv.VAE(data.event_shape, latent_dim=5, encoder=pv.nets.mlp(100), decoder=pv.nets.mlp(100))
+pv.fit(vae, data, epochs=max(2, round(200 * SIZE)), progress=False)
+vae.requires_grad_(False)
+x = data.test[:]
+by_encoder = pv.evaluate.elbo(vae, x, num_samples=100)
+log_p = pv.evaluate.log_likelihood(vae, x, num_samples=max(10, round(5000 * SIZE)))
+print(f"{len(x)} test images, by the encoder: {by_encoder}")
+print(log_p)
+
+# %% [markdown]
+# ## A guide for each datum
+#
+# The same model; but the guide is two tables of numbers, a row for each test image, that start at the
+# prior. SVI improves them.
+
+
+# %%
+def own_guide(x):
+    loc = pyro.param("loc", torch.zeros(len(x), 5))
+    scale = pyro.param("scale", torch.ones(len(x), 5), constraint=dist.constraints.positive)
+    with pyro.plate("data", len(x)):
+        pyro.sample("z", dist.Normal(loc, scale).to_event(1))
+
+
+pyro.clear_param_store()
+num_steps = max(20, round(1500 * SIZE))
+loss = TraceMeanField_ELBO()
+optimizer = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / num_steps)})  # to a fiftieth
+svi = SVI(vae.model, own_guide, optimizer, loss)
+began, steps, bounds = time.perf_counter(), [], []
+for step in range(num_steps):
+    svi.step(x)
+    if step % 10 == 0 or step + 1 == num_steps:
+        measure = TraceMeanField_ELBO(num_particles=20, vectorize_particles=True, max_plate_nesting=1)
+        steps.append(step + 1)
+        bounds.append(-measure.loss(vae.model, own_guide, x) / len(x))
+seconds = time.perf_counter() - began
+
+own = -TraceMeanField_ELBO(200, vectorize_particles=True, max_plate_nesting=1).loss(vae.model, own_guide, x) / len(x)
+began = time.perf_counter()
+for _ in range(10):
+    vae.encode(x)
+once = (time.perf_counter() - began) / 10
+print(f"own guides: ELBO {own:.2f} after {num_steps} steps, {seconds:.1f} s; the encoder takes {1000 * once:.1f} ms")
+print(f"approximation gap {log_p.log_likelihood - own:.2f} nats, amortisation gap {own - by_encoder.elbo:.2f} nats")
+
+# %%
+figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
+axes.plot(steps, bounds, label="own guide of each image")
+axes.axhline(by_encoder.elbo, color="C1", label="encoder: no step at all")
+axes.axhline(log_p.log_likelihood, color="k", label="log p(x), importance samples")
+axes.axhspan(own, log_p.log_likelihood, color="C0", alpha=0.15, label="approximation gap")
+axes.axhspan(by_encoder.elbo, own, color="C1", alpha=0.25, label="amortisation gap")
+axes.set(xscale="log", xlabel="gradient steps on the guides of the test images", ylabel="ELBO, nats per image")
+axes.set(title="What the encoder saves, and what it costs", ylim=(by_encoder.elbo - 4, log_p.log_likelihood + 0.5))
+axes.legend(loc="lower right")
+figure.savefig("figures/03_amortisation.png")
+
+# %% [markdown]
+# ## New data
+#
+# An encoder is a function that was fitted to the training data, and like any such function it does better
+# on them. The amortisation gap of training images is smaller than that of images it has never seen.
+
+# %%
+gaps = {}
+for name, images in (("training", data.train[: len(x)]), ("test", x)):
+    pyro.clear_param_store()
+    svi = SVI(vae.model, own_guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / num_steps)}), loss)
+    for _ in range(num_steps):
+        svi.step(images)
+    best = dist.Normal(pyro.param("loc"), pyro.param("scale")).to_event(1)
+    with vae.evaluating():
+        for q in (best, vae.encode(images)):
+            z = q.rsample((100,))
+            elbos = vae.decode(z).log_prob(images).mean(0) - pv.objectives.kl_divergence(q, vae.prior(), z).mean(0)
+            gaps.setdefault(name, []).append(elbos)
+    print(f"{name} images: amortisation gap {(gaps[name][0] - gaps[name][1]).mean():.2f} nats")
+
+figure, axes = plt.subplots(figsize=(5.4, 5), layout="constrained")
+for name, (own_elbos, encoder_elbos) in gaps.items():
+    axes.scatter(own_elbos, encoder_elbos, s=8, alpha=0.6, label=f"{name} images")
+low, high = axes.get_xlim()
+axes.plot([low, high], [low, high], "k:", linewidth=1, label="no gap")
+axes.set(xlabel="ELBO of its own guide, nats", ylabel="ELBO by the encoder, nats", title="Each image's amortisation gap")
+axes.legend()
+figure.savefig("figures/03_amortisation_gap.png")

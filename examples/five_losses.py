@@ -37,8 +37,9 @@ mean, std = (moment.item() for moment in (grey.train[:].mean(), grey.train[:].st
 x = grey.test[:]
 num_pixels = x[0].numel()
 
-# What each loss means. As printed, it is a function of what pixels and latents contribute. Its slope in the KL over
-# its slope in the pixels' terms is beta; a slope of w in the squared error is a Normal of variance 1 / (2 w).
+# What each loss means. As printed, it is a function of what pixels and latents contribute. Its slope in the
+# KL over its slope in the pixels' terms is beta; a slope of w in the squared error is a Normal of variance
+# 1 / (2 w).
 
 LOSSES = {
     "A": ("Bernoulli", 10, lambda pixels, kl: pixels.sum() + kl.sum()),
@@ -87,9 +88,7 @@ except RuntimeError as error:
     print(f"   [5, 784] - [5, 1, 28, 28]: {error}")
 variance = torch.tensor(0.01)
 charged, due = (kl_divergence(Normal(0.0, s), Normal(0.0, 1.0)) for s in (variance.sqrt(), variance))
-print(
-    f"D  KL per latent at logvar = ln 0.01: charged {charged:.2f} nats; due, for draws of that spread, {due:.2f}"
-)
+print(f"D  KL per latent at logvar = ln 0.01: charged {charged:.2f} nats, due for such draws {due:.2f}")
 print("   beta with 2, 5, 10, 20 latents:", ", ".join(f"{implied('D', d)[0]:.3f}" for d in (2, 5, 10, 20)))
 print(f"   15 x 15 digits: {len(torch.cartesian_prod(torch.arange(15), torch.arange(15)))}")
 try:

@@ -29,11 +29,16 @@ def samples(vae: VAE, num_samples: int = 64, *, seed: int = 0) -> Figure:
 
 
 def reconstructions(vae: VAE, x: Tensor) -> Figure:
-    """Data ``[N, *event_shape]`` (above) and the mean of p(x|z) at the mean of q(z|x) (below)."""
+    """Data ``[N, *event_shape]`` (above) and the mean of p(x|z) at the mean of q(z|x) (below).
+
+    Values beyond the range of the data, which a Normal may have, are drawn as its ends.
+    """
     with vae.evaluating():
         x = x.to(vae.input_loc)
         y, centre = distributions.centre(vae.decode(distributions.centre(vae.encode(x))[0]))
-    return grid([x, y], f"Data (above) and reconstructions, the {centre} of p(x|z) (below)")
+    return grid(
+        [x, y.clamp(x.min(), x.max())], f"Data (above) and reconstructions, the {centre} of p(x|z) (below)"
+    )
 
 
 def interpolation(vae: VAE, start: Tensor, end: Tensor, num_steps: int = 12) -> Figure:
@@ -194,7 +199,7 @@ def grid(rows: Sequence[Tensor], title: str, labels: Sequence[str] = ()) -> Figu
     scale = (high - low) or 1.0
     size = max(0.35, min(0.75, 9 / columns))
     beside = 0.12 * max(map(len, labels), default=0)
-    wide = max(4, size * columns) + beside
+    wide = max(4, 0.09 * len(title), size * columns) + beside
     figure = Figure(figsize=(wide, size * len(rows) + 0.4), layout="constrained")
     axes = figure.add_subplot()
     height, width = event_shape[-2:] if len(event_shape) > 1 else (1, max(1, event_shape[0] - 1))

@@ -262,8 +262,9 @@ class Univariate(Likelihood):
                 by_pixel = source == "per_pixel" or (source == "decoder" and name == "loc" and self.on_reals)
                 raw[name] = x.new_zeros(self.event_shape if by_pixel else ())
 
-        # Where the likelihood may rise for ever: a StudentT without tails, counts that are a Poisson's.
-        ends = {"df": 100.0, "total_count": 1000.0}
+        # Where the likelihood may rise for ever: a StudentT without tails (from 10 it is not far to heavy
+        # ones), counts that are a Poisson's.
+        ends = {"df": 10.0, "total_count": 1000.0}
         if self.measure == COUNTING:
             ends["concentration"] = 1000.0
 

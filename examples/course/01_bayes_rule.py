@@ -72,7 +72,9 @@ def by_grid(x):
 
 
 z, posterior, mean, deviation, log_evidence = by_grid(readings)
-print(f"grid:       posterior mean {mean:.3f}, standard deviation {deviation:.3f}, log p(x) {log_evidence:.3f}")
+print(
+    f"grid:       posterior mean {mean:.3f}, standard deviation {deviation:.3f}, log p(x) {log_evidence:.3f}"
+)
 
 # %% [markdown]
 # A Normal prior and a Normal likelihood are the rare case with a formula: precisions (one over the
@@ -108,7 +110,9 @@ def by_importance_sampling(x, num_samples=round(100_000 * SIZE)):
 
 
 *_, mean, deviation, log_evidence, effective = by_importance_sampling(readings)
-print(f"importance: posterior mean {mean:.3f}, standard deviation {deviation:.3f}, log p(x) {log_evidence:.3f}")
+print(
+    f"importance: posterior mean {mean:.3f}, standard deviation {deviation:.3f}, log p(x) {log_evidence:.3f}"
+)
 print(f"            effective sample size {effective:.0f}")
 
 # %% [markdown]
@@ -137,8 +141,8 @@ print(f"NUTS:       posterior mean {draws.mean():.3f}, standard deviation {draws
 # Choose a family $q(z)$, here $\mathrm{Normal}(m, s)$, and of it the member nearest to the posterior.
 # Nearest means the greatest *evidence lower bound* (ELBO),
 #
-# $$\mathrm{ELBO} = E_{q(z)}\bigl[\log p(z, x) - \log q(z)\bigr] = \log p(x) - \mathrm{KL}\bigl(q(z) \,\|\, p(z \mid x)\bigr)
-# \le \log p(x)$$
+# $$\mathrm{ELBO} = E_{q(z)}\bigl[\log p(z, x) - \log q(z)\bigr]
+# = \log p(x) - \mathrm{KL}\bigl(q(z) \,\|\, p(z \mid x)\bigr) \le \log p(x)$$
 #
 # which takes no knowledge of $p(x)$ to compute. Its expectation is estimated from draws of $q$, and $m$ and
 # $s$ follow its gradient: *stochastic* variational inference.

@@ -58,7 +58,8 @@ print(f"log p(x) of the true model: {evidence(W, b, sigma).log_prob(x).mean():.3
 #
 # Take one datum, and as guess at its posterior any $q(z) = \mathrm{Normal}(m, s)$. The ELBO is
 #
-# $$E_{q(z)}[\log p(x \mid z)] - \mathrm{KL}(q(z) \,\|\, p(z)) = \log p(x) - \mathrm{KL}(q(z) \,\|\, p(z \mid x))$$
+# $$E_{q(z)}[\log p(x \mid z)] - \mathrm{KL}(q(z) \,\|\, p(z))
+# = \log p(x) - \mathrm{KL}(q(z) \,\|\, p(z \mid x))$$
 #
 # The left side can be computed without knowing posterior or evidence. The right side says that it is at
 # most $\log p(x)$, with equality where $q$ is the posterior. Both are drawn against $m$ and against $s$.
@@ -175,10 +176,11 @@ for axes, guide in zip(panels, (pv.guides.Normal(), pv.guides.FullRankNormal()),
 
     q, p = vae.encode(x[:1]), posterior(x[0], W, b, sigma)
     grid = torch.stack(torch.meshgrid(*[torch.linspace(-3, 3, 200)] * 2, indexing="xy"), -1)
-    axes.contour(*grid.unbind(-1), p.log_prob(grid).exp(), levels=5, colors="k", linewidths=1)
-    axes.contour(*grid.unbind(-1), q.log_prob(grid).exp().detach(), levels=5, cmap="autumn")
+    for density, colour in ((p, "k"), (q, "C3")):
+        relative = (density.log_prob(grid) - density.log_prob(density.mean)).detach().exp()
+        axes.contour(*grid.unbind(-1), relative, levels=[math.exp(-2), math.exp(-0.5)], colors=colour)
     axes.set(title=f"{guide!r}: gap {log_p - reached:.3f} nats", xlabel="z[0]", ylabel="z[1]", aspect="equal")
-figure.suptitle("The posterior of one datum (black) and q(z|x) (colour)")
+figure.suptitle("The posterior of one datum (black) and q(z|x) (red), at 1 and 2 standard deviations")
 figure.savefig("figures/02_known_answer_gap.png")
 
 # %% [markdown]

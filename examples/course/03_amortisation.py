@@ -8,8 +8,10 @@
 # something: a network seldom hits the best $m_n$ and $s_n$ exactly. With the model held fixed (Cremer, Li
 # and Duvenaud, 2018),
 #
-# $$\log p(x) - \mathrm{ELBO}_\text{encoder} = \underbrace{\log p(x) - \mathrm{ELBO}_\text{own}}_{\text{approximation gap: the family}}
-# + \underbrace{\mathrm{ELBO}_\text{own} - \mathrm{ELBO}_\text{encoder}}_{\text{amortisation gap: the network}}$$
+# $$\log p(x) - \mathrm{ELBO}_\text{encoder} =
+# \underbrace{\log p(x) - \mathrm{ELBO}_\text{own}}_{\text{approximation gap: the family}}
+# + \underbrace{\mathrm{ELBO}_\text{own} - \mathrm{ELBO}_\text{encoder}}_{
+# \text{amortisation gap: the network}}$$
 
 # %%
 import os
@@ -73,13 +75,21 @@ for step in range(num_steps):
         bounds.append(-measure.loss(vae.model, own_guide, x) / len(x))
 seconds = time.perf_counter() - began
 
-own = -TraceMeanField_ELBO(200, vectorize_particles=True, max_plate_nesting=1).loss(vae.model, own_guide, x) / len(x)
+own = -TraceMeanField_ELBO(200, vectorize_particles=True, max_plate_nesting=1).loss(
+    vae.model, own_guide, x
+) / len(x)
 began = time.perf_counter()
 for _ in range(10):
     vae.encode(x)
 once = (time.perf_counter() - began) / 10
-print(f"own guides: ELBO {own:.2f} after {num_steps} steps, {seconds:.1f} s; the encoder takes {1000 * once:.1f} ms")
-print(f"approximation gap {log_p.log_likelihood - own:.2f} nats, amortisation gap {own - by_encoder.elbo:.2f} nats")
+print(
+    f"own guides: ELBO {own:.2f} after {num_steps} steps, {seconds:.1f} s; "
+    f"the encoder takes {1000 * once:.1f} ms"
+)
+print(
+    f"approximation gap {log_p.log_likelihood - own:.2f} nats, "
+    f"amortisation gap {own - by_encoder.elbo:.2f} nats"
+)
 
 # %%
 figure, axes = plt.subplots(figsize=(8, 4.6), layout="constrained")
@@ -88,8 +98,12 @@ axes.axhline(by_encoder.elbo, color="C1", label="encoder: no step at all")
 axes.axhline(log_p.log_likelihood, color="k", label="log p(x), importance samples")
 axes.axhspan(own, log_p.log_likelihood, color="C0", alpha=0.15, label="approximation gap")
 axes.axhspan(by_encoder.elbo, own, color="C1", alpha=0.25, label="amortisation gap")
-axes.set(xscale="log", xlabel="gradient steps on the guides of the test images", ylabel="ELBO, nats per image")
-axes.set(title="What the encoder saves, and what it costs", ylim=(by_encoder.elbo - 4, log_p.log_likelihood + 0.5))
+axes.set(
+    xscale="log", xlabel="gradient steps on the guides of the test images", ylabel="ELBO, nats per image"
+)
+axes.set(
+    title="What the encoder saves, and what it costs", ylim=(by_encoder.elbo - 4, log_p.log_likelihood + 0.5)
+)
 axes.legend(loc="lower right")
 figure.savefig("figures/03_amortisation.png")
 
@@ -103,14 +117,18 @@ figure.savefig("figures/03_amortisation.png")
 gaps = {}
 for name, images in (("training", data.train[: len(x)]), ("test", x)):
     pyro.clear_param_store()
-    svi = SVI(vae.model, own_guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / num_steps)}), loss)
+    svi = SVI(
+        vae.model, own_guide, pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.02 ** (1 / num_steps)}), loss
+    )
     for _ in range(num_steps):
         svi.step(images)
     best = dist.Normal(pyro.param("loc"), pyro.param("scale")).to_event(1)
     with vae.evaluating():
         for q in (best, vae.encode(images)):
             z = q.rsample((100,))
-            elbos = vae.decode(z).log_prob(images).mean(0) - pv.objectives.kl_divergence(q, vae.prior(), z).mean(0)
+            elbos = vae.decode(z).log_prob(images).mean(0) - pv.objectives.kl_divergence(
+                q, vae.prior(), z
+            ).mean(0)
             gaps.setdefault(name, []).append(elbos)
     print(f"{name} images: amortisation gap {(gaps[name][0] - gaps[name][1]).mean():.2f} nats")
 
@@ -119,6 +137,10 @@ for name, (own_elbos, encoder_elbos) in gaps.items():
     axes.scatter(own_elbos, encoder_elbos, s=8, alpha=0.6, label=f"{name} images")
 low, high = axes.get_xlim()
 axes.plot([low, high], [low, high], "k:", linewidth=1, label="no gap")
-axes.set(xlabel="ELBO of its own guide, nats", ylabel="ELBO by the encoder, nats", title="Each image's amortisation gap")
+axes.set(
+    xlabel="ELBO of its own guide, nats",
+    ylabel="ELBO by the encoder, nats",
+    title="Each image's amortisation gap",
+)
 axes.legend()
 figure.savefig("figures/03_amortisation_gap.png")

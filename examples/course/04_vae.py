@@ -92,11 +92,12 @@ figure
 # *Reconstruction* is what it takes to tell $x$ once $z$ is known, in nats; *KL* what it takes to tell $z$.
 # Together they are the length of a code for $x$, an upper bound of $-\log p(x)$. Three cuts through it:
 #
-# - by latent: for Normals that are independent, the KL is a sum over latents. Some carry a lot; one that carries
-#   nothing has $q(z_d \mid x) = p(z_d)$ and a KL of 0.
+# - by latent: for Normals that are independent, the KL is a sum over latents. Some carry a lot; one that
+#   carries nothing has $q(z_d \mid x) = p(z_d)$ and a KL of 0.
 # - by class: some digits are harder to tell.
-# - against $\log p(x)$: importance weights $w_k = p(x, z_k) / q(z_k \mid x)$ with $z_k \sim q(z \mid x)$ give
-#   $\log \frac1K \sum_k w_k$, which is the ELBO in expectation for $K = 1$, and rises to $\log p(x)$ (Burda, Grosse and Salakhutdinov, 2016).
+# - against $\log p(x)$: importance weights $w_k = p(x, z_k) / q(z_k \mid x)$ with $z_k \sim q(z \mid x)$
+#   give $\log \frac1K \sum_k w_k$, which is the ELBO in expectation for $K = 1$, and rises to $\log p(x)$
+#   (Burda, Grosse and Salakhutdinov, 2016).
 
 # %%
 x, labels = data.test[:], data.test.labels

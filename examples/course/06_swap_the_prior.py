@@ -1,0 +1,104 @@
+# %% [markdown]
+# # 6. Swap the prior
+#
+# New data come from $z \sim p(z)$. In training, the decoder has seen other $z$: those of the encoder, all
+# together the *aggregate posterior*
+#
+# $$q(z) = \frac1N \sum_n q(z \mid x_n)$$
+#
+# Where the prior has mass and the aggregate posterior has none, there is a *hole*: the decoder never learnt
+# what belongs there, and draws from it are poor. The ELBO charges for the mismatch. Averaged over the data
+# (Hoffman and Johnson, 2016),
+#
+# $$\frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = I(x; z) + \mathrm{KL}(q(z) \,\|\, p(z))$$
+#
+# what $z$ tells of $x$, plus the mismatch. A prior that is learned can lower the second term: a mixture, a
+# VampPrior (a mixture of the encodings of learned pseudo-data; Tomczak and Welling, 2018), a flow. One line
+# each.
+
+# %%
+import os
+from pathlib import Path
+
+import matplotlib.pyplot as plt
+import torch
+
+import pyro_vae as pv
+
+SIZE = float(os.environ.get("COURSE_SIZE", 1))  # fraction of every number of steps, for a quick look
+Path("figures").mkdir(exist_ok=True)
+
+# %%
+data = pv.data.load("digits")  # grey values in [0, 1]
+result = pv.compare(
+    data,
+    likelihood=pv.likelihoods.Normal(scale="shared"),
+    priors=[pv.priors.Normal(), pv.priors.MixtureOfNormals(10), pv.priors.VampPrior(50), pv.priors.Flow()],
+    latent_dim=2,
+    encoder=pv.nets.mlp(200),
+    decoder=pv.nets.mlp(200),
+    epochs=max(2, round(150 * SIZE)),
+    lr=2e-3,
+    num_samples=max(10, round(500 * SIZE)),
+    progress=False,
+)
+print(result)
+
+# %% [markdown]
+# ## The hole problem in a picture
+#
+# With two latents everything can be drawn. Above: the prior's density, grey, and draws from the aggregate
+# posterior of the training images. Below: draws from the model, sorted by $\log p(z) - \log q(z)$, from
+# where the prior and the encodings agree (left) to the deepest hole (right). $q(z)$ is a sum over all
+# training images, and $\mathrm{KL}(q(z) \,\|\, p(z))$ a mean over draws of it.
+
+
+# %%
+def log_aggregate(vae, z, x):
+    """log q(z) = log mean_n q(z|x_n), for z [M, D] and all data x."""
+    q = vae.encode(x)
+    return (
+        torch.cat([q.log_prob(part[:, None]).logsumexp(1) for part in z.split(200)])
+        - torch.tensor(len(x)).log()
+    )
+
+
+x = data.train[:]
+figure, panels = plt.subplots(1, 4, figsize=(16, 4.6), layout="constrained")
+rows, labels = [], []
+for axes, (name, vae) in zip(panels, result.vaes.items(), strict=True):
+    short = name.split("(")[0]
+    with vae.evaluating():
+        p = vae.prior()
+        encoded = vae.encode(x).sample()
+        low, high = encoded.quantile(torch.tensor([0.005, 0.995]), 0) + torch.tensor([[-1.0], [1.0]])
+        sides = [torch.linspace(low[d], high[d], 300) for d in (0, 1)]
+        plane = torch.stack(torch.meshgrid(*sides, indexing="xy"), -1)
+        density = p.log_prob(plane.reshape(-1, 2)).exp().reshape(300, 300)
+        mismatch = (log_aggregate(vae, encoded, x) - p.log_prob(encoded)).mean()
+        z = p.sample((1000,))
+        hole = p.log_prob(z) - log_aggregate(vae, z, x)
+        by_depth = hole.argsort()[torch.linspace(0, 999, 16).long()]
+        rows.append(vae.decode(z[by_depth]).mean.clamp(0.0, 1.0))
+    in_hole = (hole > 3).float().mean()
+    labels.append(short)
+    print(
+        f"{short:16} KL(q(z) || p(z)) = {mismatch:.2f} nats; "
+        f"{in_hole:.1%} of draws in a hole (q(z) < p(z) / 20)"
+    )
+    shade = density.sqrt()  # so that thin mass is seen
+    axes.contourf(*sides, shade, levels=12, cmap="Greys")
+    axes.scatter(*encoded.T, s=2, color="C1", alpha=0.7)
+    axes.set(xlim=sides[0][[0, -1]].tolist(), ylim=sides[1][[0, -1]].tolist(), xlabel="z[0]", ylabel="z[1]")
+    axes.set_title(f"{short}: KL(q(z) || p(z)) = {mismatch:.2f} nats")
+figure.suptitle(
+    "The prior (grey) and draws from the aggregate posterior (orange): holes are grey without orange"
+)
+figure.savefig("figures/06_swap_the_prior.png")
+
+# %%
+figure = pv.figures.grid(
+    rows, "Draws from each model, from where prior and encodings agree to the deepest hole", labels
+)
+figure.savefig("figures/06_swap_the_prior_draws.png")
+figure

@@ -24,7 +24,7 @@ from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import LEBESGUE, Likelihood, as_likelihood
 from pyro_vae.priors import Prior
 from pyro_vae.training import check_seed, fit
-from pyro_vae.vae import VAE
+from pyro_vae.vae import VAE, seed_generators
 
 MENDS = (
     "make them comparable: with pv.data.load(..., levels=True) and pv.likelihoods.DiscretizedLogistic(), "
@@ -157,7 +157,7 @@ def compare(
     vaes: dict[str, VAE] = {}
     for name, variant in zip(names, variants, strict=True):  # all, before the first is trained
         with torch.random.fork_rng([]):
-            torch.manual_seed(seed)
+            seed_generators(seed, torch.device("cpu"))
             vaes[name] = VAE(data.event_shape, **(own | variant))
         for part in (data.train, data.validation, data.test):
             if len(part):

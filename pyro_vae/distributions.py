@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import copy
+import copyreg
 import difflib
 import functools
 import inspect
 import math
+from abc import ABCMeta
 from collections.abc import Callable, Sequence
 from typing import Any, cast, get_args
 
@@ -16,6 +18,7 @@ import torch
 import torch.nn.functional as F
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution, TorchDistributionMixin
+from pyro.nn import AutoRegressiveNN
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform, transform_to
 from torch.distributions.constraints import Constraint
@@ -25,6 +28,7 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "DiscretizedNormal",
+    "GeneralizedPareto",
     "Kumaraswamy",
     "LogitNormal",
     "MixtureOfDiagNormals",
@@ -89,6 +93,23 @@ class Kumaraswamy(dist.Kumaraswamy):
             self._validate_sample(value)
         a, b, log_x = self.concentration1, self.concentration0, value.log()
         return a.log() + b.log() + (a - 1) * log_x + (b - 1) * (-(a * log_x).expm1()).log()
+
+
+class GeneralizedPareto(dist.GeneralizedPareto):  # type: ignore[name-defined]
+    r"""PyTorch's GeneralizedPareto, with a density in any floating-point type, not only the default one.
+
+    .. math:: \log p(x) = -\log \sigma - (1 / \xi + 1) \log(1 + \xi z), \qquad z = (x - \mu) / \sigma
+
+    Reference: Pickands, 1975, "Statistical inference using extreme order statistics".
+    """
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        z, exponential = self._z(value), self.concentration.abs() <= 1e-8
+        xi = torch.where(exponential, 1.0, self.concentration)
+        log_tail = torch.where(exponential, -z, -torch.special.xlog1py(1 / xi + 1, xi * z))
+        return log_tail - self.scale.log()
 
 
 class _Discretized(TorchDistribution):
@@ -630,6 +651,18 @@ def families() -> list[str]:
     return found
 
 
+class _Made(ABCMeta):
+    """Of classes that ``variant`` makes: pickled by what makes them, as their path may be the family's."""
+
+
+def _reduce(made: Any) -> Any:
+    own = vars(made)  # where a class that inherits from a made one has no _of
+    return (own["_of"], (made.family,)) if "_of" in own else made.__qualname__
+
+
+copyreg.pickle(cast(Any, _Made), _reduce)
+
+
 def variant(family: type[Distribution], base: Any, module: Any) -> Any:
     """The subclass of ``base`` in ``module`` whose ``family`` it is, made if there is none yet."""
     if family.__module__.startswith("torch.distributions"):
@@ -647,7 +680,8 @@ def variant(family: type[Distribution], base: Any, module: Any) -> Any:
         text = f"{family.__name__} in each dimension, with parameters {', '.join(parameters(family))}."
         # A class of the user's own is known by the path of its family, where a configuration finds it again.
         path = module.__name__ if name == family.__name__ else family.__module__
-        made = type(base)(family.__name__, (base,), {"family": family, "__module__": path, "__doc__": text})
+        namespace = {"family": family, "_of": module.of, "__module__": path, "__doc__": text}
+        made = _Made(family.__name__, (base,), namespace)
         setattr(module, name, made)
     return made
 
@@ -741,6 +775,18 @@ class _Flow(dist.TransformedDistribution):
             value = value.expand(*shape, -1)
         log_prob: Tensor = super().log_prob(value)
         return log_prob
+
+
+class _AnyDtypeNN(AutoRegressiveNN):
+    """Pyro's, for values of any dtype: the way back through a map starts from zeros of the default one."""
+
+    def forward(self, x: Tensor) -> Any:  # type: ignore[override]
+        return super().forward(x.to(next(self.parameters())))
+
+
+def affine_autoregressive(dim: int, hidden_dims: list[int]) -> nn.Module:
+    """Pyro's map of this name, for values of any dtype."""
+    return dist.transforms.AffineAutoregressive(_AnyDtypeNN(dim, hidden_dims))
 
 
 def flow(base: Distribution, transforms: Sequence[Any], dim: int) -> Distribution:

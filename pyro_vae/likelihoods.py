@@ -40,6 +40,7 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "DiscretizedNormal",
+    "GeneralizedPareto",
     "Kumaraswamy",
     "LogitNormal",
     "LowRankNormal",
@@ -433,6 +434,12 @@ class Kumaraswamy(Univariate):
     """Values in (0, 1), much as under a Beta. See :class:`pyro_vae.distributions.Kumaraswamy`."""
 
     family = distributions.Kumaraswamy
+
+
+class GeneralizedPareto(Univariate):
+    """Values above ``loc``, with a tail. See :class:`pyro_vae.distributions.GeneralizedPareto`."""
+
+    family = distributions.GeneralizedPareto
 
 
 class TruncatedNormal(Univariate):

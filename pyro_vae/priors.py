@@ -300,7 +300,7 @@ class Flow(Prior):
         super().setup(latent_dim, event_shape)
         distributions.check_transform(self.transform, Maps, latent_dim)
         options = {} if self.transform == "spline" else {"hidden_dims": self.hidden_dims}
-        make = getattr(T, self.transform)
+        make = getattr(distributions, self.transform, None) or getattr(T, self.transform)
         self.transforms = nn.ModuleList(make(latent_dim, **options) for _ in range(self.num_transforms))
         self.register_buffer("zero", torch.zeros(latent_dim))
 
@@ -369,5 +369,7 @@ def _map_tensors(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> 
     for p in nested:
         if isinstance(p, Distribution):
             p._validate_args = False
+            if type(p) is dist.GeneralizedPareto:  # type: ignore[attr-defined]
+                p.__class__ = distributions.GeneralizedPareto
             nested.extend(vars(p).values())
     return mapped

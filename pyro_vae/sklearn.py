@@ -6,8 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from operator import index
 from tempfile import TemporaryDirectory
 from typing import Any
@@ -28,7 +27,8 @@ from pyro_vae.guides import Guide
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.objectives import importance_weighted_bound, log_weights
 from pyro_vae.priors import Prior
-from pyro_vae.training import fit
+from pyro_vae.svi import NonFiniteLossError
+from pyro_vae.training import Interrupted, fit
 from pyro_vae.vae import VAE, seed_generators
 
 BATCH_SIZE = 1000
@@ -63,7 +63,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         epochs: passes over the training data.
         batch_size: data per gradient step.
         lr: learning rate at its highest.
-        warmup_epochs: epochs over which the weight of the KL rises to 1.
+        beta: weight of the KL in training (beta-VAE; Higgins et al., 2017). Where it is not 1, what is
+            minimised bounds no log p(x); it never enters a score.
+        warmup_epochs: epochs over which the weight of the KL rises linearly to ``beta`` (KL warm-up).
         num_samples: K, importance samples per datum of ``score_samples``.
         device: cpu, cuda, or auto: cuda if there is one.
         random_state: of the weights, the noise and the order of the data.
@@ -78,6 +80,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     Raises:
         DataError: data lie outside the likelihood's support, or do not have ``event_shape``.
         ConfigError: a text names no part.
+        NonFiniteLossError: the loss became NaN or infinite.
 
     Reference: Kingma and Welling, 2014, "Auto-encoding variational Bayes".
 
@@ -105,6 +108,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         epochs: int = 100,
         batch_size: int = 128,
         lr: float = 1e-3,
+        beta: float = 1.0,
         warmup_epochs: int = 0,
         num_samples: int = 100,
         device: str = "auto",
@@ -122,6 +126,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         self.epochs = epochs
         self.batch_size = batch_size
         self.lr = lr
+        self.beta = beta
         self.warmup_epochs = warmup_epochs
         self.num_samples = num_samples
         self.device = device
@@ -138,7 +143,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
                 "give one of as many elements"
             )
         data = load(torch.tensor(x, dtype=torch.float32).reshape(-1, *shape), validation=0.0, test=0.0)
-        seed = int(check_random_state(self.random_state).randint(np.iinfo(np.int32).max))
+        seed = _seed(self.random_state)
         # Searches give numpy's numbers, which a run's configuration cannot hold.
         net = nets.mlp(*map(index, self.hidden_dims))
         with torch.random.fork_rng([]):
@@ -152,19 +157,26 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
                 encoder=self.encoder or net,
                 decoder=self.decoder or net,
             )
-        with TemporaryDirectory() as folder:
-            run = fit(
-                vae,
-                data,
-                epochs=index(self.epochs),
-                batch_size=index(self.batch_size),
-                lr=float(self.lr),
-                warmup_epochs=index(self.warmup_epochs),
-                device=self.device,
-                seed=seed,
-                folder=folder,
-                progress=bool(self.verbose),
-            )
+        try:
+            with TemporaryDirectory() as folder:
+                run = fit(
+                    vae,
+                    data,
+                    epochs=index(self.epochs),
+                    batch_size=index(self.batch_size),
+                    lr=float(self.lr),
+                    beta=float(self.beta),
+                    warmup_epochs=index(self.warmup_epochs),
+                    device=self.device,
+                    seed=seed,
+                    folder=folder,
+                    progress=bool(self.verbose),
+                )
+        except NonFiniteLossError as error:  # both tell of a folder that is gone
+            told = str(error).split(". The last good checkpoint")[0]
+            raise NonFiniteLossError(f"{told}. Try a lower lr than {self.lr:g}") from None
+        except Interrupted:
+            raise KeyboardInterrupt from None
         self.vae_, self.history_ = vae.double(), run.history
         return self
 
@@ -179,7 +191,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         z = check_array(Z, dtype=np.float64, order="C")
         if z.shape[1] != self.vae_.latent_dim:
             raise ValueError(f"Z has {z.shape[1]} columns, but there are {self.vae_.latent_dim} latents")
-        return self._centres(self.vae_.decode, torch.tensor(z))
+        return self._centres(self.vae_.decode, torch.tensor(z).to(self.vae_.input_loc))
 
     def reconstruct(self, X: Any) -> np.ndarray:
         """The mean of p(x|z) at the mean of q(z|x), ``[N, n_features]``, as X."""
@@ -191,8 +203,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         """Draws from the model, z ~ p(z) and x ~ p(x|z), ``[n_samples, n_features]``."""
         check_is_fitted(self)
         number = check_count("n_samples", index(n_samples))
-        seed = int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
-        with self._evaluating(seed):
+        with self.vae_.evaluating(_seed(random_state)):
             z = self.vae_.prior().sample((number,))
             return _rows([self.vae_.decode(batch).sample() for batch in z.split(BATCH_SIZE)])
 
@@ -201,7 +212,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         x = self._data(X)
         number = check_count("num_samples", index(self.num_samples))
         scores = []
-        with self._evaluating():
+        with self.vae_.evaluating():
             for datum in x.split(1):
                 seed_generators(0, x.device)
                 scores.append(importance_weighted_bound(log_weights(self.vae_, datum, number)))
@@ -221,36 +232,26 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         check_is_fitted(self)
         rows = validate_data(self, X, dtype=np.float64, order="C", reset=False)
         x = torch.tensor(rows).reshape(-1, *self.vae_.event_shape)
-        with self._evaluating():
-            check_support(self.vae_, Split(x))
+        check_support(self.vae_, Split(x))
         return x.to(self.vae_.input_loc)
-
-    @contextmanager
-    def _evaluating(self, seed: int = 0) -> Iterator[None]:
-        """Evaluation mode under a seed, in double precision down to the constants of PyTorch's families."""
-        default = torch.get_default_dtype()
-        torch.set_default_dtype(torch.float64)
-        try:
-            with self.vae_.evaluating(seed):
-                yield
-        finally:
-            torch.set_default_dtype(default)
 
     def _centres(self, of: Callable[[Tensor], Distribution], rows: Tensor) -> np.ndarray:
         """The mean of each row's distribution, or its median or mode if it has none, ``[N, ...]``."""
 
-        def alone(row: Tensor) -> Tensor:
-            seed_generators(0, row.device)
-            return centre(of(row))[0]
+        def centres(batch: Tensor) -> Tensor:
+            seed_generators(0, batch.device)
+            value, kind = centre(of(batch))
+            if kind == "mean" or len(batch) == 1:
+                return value
+            # Which there is, and its draws, hang on all rows of the batch.
+            return torch.cat([centres(row) for row in batch.split(1)])
 
-        values = []
-        with self._evaluating():
-            for batch in rows.to(self.vae_.input_loc).split(BATCH_SIZE):
-                value, kind = centre(of(batch))
-                if kind != "mean":  # which there is then, and its draws, hang on all rows of the batch
-                    value = torch.cat([alone(row) for row in batch.split(1)])
-                values.append(value)
-        return _rows(values)
+        with self.vae_.evaluating():
+            return _rows([centres(batch) for batch in rows.split(BATCH_SIZE)])
+
+
+def _seed(random_state: int | np.random.RandomState | None) -> int:
+    return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 
 def _part(kind: str, part: Any) -> Any:

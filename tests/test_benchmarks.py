@@ -56,3 +56,15 @@ def test_parts_are_tabled(monkeypatch, capsys):
     for part in (*parts.likelihoods(17), *parts.priors()[2:]):
         assert f"| {part!r} | -" in out
     assert Path("parts.png").stat().st_size > 1000
+
+
+def test_examples_are_run_and_tabled(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    examples = importlib.import_module("examples")
+    monkeypatch.setenv("COURSE_SIZE", "0.02")
+    monkeypatch.setattr("sys.argv", ["examples.py", "--only", "01_bayes", "--thumbnails", "."])
+    examples.main()
+    (row,) = [line for line in capsys.readouterr().out.splitlines() if "01_bayes" in line]
+    assert "log p(x)" in row or "ELBO" in row
+    assert Path("runs/examples/01_bayes_rule.txt").exists()
+    assert Path("01_bayes_rule.png").stat().st_size > 1000

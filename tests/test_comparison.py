@@ -53,6 +53,15 @@ def test_each_variant_is_trained_as_by_itself(digits, shared):
     assert (result.folder / "comparison.png").stat().st_size > 1000
 
 
+def test_the_callers_generators_are_left_alone(digits, shared, monkeypatch):
+    """Those of GPUs too, all of which torch.manual_seed seeds anew."""
+    seeded, before = [], torch.get_rng_state()
+    monkeypatch.setattr(torch.cuda, "manual_seed_all", seeded.append)
+    pv.compare(digits, guides=[pv.guides.Normal(), dist.Laplace], **shared)
+    assert torch.equal(torch.get_rng_state(), before)
+    assert not seeded
+
+
 def test_goes_on_where_it_was_stopped(digits, shared, monkeypatch):
     guides = [pv.guides.Normal(), dist.Laplace]
     first = pv.compare(digits, guides=guides, **shared)

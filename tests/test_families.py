@@ -1,7 +1,9 @@
 """Every family of Pyro's: it is a likelihood, or is refused with a reason. Densities, samples, recovery."""
 
+import copy
 import inspect
 import math
+import pickle
 import warnings
 
 import pyro.distributions as dist
@@ -14,7 +16,7 @@ from torch.distributions import Distribution
 
 import pyro_vae as pv
 from pyro_vae import config
-from pyro_vae.distributions import bounds, support
+from pyro_vae.distributions import bounds, support, variant_name
 from pyro_vae.svi import SVI
 
 VECTORS = "is no scalar with a constraint of its own|vectors, not numbers|is no likelihood"
@@ -166,6 +168,26 @@ def test_family_of_ones_own_in_python_and_configuration():
         assert by_path.family is Bell
     with pytest.raises(config.ConfigError, match=r"cannot be the likelihood \(.*Belle"):
         config.build(pv.VAE, {"likelihood": f"{Bell.__module__}.Belle"}, ["event_shape"])
+
+
+def test_family_of_ones_own_is_pickled_and_copied(monkeypatch):
+    x = torch.rand(4, 2, 3).round()
+    for kind, module in (("likelihood", pv.likelihoods), ("guide", pv.guides)):
+        vae, made = build(**{kind: Bell}), module.of(Bell)
+        text = pickle.dumps((vae, made, made()))
+        copies = [copy.deepcopy((vae, made, made())), pickle.loads(text)]
+        assert all(again[1] is made for again in copies)
+        monkeypatch.delattr(module, variant_name(Bell))  # as in another process
+        for twin, again, part in [*copies, pickle.loads(text)]:
+            assert again.family is type(part).family is Bell
+            z = vae.prior().sample((4,))
+            assert torch.equal(twin.encode(x).log_prob(z), vae.encode(x).log_prob(z))
+            assert torch.equal(twin.decode(z).log_prob(x), vae.decode(z).log_prob(x))
+    assert type(pickle.loads(pickle.dumps(Softer()))) is Softer
+
+
+class Softer(pv.likelihoods.Laplace):
+    """A class of one's own over one that was made."""
 
 
 UNIVARIATE = {

@@ -1,6 +1,8 @@
 """The estimator keeps scikit-learn's contract, and is the VAE of the rest of the package."""
 
+import os
 import pickle
+import signal
 import tempfile
 from pathlib import Path
 
@@ -20,6 +22,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyro_vae as pv
 from pyro_vae.sklearn import VAEEstimator
+from pyro_vae.svi import SVI, NonFiniteLossError
 
 X = load_digits().data[:300] / 16
 SMALL = {"latent_dim": 2, "hidden_dims": (8,), "epochs": 2, "num_samples": 5, "random_state": 0}
@@ -90,10 +93,10 @@ def test_transforms_are_means(small):
 
 def test_training_is_that_of_fit(small):
     assert [row["epoch"] for row in small.history_] == [1, 2]
-    more = {"epochs": 10, "batch_size": 50, "lr": 1e-2, "warmup_epochs": 3}
+    more = {"epochs": 10, "batch_size": 50, "lr": 1e-2, "beta": 0.5, "warmup_epochs": 3}
     longer = VAEEstimator(**SMALL | more).fit(X)
-    assert longer.history_[0]["beta"] < 1
-    assert [row["beta"] for row in longer.history_][2:] == [1.0] * 8
+    assert longer.history_[0]["beta"] < 0.5
+    assert [row["beta"] for row in longer.history_][2:] == [0.5] * 8
     assert [row["steps"] for row in longer.history_] == list(range(6, 61, 6))
     assert longer.history_[-1]["elbo"] > longer.history_[0]["elbo"]
     assert longer.score(X) > small.score(X)
@@ -123,7 +126,6 @@ def test_nothing_leaks(monkeypatch):
     model.sample(2, random_state=0)
     assert torch.equal(torch.get_rng_state(), before[0])
     assert (np.random.get_state()[1] == before[1]).all()
-    assert torch.get_default_dtype() == torch.float32
     assert not pyro.get_param_store()
     assert [str(path) for path in Path().rglob("*")] == ["temporary"]
 
@@ -232,6 +234,23 @@ def test_data_outside_the_support_are_refused():
     for method in (model.transform, model.score_samples, model.score, model.reconstruct):
         with pytest.raises(pv.data.DataError, match="binarise"):
             method(X)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_divergence_is_told():
+    with pytest.raises(NonFiniteLossError, match=r"^epoch 1: .*\. Try a lower lr than 1e\+30$") as caught:
+        VAEEstimator(**SMALL, lr=1e30).fit(X)
+    assert "checkpoint" not in str(caught.value)
+
+
+def test_an_interruption_is_a_plain_one(monkeypatch):
+    """Not one that can be gone on with, as that of a run can."""
+    step = SVI.step
+    monkeypatch.setattr(SVI, "step", lambda *args: os.kill(os.getpid(), signal.SIGINT) or step(*args))
+    with pytest.raises(KeyboardInterrupt) as caught:
+        VAEEstimator(**SMALL).fit(X)
+    assert type(caught.value) is KeyboardInterrupt
+    assert not caught.value.args
 
 
 def test_mistakes_are_told(small):

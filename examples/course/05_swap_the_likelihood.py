@@ -128,7 +128,7 @@ for column, (kind, (data, likelihoods, statistic, what)) in enumerate(kinds.item
     lower.set(xlabel=f"T: {what}", yticks=[])
 panels[1, 0].set_ylabel("replications")
 figure.suptitle(
-    "Which likelihood fits? Above: held-out log p(x). Below: T of replications, in those colours; black: the data's"
+    "Which likelihood fits? Above: held-out log p(x). Below: T of replications; black: T of the data"
 )
 figure.savefig("figures/05_swap_the_likelihood.png")
 

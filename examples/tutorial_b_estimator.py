@@ -4,8 +4,9 @@
 size are arguments of the estimator; fit, transform, inverse_transform, sample, reconstruct. With 2 latents
 the plane can be drawn: test images by class, and the map. Then 2, 5, 10 and 20 latents side by side.
 
-What the tutorial gets wrong: it calls p(x|z) both Normal and Bernoulli, and feeds grey pixels to the
-latter. Here the pixels are binarised, so that Bernoulli is what it is.
+What the tutorial gets wrong: it calls p(x|z) both Normal and Bernoulli, and takes the Bernoulli's formula
+of grey pixels for log p(x), which it is not: the density does not integrate to 1. Here the pixels are
+binarised, so that the number reported is a log-probability.
 
 Expect, on MNIST: ...
 

@@ -83,7 +83,7 @@ FIGURES.mkdir(exist_ok=True)
 x, labels = digits.test[:], digits.test.labels
 
 pv.figures.manifold(vae).savefig(FIGURES / "tutorial_d_convolutional.png")
-with vae.evaluating():  # the same map without gaps, 420 x 420 pixels
+with vae.evaluating():  # the same map without gaps: 15 x 28 = 420 pixels a side
     quantiles = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.05, 0.95, 15))
     z = torch.cartesian_prod(quantiles.flip(0), quantiles).flip(1).to(vae.input_loc)
     save_image(vae.decode(z).mean, FIGURES / "tutorial_d_map.png", nrow=15, padding=0)

@@ -25,7 +25,8 @@ import pyro.distributions as dist
 import torch
 from pyro.infer import MCMC, NUTS, SVI, Trace_ELBO
 
-SIZE = float(os.environ.get("COURSE_SIZE", 1))  # fraction of every number of steps, for a quick look
+# Fraction of every number of steps: below 1, for a quick look, training is cut short and numbers differ.
+SIZE = float(os.environ.get("COURSE_SIZE", 1))
 Path("figures").mkdir(exist_ok=True)
 pyro.set_rng_seed(0)
 torch.set_default_dtype(torch.float64)
@@ -37,6 +38,10 @@ torch.set_default_dtype(torch.float64)
 # it.
 #
 # $$z \sim \mathrm{Normal}(18, 2), \qquad x_n \sim \mathrm{Normal}(z, 1)$$
+#
+# Pyro writes it as a program. `pyro.sample("z", prior)` draws $z$ and names it; a name is called a *site*.
+# With `obs=x` the value is given, not drawn. `pyro.plate` says that what is inside holds for each reading,
+# independently given $z$. Logarithms are natural; their unit is the *nat*, 1.44 bits.
 
 # %%
 readings = torch.tensor([20.1, 20.9, 19.6, 21.3])
@@ -47,7 +52,7 @@ def likelihood(z):
     return dist.Normal(z, 1.0)
 
 
-def model(x):
+def model(x):  # as a program in Pyro
     z = pyro.sample("z", prior)
     with pyro.plate("readings", len(x)):
         pyro.sample("x", likelihood(z), obs=x)
@@ -138,6 +143,9 @@ print(f"NUTS:       posterior mean {draws.mean():.3f}, standard deviation {draws
 # %% [markdown]
 # ## Fourth way: variational inference
 #
+# The Kullback-Leibler divergence $\mathrm{KL}(q \,\|\, p) = E_q[\log q - \log p]$ says how far $q$ is from
+# $p$: it is never negative, 0 only if $q = p$, and not symmetric.
+#
 # Choose a family $q(z)$, here $\mathrm{Normal}(m, s)$, and of it the member nearest to the posterior.
 # Nearest means the greatest *evidence lower bound* (ELBO),
 #
@@ -149,7 +157,7 @@ print(f"NUTS:       posterior mean {draws.mean():.3f}, standard deviation {draws
 
 
 # %%
-def guide(x):
+def guide(x):  # the program that draws from q; pyro.param is a number that SVI may change
     m = pyro.param("m", torch.tensor(18.0))
     s = pyro.param("s", torch.tensor(2.0), constraint=dist.constraints.positive)
     pyro.sample("z", dist.Normal(m, s))
@@ -183,7 +191,7 @@ outlying = torch.cat([readings, torch.tensor([27.0])])
 figure, panels = plt.subplots(1, 2, figsize=(11, 4.2), layout="constrained")
 for axes, name in zip(panels, ("Normal", "StudentT"), strict=True):
     if name == "StudentT":
-
+        # From here on the model and the four ways use this one: 2 degrees of freedom, centre z, scale 1.
         def likelihood(z):
             return dist.StudentT(2.0, z, 1.0)
 
@@ -212,6 +220,7 @@ figure.savefig("figures/01_bayes_rule.png")
 
 # %% [markdown]
 # With the StudentT the posterior stays with the four readings that agree, and $\log p(x)$ is higher by 12.6
-# nats: the model that allows for outliers foretells these readings better. Comparing models by how well
-# they foretell is what chapter 5 does. The posterior is no longer a Normal, and the best Normal falls short
-# of it, here by a gap of 0.002 nats, which nobody would notice. Chapters 2, 3 and 7 have gaps that matter.
+# nats: the model that allows for outliers foretells these readings better, $e^{12.6}$ times (the *Bayes
+# factor*). Both models were fixed beforehand; chapter 5 compares models that were learned, and therefore on
+# data they were not trained on. The posterior is no longer a Normal, and the best Normal falls short of it,
+# here by a gap of 0.002 nats, which nobody would notice. Chapters 2, 3 and 7 have gaps that matter.

@@ -25,7 +25,8 @@ from torch.distributions import kl_divergence
 
 import pyro_vae as pv
 
-SIZE = float(os.environ.get("COURSE_SIZE", 1))  # fraction of every number of steps, for a quick look
+# Fraction of every number of steps: below 1, for a quick look, training is cut short and numbers differ.
+SIZE = float(os.environ.get("COURSE_SIZE", 1))
 Path("figures").mkdir(exist_ok=True)
 torch.manual_seed(0)
 
@@ -103,8 +104,9 @@ figure.savefig("figures/02_known_answer_bound.png")
 # $W$, $b$ and $\sigma$ are not known either. Raising the ELBO in them as well raises a lower bound of the
 # evidence of the data. And instead of one $q$ per datum, an *encoder* computes $m$ and $s$ from $x$: that
 # is a variational autoencoder, here with networks of no hidden layer. The most that any such model can
-# reach is known: the evidence at the maximum-likelihood $W$ and $\sigma$, which are the leading
-# eigenvectors and the mean of the discarded eigenvalues of the data's covariance.
+# reach is known: $\log p(x)$ at the maximum-likelihood parameters. There $\sigma^2$ is the mean of the
+# discarded eigenvalues of the data's covariance, and the columns of $W$ are the leading eigenvectors $u_d$
+# times $\sqrt{\lambda_d - \sigma^2}$, up to a rotation.
 
 # %%
 data = pv.data.load(x, validation=0, test=0)
@@ -117,7 +119,7 @@ vae = pv.VAE(
 )
 run = pv.fit(vae, data, epochs=max(2, round(100 * SIZE)), batch_size=100, lr=3e-2, progress=False)
 
-S = torch.cov(x.T, correction=0)
+S = torch.cov(x.T, correction=0)  # one eigenvalue is discarded, so that W W^T + sigma^2 I is S itself
 eigenvalues = torch.linalg.eigvalsh(S)  # ascending: the last is the line's
 maximum = -0.5 * (2 * math.log(2 * math.pi) + eigenvalues.log().sum() + 2)
 reached = pv.evaluate.elbo(vae, x, num_samples=100).elbo
@@ -140,10 +142,11 @@ figure.savefig("figures/02_known_answer.png")
 # ## The gap, where the guide cannot be right
 #
 # With two latents and a $W$ whose columns are not orthogonal, the posterior's $\Sigma$ has correlations: to
-# explain the same $x$, more of the one latent goes with less of the other. A guide whose latents are
-# independent (*mean field*) cannot have them. Of all such guides, the best for a Normal posterior of
-# precision matrix $\Lambda = \Sigma^{-1}$ has variances $1 / \Lambda_{dd}$, and its gap is $\tfrac12
-# (\sum_d \log \Lambda_{dd} - \log \det \Lambda)$. Both guides are trained with the model held fixed.
+# explain the same $x$, more of the one latent goes with less of the other. A *guide*, as Pyro calls the
+# program that draws from $q$, whose latents are independent (*mean field*) cannot have them. Of all such
+# guides, the best for a Normal posterior of precision matrix $\Lambda = \Sigma^{-1}$ has variances $1 /
+# \Lambda_{dd}$, and its gap is $\tfrac12 (\sum_d \log \Lambda_{dd} - \log \det \Lambda)$. Both guides are
+# trained with the model held fixed.
 
 # %%
 W = torch.tensor([[1.0, 0.9], [0.5, 0.6], [-0.3, -0.2]])
@@ -170,7 +173,9 @@ for axes, guide in zip(panels, (pv.guides.Normal(), pv.guides.FullRankNormal()),
     linear.weight.data, linear.bias.data = W.clone(), b.clone()
     vae.decoder.requires_grad_(False)
     fit = {"epochs": max(2, round(100 * SIZE)), "batch_size": 100, "lr": 3e-2, "progress": False}
-    pv.fit(vae, data, loss=TraceMeanField_ELBO(), **fit)
+    pv.fit(
+        vae, data, loss=TraceMeanField_ELBO(), **fit
+    )  # Trace_ELBO with the KL by its formula, not from draws
     reached = pv.evaluate.elbo(vae, x, num_samples=100).elbo
     print(f"{guide!r}: ELBO {reached:.3f}, gap {log_p - reached:.3f}")
 
@@ -184,7 +189,7 @@ figure.suptitle("The posterior of one datum (black) and q(z|x) (red), at 1 and 2
 figure.savefig("figures/02_known_answer_gap.png")
 
 # %% [markdown]
-# The full-rank guide is the posterior, and its bound is tight; the mean-field one is too narrow along the
-# ridge, by exactly the gap of the formula. Nothing in the training tells which of the two one has: that
-# takes a better guide, or importance samples (`pv.evaluate.log_likelihood`), or the true posterior (chapter
-# 7).
+# The full-rank guide becomes the posterior, and its bound is tight up to the noise of training and
+# sampling. The mean-field one is too narrow along the ridge; its gap is the formula's to 0.01 nats. Nothing
+# in the training tells which of the two one has: that takes a better guide, or importance samples
+# (`pv.evaluate.log_likelihood`), or the true posterior (chapter 7).

@@ -7,14 +7,16 @@
 # $$q(z) = \frac1N \sum_n q(z \mid x_n)$$
 #
 # Where the prior has mass and the aggregate posterior has none, there is a *hole*: the decoder never learnt
-# what belongs there, and draws from it are poor. The ELBO charges for the mismatch. Averaged over the data
-# (Hoffman and Johnson, 2016),
+# what belongs there, and what it makes there is poor. Averaged over the data, the KL in the ELBO is
+# (Hoffman and Johnson, 2016)
 #
 # $$\frac1N \sum_n \mathrm{KL}(q(z \mid x_n) \,\|\, p(z)) = I(x; z) + \mathrm{KL}(q(z) \,\|\, p(z))$$
 #
-# what $z$ tells of $x$, plus the mismatch. A prior that is learned can lower the second term: a mixture, a
-# VampPrior (a mixture of the encodings of learned pseudo-data; Tomczak and Welling, 2018), a flow. One line
-# each.
+# where $I(x; z)$ is the mutual information, what $z$ tells of $x$. The second term is the mismatch. It is
+# large where encodings lie that the prior holds for unlikely; a hole is cheap: if the prior has mass $h$
+# where there are no encodings, it need only be $-\log(1 - h)$, 0.03 nats for $h = 0.03$. So both are
+# measured below. A prior that is learned can lower the mismatch: a mixture, a VampPrior (a mixture of the
+# encodings of learned pseudo-data; Tomczak and Welling, 2018), a flow. One line each.
 
 # %%
 import os
@@ -25,7 +27,8 @@ import torch
 
 import pyro_vae as pv
 
-SIZE = float(os.environ.get("COURSE_SIZE", 1))  # fraction of every number of steps, for a quick look
+# Fraction of every number of steps: below 1, for a quick look, training is cut short and numbers differ.
+SIZE = float(os.environ.get("COURSE_SIZE", 1))
 Path("figures").mkdir(exist_ok=True)
 
 # %%
@@ -47,10 +50,11 @@ print(result)
 # %% [markdown]
 # ## The hole problem in a picture
 #
-# With two latents everything can be drawn. Above: the prior's density, grey, and draws from the aggregate
-# posterior of the training images. Below: draws from the model, sorted by $\log p(z) - \log q(z)$, from
-# where the prior and the encodings agree (left) to the deepest hole (right). $q(z)$ is a sum over all
-# training images, and $\mathrm{KL}(q(z) \,\|\, p(z))$ a mean over draws of it.
+# With two latents everything can be drawn. The first figure: the prior's density, grey (its square root, so
+# that thin mass is seen), and draws from the aggregate posterior of the training images. The second: means
+# of $p(x \mid z)$ at draws $z \sim p(z)$, sorted by $\log p(z) - \log q(z)$; on the left encodings are
+# denser than the prior, on the right is the deepest hole. $q(z)$ is a sum over all training images, and
+# $\mathrm{KL}(q(z) \,\|\, p(z))$ a mean over draws of it.
 
 
 # %%
@@ -98,7 +102,14 @@ figure.savefig("figures/06_swap_the_prior.png")
 
 # %%
 figure = pv.figures.grid(
-    rows, "Draws from each model, from where prior and encodings agree to the deepest hole", labels
+    rows,
+    "Means of p(x|z), z ~ p(z): from where encodings are dense (left) to the deepest hole (right)",
+    labels,
 )
 figure.savefig("figures/06_swap_the_prior_draws.png")
 figure
+
+# %% [markdown]
+# The learned priors lower $\mathrm{KL}(q(z) \,\|\, p(z))$, the VampPrior to nearly nothing, and each raises
+# $\log p(x)$ by more than that: freed from the round prior, the encodings also spread out (mind the axes),
+# so that $z$ tells more of $x$.

@@ -14,7 +14,8 @@ from pyro.infer import MCMC, NUTS, SVI, Predictive, Trace_ELBO
 
 import pyro_vae as pv
 
-SIZE = float(os.environ.get("COURSE_SIZE", 1))  # fraction of every number of steps, for a quick look
+# Fraction of every number of steps: below 1, for a quick look, training is cut short and numbers differ.
+SIZE = float(os.environ.get("COURSE_SIZE", 1))
 pyro.set_rng_seed(0)
 data = pv.data.load("digits", binarize="dynamic")
 vae = pv.VAE(data.event_shape, latent_dim=10)
@@ -31,9 +32,9 @@ for epoch in range(num_epochs):
 print("test", pv.evaluate.elbo(vae, data.test))
 
 # %% [markdown]
-# Compiled, the same steps take a fraction of the time: `from pyro_vae.svi import SVI`, and `SVI(vae.model,
-# vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO(), compile=True)`. `pv.fit` does that, and keeps
-# checkpoints; but nothing depends on it.
+# Compiled, the same steps take about half the time: `from pyro_vae.svi import SVI`, and `SVI(vae.model,
+# vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO(), compile=True)`. `pv.fit` does that in runs of
+# 3000 steps or more, and keeps checkpoints; but nothing depends on it.
 #
 # ## Posterior predictive
 #
@@ -53,7 +54,8 @@ figure
 # %% [markdown]
 # ## NUTS
 #
-# The posterior of one image without any guide: draws of a Markov chain on `vae.model`.
+# The posterior of one image without any guide: draws of a Markov chain on `vae.model`. One short chain, for
+# a first look at three latents; for a conclusion run several and check them, as in chapter 7.
 
 # %%
 mcmc = MCMC(

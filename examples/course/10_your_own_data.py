@@ -23,7 +23,8 @@ from torch.distributions import constraints
 import pyro_vae as pv
 from pyro_vae.sklearn import VAEEstimator
 
-SIZE = float(os.environ.get("COURSE_SIZE", 1))  # fraction of every number of steps, for a quick look
+# Fraction of every number of steps: below 1, for a quick look, training is cut short and numbers differ.
+SIZE = float(os.environ.get("COURSE_SIZE", 1))
 Path("figures").mkdir(exist_ok=True)
 torch.manual_seed(0)
 
@@ -146,7 +147,9 @@ figure
 # Rows and columns of numbers in different units: thirteen chemical measurements of 178 wines.
 # scikit-learn's tools apply, because `VAEEstimator` is one of its estimators: here each column is brought
 # to mean 0 and variance 1 first. A table so small wants a small network. How surprising is each wine?
-# `score_samples` estimates $\log p(x)$; the lowest are the outliers.
+# `score_samples` estimates $\log p(x)$, a density of the standardised columns; the lowest are candidates
+# for outliers. (The model was trained on these wines, so that all scores are a little high.)
+
 
 # %%
 wines = load_wine()

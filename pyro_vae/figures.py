@@ -117,10 +117,11 @@ def latents(vae: VAE, x: Tensor, labels: Tensor | None = None) -> Figure:
         axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
     else:
         classes = labels.unique().tolist()
-        colours = _colours(len(classes))
-        for colour, label in zip(colours, classes, strict=True):
-            own = z[labels == label]
-            axes.scatter(own[:, 0], own[:, 1], s=6, alpha=0.7, color=colour, label=str(label))
+        colours = dict(zip(classes, _colours(len(classes)), strict=True))
+        # In the order of the data, so that no class covers another.
+        axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.7, color=[colours[label] for label in labels.tolist()])
+        for label, colour in colours.items():
+            axes.scatter([], [], s=6, color=colour, label=str(label))
         if len(classes) <= 20:
             axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
     axes.set(title=f"The {centre} of each q(z|x), {len(z)} data", xlabel=names[0], ylabel=names[1])

@@ -99,8 +99,11 @@ def test_latents(make_vae, latent_dim, label):
     figure = pv.figures.latents(vae, torch.rand(30, 1, 8, 8), labels)
     (axes,) = figure.axes
     assert label in axes.get_ylabel()
-    assert len(axes.collections) == 3
-    assert sum(len(c.get_offsets()) for c in axes.collections) == 30
+    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0", "1", "2"]
+    points, *keys = axes.collections
+    assert len(points.get_offsets()) == 30
+    for label_, key in enumerate(keys):  # every point in the colour of its class
+        assert (points.get_facecolors()[label_::3, :3] == key.get_facecolors()[0, :3]).all()
 
 
 def test_training_curves():

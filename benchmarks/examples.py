@@ -10,6 +10,7 @@ runs some of them.
 from __future__ import annotations
 
 import argparse
+import re
 import subprocess
 import sys
 import time
@@ -19,6 +20,7 @@ from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "course").glob("*.py")])
+TELLS = re.compile(r"(?=.*(ELBO|log p\(|nats))(?=.*\d\.\d)")
 WIDTH = 320
 """Of a thumbnail, in pixels."""
 
@@ -44,7 +46,7 @@ def main() -> None:
     args = parser.parse_args()
     args.folder.mkdir(parents=True, exist_ok=True)
     failed = []
-    print("| example | s | the last it says of ELBO or log p(x) |\n| --- | ---: | --- |")
+    print("| example | s | the last it says of an ELBO, log p(x) or nats |\n| --- | ---: | --- |")
     for path in EXAMPLES:
         if args.only and not any(part in path.stem for part in args.only):
             continue
@@ -58,7 +60,7 @@ def main() -> None:
         )
         seconds = time.perf_counter() - began
         (args.folder / f"{path.stem}.txt").write_text(done.stdout + done.stderr)
-        told = [line.strip() for line in done.stdout.splitlines() if "ELBO" in line or "log p(" in line]
+        told = [line.strip() for line in done.stdout.splitlines() if TELLS.search(line)]
         print(f"| {path.relative_to(ROOT)} | {seconds:.0f} | {told[-1] if told else ''} |", flush=True)
         if done.returncode:
             failed.append(f"{path.name}: {done.stderr.strip().splitlines()[-1]}")

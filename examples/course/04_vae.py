@@ -133,6 +133,6 @@ print(
 )
 
 # %% [markdown]
-# Two thirds and more of the nats are reconstruction: noise in the pixels, which the dynamic binarisation
-# puts there. Every latent is used, some three times as much as others. And the bound is already near $\log
+# Three quarters of the nats are reconstruction: noise in the pixels, which the dynamic binarisation
+# puts there. Every latent is used, some four times as much as others. And the bound is already near $\log
 # p(x)$ with a few samples: the Normal guide costs a third of a nat.

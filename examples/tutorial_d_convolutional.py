@@ -1,7 +1,8 @@
 """Tutorial D, done right: a convolutional VAE with two latents, its map, paths and concept vectors.
 
 Convolutions of 32, 64 (stride 2), 64 and 64 channels, dense 32, two latents; dense 14x14x64, a transposed
-convolution of 32 channels (stride 2), a convolution; RMSprop, batches of 16, 10 epochs.
+convolution of 32 channels (stride 2), a convolution; RMSprop (whose rate falls to 0 over the run), batches
+of 16, 10 epochs.
 
 What the tutorial gets wrong: exp(logvar) is the standard deviation when z is drawn and the variance in the
 KL, so that its loss is no bound; the means over pixels and latents with a factor of 5e-4 weigh the KL by

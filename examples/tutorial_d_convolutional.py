@@ -94,7 +94,6 @@ with vae.evaluating():  # the same map without gaps: 15 x 28 = 420 pixels a side
     rows = [torch.cat([a[None], vae.decode(vae.encode(a[None]).mean + steps * concept).mean]) for a in some]
 title = "Test digits, and their codes plus -2 to 2 times the concept vector of thick strokes"
 pv.figures.grid(rows, title).savefig(FIGURES / "tutorial_d_concept.png")
-first, second = x[labels == 3][0], x[labels == 6][0]
-pv.figures.interpolation(vae, first, second).savefig(FIGURES / "tutorial_d_path.png")
+pv.figures.interpolation(vae, x[labels == 3][0], x[labels == 6][0]).savefig(FIGURES / "tutorial_d_path.png")
 pv.figures.latents(vae, x, labels).savefig(FIGURES / "tutorial_d_latents.png")
 print("test", pv.evaluate.elbo(vae, digits.test))

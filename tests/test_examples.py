@@ -32,6 +32,8 @@ def run(monkeypatch, capsys):
     plt.close("all")
 
 
+# PyTorch's, under NumPy 2, where matplotlib is given tensors.
+@pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 @pytest.mark.parametrize("path", [*EXAMPLES, *COURSE], ids=lambda path: path.stem)
 def test_runs_and_is_listed(path, run):
     name = path.relative_to(ROOT).as_posix()

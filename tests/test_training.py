@@ -170,7 +170,8 @@ class TestFit:
             assert rows[-1]["loss"] == pytest.approx(objective, rel=1e-3)
         assert rows[0]["kl"] > 0.1
         assert rows[1]["kl"] == pytest.approx(rows[0]["kl"], rel=1e-3)  # Adam does not see the factor
-        warmed = pv.fit(make_vae((5,)), data, **options, beta=4.0, warmup_epochs=2, folder="warmed").history
+        vae = make_vae((5,), likelihood=pv.likelihoods.Normal())
+        warmed = pv.fit(vae, data, **options, beta=4.0, warmup_epochs=2, folder="warmed").history
         assert [row["beta"] for row in warmed[:3]] == [2.0, 4.0, 4.0]
 
     def test_learning_rate_schedule(self, make_vae, digits):

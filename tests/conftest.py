@@ -1,5 +1,6 @@
 from __future__ import annotations
 
+import os
 from pathlib import Path
 
 import pyro
@@ -7,6 +8,12 @@ import pytest
 import torch
 
 import pyro_vae as pv
+
+# Processes of `pytest -n` share the cores: threads that wait for a core cost more than they bring.
+if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
+    threads = max(1, (os.cpu_count() or 1) // workers)
+    torch.set_num_threads(threads)
+    os.environ["OMP_NUM_THREADS"] = str(threads)  # of the processes that tests start
 
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
 

@@ -445,11 +445,11 @@ def test_recovers_a_model_of_its_family(name):
     before = evidence(vae, test)
     optimizer = torch.optim.Adam(vae.parameters())
     loss = Trace_ELBO(num_particles=4, vectorize_particles=True, max_plate_nesting=1)
-    steps = 1500
+    steps = 800
     with pv.svi.pyro.validation_enabled(False), warnings.catch_warnings():
         svi = SVI(vae.model, vae.guide, optimizer, loss, compile=False, reduction="mean", clip_norm=100.0)
         for step in range(steps):
-            pv.svi.set_lr(optimizer, 1e-2 * (1 - step / steps))
+            pv.svi.set_lr(optimizer, 2e-2 * (1 - step / steps))
             svi.step(train[torch.randint(3000, (256,))])
     best, after = evidence(truth, test), evidence(vae, test)
     gap = (best - after).mean().item()

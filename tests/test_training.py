@@ -426,6 +426,7 @@ class TestResume:
             raise AssertionError("still here")
 
         monkeypatch.setattr(SVI, "step", patched)
+        signal.signal(signal.SIGINT, signal.default_int_handler)  # ignored where a shell starts in background
         with pytest.raises(KeyboardInterrupt) as caught:
             pv.fit(make_vae(), digits, **FIT, folder="run")
         assert not isinstance(caught.value, training.Interrupted)

@@ -1,4 +1,5 @@
-"""Pictures of a VAE. Each function returns a matplotlib Figure; ``figure.savefig(path)`` keeps it.
+"""Pictures of a VAE. Each function returns a matplotlib Figure; notebooks show it, and
+``figure.savefig(path)`` keeps it.
 
 Images are drawn by the mean of p(x|z), or its median or mode if it has no mean, on one grey scale per
 figure; data that are no images, as curves over their index.
@@ -6,17 +7,27 @@ figure; data that are no images, as curves over their index.
 
 from __future__ import annotations
 
+import io
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import matplotlib.figure
 import numpy as np
 import torch
-from matplotlib.figure import Figure
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
 from pyro_vae import distributions
 from pyro_vae.vae import VAE
+
+
+class Figure(matplotlib.figure.Figure):
+    """A figure that a notebook shows where it is the value of a cell, whatever matplotlib's backend."""
+
+    def _repr_png_(self) -> bytes:
+        png = io.BytesIO()
+        self.savefig(png, format="png")
+        return png.getvalue()
 
 
 def samples(vae: VAE, num_samples: int = 64, *, seed: int = 0) -> Figure:

@@ -67,6 +67,7 @@ def test_course_is_in_cells():
         for cell in re.split(r"^# %% \[markdown\]\n", text, flags=re.MULTILINE)[1:]:
             prose = cell.partition("# %%\n")[0]
             assert all(line.startswith("#") or not line for line in prose.splitlines()), prose
+            assert not cell.rstrip().endswith("manual_seed(0)")  # a notebook would show what it returns
         assert "figures/" in text
 
 

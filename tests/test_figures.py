@@ -1,9 +1,12 @@
+import io
+
 import matplotlib.pyplot as plt
 import numpy as np
 import pyro.distributions as dist
 import pytest
 import torch
 from matplotlib.figure import Figure
+from PIL import Image
 from torch import nn
 
 import pyro_vae as pv
@@ -44,6 +47,8 @@ def test_all_figures_for_all_shapes(make_vae, shape):
     ):
         assert isinstance(figure, Figure)
         figure.savefig("figure.png")
+        with Image.open("figure.png") as saved, Image.open(io.BytesIO(figure._repr_png_())) as shown:
+            assert shown.size == saved.size
     assert not plt.get_fignums()
 
 

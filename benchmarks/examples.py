@@ -3,7 +3,7 @@
     python benchmarks/examples.py --data-dir DIR --thumbnails examples/figures
 
 The tutorials and `five_losses.py` run on MNIST, the others on what they bring. What they print and draw is
-kept in a folder. About an hour on two cores, of which the convolutional tutorial takes a third; --only
+kept in a folder. About 50 minutes on two cores, of which the convolutional tutorial takes a third; --only
 runs some of them.
 """
 

@@ -2,7 +2,7 @@
 
 The three models are Pyro programs that know nothing of this package. Each is trained twice under one seed,
 by Pyro's SVI and by ours, which takes its place as it is; both follow the same path, and the last column
-tells how many times faster ours is once it is compiled (3 to 13 times on two cores: the smaller the
+tells how many times faster ours is once it is compiled (2 to 13 times on two cores: the smaller the
 tensors, the more of a step was Pyro's Python). Expect losses, which are negative ELBOs, that agree to six
 figures.
 

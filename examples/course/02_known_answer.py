@@ -173,9 +173,8 @@ for axes, guide in zip(panels, (pv.guides.Normal(), pv.guides.FullRankNormal()),
     linear.weight.data, linear.bias.data = W.clone(), b.clone()
     vae.decoder.requires_grad_(False)
     fit = {"epochs": max(2, round(100 * SIZE)), "batch_size": 100, "lr": 3e-2, "progress": False}
-    pv.fit(
-        vae, data, loss=TraceMeanField_ELBO(), **fit
-    )  # Trace_ELBO with the KL by its formula, not from draws
+    # This loss is Trace_ELBO with the KL by its formula, not from draws.
+    pv.fit(vae, data, loss=TraceMeanField_ELBO(), **fit)
     reached = pv.evaluate.elbo(vae, x, num_samples=100).elbo
     print(f"{guide!r}: ELBO {reached:.3f}, gap {log_p - reached:.3f}")
 

@@ -52,7 +52,7 @@ def table(comparison: pv.Comparison) -> str:
         cells = [row.name, f"{row.elbo:.2f}", f"{row.log_likelihood:.2f} ± {row.standard_error:.2f}"]
         cells += [f"{row.bits_per_dim:.3f}" for _ in range(bits)]
         cells += [f"{row.difference:+.2f} ± {row.difference_standard_error:.2f}" if i else ""]
-        lines.append([*cells, str(row.active_units)])
+        lines.append([*cells, str(sum(row.active_units.values()))])
     return "\n".join(f"| {' | '.join(cells)} |" for cells in lines)
 
 
@@ -68,7 +68,7 @@ def main() -> None:
     given = parser.parse_args()
     shared = {"latent_dim": 20, "epochs": given.epochs, "num_samples": given.num_samples}
     grey = pv.data.load(given.data, data_dir=given.data_dir, levels=True)
-    levels = int(grey.train.range[1]) + 1
+    levels = int(grey.train.range()[1]) + 1
     by_likelihood = pv.compare(
         grey, likelihoods=likelihoods(levels), folder=given.folder / "likelihoods", **shared
     )
@@ -77,7 +77,7 @@ def main() -> None:
     print(f"\nLikelihoods, grey levels 0 to {levels - 1}, nats per image\n\n{table(by_likelihood)}")
     print(f"\nPriors, dynamically binarised images, nats per image\n\n{table(by_prior)}")
     if given.figure:
-        pv.figures.comparison(by_likelihood.vaes, grey.test[:10]).savefig(given.figure, dpi=60)
+        pv.figures.comparison(by_likelihood.programs, grey.test[:10]).savefig(given.figure, dpi=60)
 
 
 if __name__ == "__main__":

@@ -59,7 +59,8 @@ class Setting:
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """An epoch of binarised batches: ours, which the hand-written peers are given too."""
         self.data.train.redraw(epoch)
-        return self.data.train.batches(self.batch_size, torch.randperm(len(self.data.train)))
+        batches = self.data.train.batches(self.batch_size, torch.randperm(len(self.data.train)))
+        return (batch["x"] for batch in batches)
 
     def loader(self) -> DataLoader[Any]:
         """An epoch as tutorials feed it: images decoded one by one."""
@@ -284,7 +285,7 @@ def numpyro_example(setting: Setting) -> Peer:
 
     def epoch(number: int) -> None:
         train.redraw(number)
-        values = jnp.asarray(train.values.reshape(len(train), pixels).cpu().numpy())
+        values = jnp.asarray(train.sources["x"].values.reshape(len(train), pixels).cpu().numpy())
         order = np.random.default_rng(number).permutation(len(train))
         carry[0] = jax.block_until_ready(run(carry[0], values, jnp.asarray(order)))
         rest = order[len(order) // size * size :]
@@ -337,7 +338,7 @@ def pythae_trainer(setting: Setting) -> Peer:
     shape, train = setting.data.event_shape, setting.data.train
     settings = VAEConfig(input_dim=shape, latent_dim=setting.latent_dim, reconstruction_loss="bce")
     model = VAE(settings, encoder=Encoder(), decoder=Decoder())
-    values = BaseDataset(train.values.float(), torch.zeros(len(train)))
+    values = BaseDataset(train.sources["x"].values.float(), torch.zeros(len(train)))
     options = BaseTrainerConfig(
         output_dir="pythae", per_device_train_batch_size=setting.batch_size, learning_rate=LR
     )
@@ -353,7 +354,7 @@ def pythae_trainer(setting: Setting) -> Peer:
 
     def epoch(number: int) -> None:
         train.redraw(number)
-        values.data = train.values.float()
+        values.data = train.sources["x"].values.float()
         trainer.train_step(number)
 
     return Peer(step, epoch, lambda: inner, scale=of_log_variance)
@@ -365,7 +366,7 @@ def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> 
     vae = pv.VAE(
         setting.data.event_shape, setting.latent_dim, encoder=setting.hidden(), decoder=setting.hidden()
     ).to(setting.device)
-    for own, given in zip((vae.encoder, vae.decoder), setting.nets(), strict=True):
+    for own, given in zip((vae.q_z.net, vae.p_x.net), setting.nets(), strict=True):
         own.load_state_dict(given.state_dict())
     graphed = {"capturable": True} if setting.device.type == "cuda" else {}
     optimizer = torch.optim.Adam(
@@ -374,7 +375,7 @@ def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> 
     svi = SVI(
         vae.model, vae.guide, optimizer, Trace_ELBO(), compile=compile, precision=precision, reduction="mean"
     )
-    return Peer(svi.step, over_batches(setting, svi.step), lambda: (vae.encoder, vae.decoder))
+    return Peer(svi.step, over_batches(setting, svi.step), lambda: (vae.q_z.net, vae.p_x.net))
 
 
 def matrix_products(setting: Setting, dtype: torch.dtype) -> Peer:
@@ -504,8 +505,8 @@ def test_elbo(peer: Peer, setting: Setting) -> float:
     """Mean over the binarised test images, in nats."""
     torch.manual_seed(0)
     test, total = setting.data.test, 0.0
-    for x in test.batches(1000):
-        total -= float(elbo_loss(*peer.nets(), x, peer.scale)) * len(x)
+    for batch in test.batches(1000):
+        total -= float(elbo_loss(*peer.nets(), batch["x"], peer.scale)) * len(batch["x"])
     return total / len(test)
 
 
@@ -517,7 +518,7 @@ def measure_log_likelihood(
         setting.data.event_shape, setting.latent_dim, encoder=setting.hidden(), decoder=setting.hidden()
     ).to(setting.device)
     x, chunk = setting.data.test[:num_images], 4000
-    weights = [layer.weight.detach() for layer in vae.decoder.modules() if isinstance(layer, nn.Linear)]
+    weights = [layer.weight.detach() for layer in vae.p_x.net.modules() if isinstance(layer, nn.Linear)]
     z = torch.randn(chunk, setting.latent_dim, device=setting.device)
 
     def products() -> None:
@@ -590,7 +591,7 @@ def draw_sweeps(setting: Setting, rounds: int, path: Path) -> None:
     found = []
     for size in sizes:
         values = setting.data.train
-        part = pv.data.Split(values.values[:size].float().numpy())
+        part = pv.data.Split(values.sources["x"].values[:size].float())
         data = pv.data.Data(part, part, setting.data.test, "part", {}, "")
         found.append(measure_epochs(makers, variant(data=data), max(2, rounds // 3))[0])
     for name, text in zip(chosen, labels, strict=True):

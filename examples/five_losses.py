@@ -166,17 +166,16 @@ VARIANTS = {
 }
 
 
-class Judge(pv.VAE):
-    """log p(b) of binarised pixels under a trained model: each is white with probability E[x|z]."""
+class White(nn.Module):
+    """p(b|z) of binarised pixels by a trained model: each is white with probability E[x|z]."""
 
     def __init__(self, trained, to_grey):
-        super().__init__(trained.event_shape, trained.latent_dim, encoder=net, decoder=pv.nets.mlp())
-        self.decoder.requires_grad_(False)  # this one is not used
-        self.trained, self.to_grey = trained.requires_grad_(False), to_grey
+        super().__init__()
+        trained.requires_grad_(False)
+        self.white = lambda z: to_grey(trained.decode(z).mean)  # a function: it is not trained any further
 
-    def decode(self, z):
-        white = self.to_grey(self.trained.decode(z).mean).clamp(1e-4, 1 - 1e-4)
-        return dist.Bernoulli(white).to_event(3)
+    def forward(self, z):
+        return dist.Bernoulli(self.white(z).clamp(1e-4, 1 - 1e-4)).to_event(3)
 
 
 some = torch.stack([x[grey.test.labels == label][0] for label in range(10)])
@@ -192,7 +191,8 @@ for name, (data, parts, beta) in VARIANTS.items():
     loss = TraceMeanField_ELBO()
     run = pv.fit(vae, data, epochs=args.epochs, lr=1e-3, beta=beta, loss=loss, progress=False)
     shift, factor = (mean, std) if data is standardised else (0.0, 1.0)
-    judge = Judge(vae, lambda y, shift=shift, factor=factor: shift + factor * y)
+    judge = pv.VAE(x[0].shape, vae.latent_dim, encoder=net, decoder=pv.nets.mlp())
+    judge.p_x = White(vae, lambda y, shift=shift, factor=factor: shift + factor * y)
     pv.fit(judge, binary, epochs=(args.epochs + 1) // 2, progress=False)
     scores[name] = pv.evaluate.log_likelihood(judge, binary.test[:1000], num_samples=1000).per_datum
     claimed = "" if name[0] == "C" else f"{-run.history[-1]['loss']:.1f}"

@@ -35,12 +35,11 @@ args = parser.parse_args()
 
 binary = pv.data.load(args.data, data_dir=args.data_dir, binarize="static")
 x_train, x_test = (split[:].flatten(1).numpy() for split in (binary.train, binary.test))
-images, labels = binary.test[:], binary.test.labels
 net = pv.nets.mlp(500, 500, activation=nn.Softplus)
 FIGURES = Path("figures")
 FIGURES.mkdir(exist_ok=True)
 
-rows, names = [images[:12]], ["test images"]
+rows, names = [binary.test[:12]], ["test images"]
 for latent_dim in args.latent_dims:
     estimator = VAEEstimator(
         latent_dim,
@@ -63,7 +62,7 @@ for latent_dim in args.latent_dims:
         codes = estimator.transform(x_test)
         print(f"   codes of the test images: {codes.shape}, log p(x) of the first 100: ", end="")
         print(f"{estimator.score(x_test[:100]):.1f}; drawn anew: {estimator.sample(3).shape}")
-        pv.figures.latents(estimator.vae_, images, labels).savefig(FIGURES / "tutorial_b_latents.png")
+        pv.figures.latents(estimator.vae_, binary.test).savefig(FIGURES / "tutorial_b_latents.png")
         pv.figures.manifold(estimator.vae_, 20).savefig(FIGURES / "tutorial_b_manifold.png")
 pv.figures.grid(rows, "Reconstructions become sharper with more latents", names).savefig(
     FIGURES / "tutorial_b_estimator.png"

@@ -87,13 +87,13 @@ x, labels = digits.test[:], digits.test.labels
 pv.figures.manifold(vae).savefig(FIGURES / "tutorial_d_convolutional.png")
 with vae.evaluating():  # the same map without gaps: 15 x 28 = 420 pixels a side
     quantiles = torch.distributions.Normal(0.0, 1.0).icdf(torch.linspace(0.05, 0.95, 15))
-    z = torch.cartesian_prod(quantiles.flip(0), quantiles).flip(1).to(vae.input_loc)
+    z = torch.cartesian_prod(quantiles.flip(0), quantiles).flip(1).to(vae.device)
     save_image(vae.decode(z).mean, FIGURES / "tutorial_d_map.png", nrow=15, padding=0)
-    some, concept = concepts(vae, x.to(vae.input_loc), labels)
+    some, concept = concepts(vae, x.to(vae.device), labels)
     steps = torch.linspace(-2, 2, 9).to(concept)[:, None]
     rows = [torch.cat([a[None], vae.decode(vae.encode(a[None]).mean + steps * concept).mean]) for a in some]
 title = "Test digits, and their codes plus -2 to 2 times the concept vector of thick strokes"
 pv.figures.grid(rows, title).savefig(FIGURES / "tutorial_d_concept.png")
 pv.figures.interpolation(vae, some[3], some[6]).savefig(FIGURES / "tutorial_d_path.png")
-pv.figures.latents(vae, x, labels).savefig(FIGURES / "tutorial_d_latents.png")
+pv.figures.latents(vae, digits.test).savefig(FIGURES / "tutorial_d_latents.png")
 print("test", pv.evaluate.elbo(vae, digits.test))

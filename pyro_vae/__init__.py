@@ -1,42 +1,58 @@
 """pyro_vae: the variational autoencoder as a probabilistic program."""
 
+from importlib.metadata import version
+
 from pyro_vae import (
     checkpoint,
-    config,
     data,
     distributions,
     evaluate,
+    families,
     figures,
     guides,
     likelihoods,
+    models,
     nets,
     objectives,
     priors,
+    registry,
     svi,
+    training,
 )
 from pyro_vae.checkpoint import load
 from pyro_vae.comparison import Comparison, compare
+from pyro_vae.conditional import Conditional
+from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE
+from pyro_vae.program import Program
 from pyro_vae.training import Run, fit, resume
-from pyro_vae.vae import VAE
+
+__version__ = version("pyro_vae")
 
 __all__ = [
     "VAE",
     "Comparison",
+    "Conditional",
+    "ConditionalVAE",
+    "HierarchicalVAE",
+    "Program",
     "Run",
     "checkpoint",
     "compare",
-    "config",
     "data",
     "distributions",
     "evaluate",
+    "families",
     "figures",
     "fit",
     "guides",
     "likelihoods",
     "load",
+    "models",
     "nets",
     "objectives",
     "priors",
+    "registry",
     "resume",
     "svi",
+    "training",
 ]

@@ -8,9 +8,13 @@ temporary names and renamed. No pickle is read or written.
 
 from __future__ import annotations
 
+import inspect
+import itertools
 import json
 import os
-from collections.abc import Mapping
+import typing
+from collections.abc import Callable, Mapping
+from datetime import datetime
 from pathlib import Path
 from typing import Any
 
@@ -20,8 +24,9 @@ import torch
 import yaml
 from torch import Tensor
 
-from pyro_vae import config
-from pyro_vae.vae import VAE
+from pyro_vae import registry
+from pyro_vae.program import Program
+from pyro_vae.registry import ConfigError, Trust
 
 CONFIG, CHECKPOINT, MODEL = "config.yaml", "checkpoint.safetensors", "model.safetensors"
 
@@ -71,7 +76,7 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {}).get("pyro_vae", "{}"))
-            if not {"class", "event_shape", "dtype"} <= meta.keys():
+            if not {"class", "event_shapes", "dtype"} <= meta.keys():
                 raise CheckpointError(
                     f"{path} is a safetensors file, but pyro_vae did not write it; give the folder of a "
                     "run made by pyro-vae train or pv.fit"
@@ -90,7 +95,7 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
     """Copies weights into a module.
 
     Raises:
-        CheckpointError: names or shapes differ; nothing was copied.
+        CheckpointError: names, shapes or what is fixed differ.
     """
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys()) + [
@@ -101,10 +106,16 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
     if wrong:
         raise CheckpointError(
             f"the weights in {origin} are of another model: {', '.join(wrong[:3])}"
-            f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''} do not match; build the VAE "
-            f"with the parts listed in {CONFIG}"
+            f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''} do not match; build it with the "
+            f"parts listed in {CONFIG}"
         )
-    module.load_state_dict(dict(tensors))
+    try:
+        module.load_state_dict(dict(tensors))
+    except RuntimeError as error:  # values that are fixed, of a prior say, are others
+        raise CheckpointError(
+            f"the weights in {origin} are of another model: {str(error).splitlines()[-1].strip()}; build it "
+            f"with the parts listed in {CONFIG}"
+        ) from error
 
 
 def write_config(folder: Path, values: Mapping[str, Any]) -> None:
@@ -138,24 +149,26 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     except FileNotFoundError:
         what = f"{folder} is not the folder of a run: " if name == CONFIG else ""
         raise CheckpointError(f"{what}there is no {path}; {_runs()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError) as error:
+    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
         raise CheckpointError(f"{path} cannot be read ({error}); restore it, or train anew") from error
     if not isinstance(values, dict):
         raise CheckpointError(f"{path} holds no configuration; restore it, or train anew")
     return values
 
 
-def save_model(folder: Path, vae: VAE) -> None:
-    """Writes a trained VAE's weights to ``model.safetensors``."""
-    save_tensors(folder / MODEL, vae.state_dict(), identity(vae))
+def save_model(folder: Path, program: Program) -> None:
+    """Writes a trained program's weights to ``model.safetensors``."""
+    save_tensors(folder / MODEL, program.state_dict(), identity(program))
 
 
-def identity(vae: VAE) -> dict[str, Any]:
-    """What the configuration does not tell of a VAE: its class and dtype, and the shape of its data."""
+def identity(program: Program) -> dict[str, Any]:
+    """What the configuration does not tell: class, dtype, shapes of the data, sites with gaps."""
     return {
-        "class": f"{type(vae).__module__}.{type(vae).__qualname__}",
-        "dtype": str(vae.input_loc.dtype).removeprefix("torch."),
-        "event_shape": vae.event_shape,
+        "class": f"{type(program).__module__}.{type(program).__qualname__}",
+        "dtype": str(program.dtype).removeprefix("torch."),
+        "event_shape": program.options.get("event_shape"),
+        "event_shapes": program.event_shapes,
+        "gaps": sorted(program.gaps),
     }
 
 
@@ -164,48 +177,112 @@ def under(prefix: str, tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
     return {k.removeprefix(prefix): v for k, v in tensors.items() if k.startswith(prefix)}
 
 
-def load(folder: str | Path, *, vae: VAE | None = None) -> VAE:
-    """The VAE of a run: trained, or as of its last checkpoint if training has not ended.
+def describe(program: Program) -> dict[str, Any]:
+    """A program's class and options as plain values, parts as their texts, less the shape of its data."""
+    options = {name: _plain(value) for name, value in program.options.items() if name != "event_shape"}
+    return {"model": registry.write(type(program))} | options
+
+
+def _plain(value: Any) -> Any:
+    if isinstance(value, Mapping):
+        return {str(key): _plain(item) for key, item in value.items()}
+    if isinstance(value, list | tuple):
+        return [_plain(item) for item in value]
+    return value if isinstance(value, bool | int | float | str | None) else registry.write(value)
+
+
+def options(function: Callable[..., Any], values: Mapping[str, Any], trust: Trust = ()) -> dict[str, Any]:
+    """The arguments of a class or function that are among plain values, parts read from their texts.
+
+    Args:
+        function: with plain types and parts among its arguments.
+        values: by name; others are left aside.
+        trust: modules whose classes and functions may be imported.
+
+    Raises:
+        ConfigError: a value is of another type, or names no part.
+    """
+    hints = typing.get_type_hints(function.__init__ if inspect.isclass(function) else function)
+    found: dict[str, Any] = {}
+    for name in inspect.signature(function).parameters:
+        if name in values and name in registry.PARTS:
+            found[name] = registry.read(name, values[name], trust)
+        elif name in values:
+            value = values[name] if hints.get(name) is str else registry.plain(values[name])
+            registry.check(name, value, hints.get(name, Any))
+            found[name] = _tuples(value)
+    return found
+
+
+def _tuples(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _tuples(item) for key, item in value.items()}
+    return tuple(map(_tuples, value)) if isinstance(value, list) else value
+
+
+def load(folder: str | Path, *, program: Program | None = None, trust: Trust = ()) -> Program:
+    """The program of a run: trained, or as of its last checkpoint if training has not ended.
 
     Args:
         folder: of the run.
-        vae: one built with the same parts, if the run's own cannot be imported by name (made of
-            lambdas, or of classes in a script or notebook).
+        program: one built with the same parts, if the run's own cannot be read by name: a class of your own,
+            or made of lambdas and the like.
+        trust: modules of your own that its configuration may import from: ``["my_module"]``. Whatever they do
+            is done; nothing else that a configuration says is.
 
     Raises:
         CheckpointError: files are missing, damaged, foreign, or of another model.
-        ConfigError: the parts cannot be built from the configuration.
+        ConfigError: the program cannot be built from the configuration.
 
     >>> load("runs/digits").decode(torch.zeros(1, 2))  # doctest: +SKIP
     """
     folder = Path(folder)
     values = read_config(folder)
-    if (folder / MODEL).exists():
-        path, prefix = folder / MODEL, ""
-    else:
-        path, prefix = folder / CHECKPOINT, "model."
+    finished = (folder / MODEL).exists()
+    path = folder / (MODEL if finished else CHECKPOINT)
     tensors, meta = load_tensors(path)
-    if vae is None:
-        vae = build_vae(values, meta, folder)
-    weights = under(prefix, tensors)
-    load_state(vae, weights, path)
-    return vae.eval()
+    program = build(values, meta, folder, trust, program)
+    load_state(program, tensors if finished else under("model.", tensors), path)
+    return program.eval()
 
 
-def build_vae(values: Mapping[str, Any], meta: Mapping[str, Any], folder: Path) -> VAE:
-    """An untrained VAE from a run's configuration and identity."""
+def build(
+    values: Mapping[str, Any],
+    meta: Mapping[str, Any],
+    folder: Path,
+    trust: Trust = (),
+    program: Program | None = None,
+) -> Program:
+    """The untrained program of a run, from its configuration if none is given, as its identity says."""
     try:
-        if meta["class"] != f"{VAE.__module__}.{VAE.__qualname__}":
-            raise config.ConfigError(
-                f"the run's model is a {meta['class']}, which only its own code can build"
-            )
-        vae = VAE(tuple(meta["event_shape"]), **config.build(VAE, values, skip=["event_shape"]))
-        return vae.to(getattr(torch, meta["dtype"]))
-    except config.ConfigError as error:
-        raise config.ConfigError(
-            f"{error}. If parts of this run have no import path, build the VAE as it was and pass it: "
-            f"pv.load({str(folder)!r}, vae=vae)"
+        if program is None:
+            cls = registry.read("model", values.get("model", ""), trust)
+            shape = {} if meta.get("event_shape") is None else {"event_shape": _tuples(meta["event_shape"])}
+            program = cls(**shape, **options(cls, values, trust))
+        if not isinstance(program, Program):
+            raise ConfigError(f"model={values.get('model')}, a {type(program).__name__}, is no pv.Program")
+    except (TypeError, ValueError) as error:
+        raise ConfigError(
+            f"{error}. If the run's model or parts of it are your own, build it as it was and pass it: "
+            f"pv.load({str(folder)!r}, program=program)"
         ) from error
+    shapes = {site: tuple(shape) for site, shape in meta["event_shapes"].items()}
+    program.event_shapes = shapes | program.event_shapes
+    program.see_gaps(frozenset(meta["gaps"]))
+    return program.to(getattr(torch, meta["dtype"]))
+
+
+def new_folder(name: str) -> Path:
+    """A folder runs/NAME-TIME that no other run has."""
+    stem = f"{name}-{datetime.now():%Y%m%d-%H%M%S}"
+    for suffix in itertools.chain([""], map("-{}".format, itertools.count(2))):
+        folder = Path("runs") / (stem + suffix)
+        try:
+            folder.mkdir(parents=True)
+            return folder
+        except FileExistsError:
+            continue
+    raise AssertionError("unreachable")
 
 
 def latest(root: str | Path = "runs") -> Path:

@@ -1,4 +1,4 @@
-"""The command line ``pyro-vae``, made from the signatures of the Python functions.
+"""The command line ``pyro-vae``: every option of the Python functions, under the same name.
 
 Exit codes: 0 done; 2 wrong usage, data or files; 3 the loss became NaN or infinite; 130 and 143 stopped
 by SIGINT and SIGTERM, with all saved; 1 a mistake in the package itself.
@@ -6,153 +6,177 @@ by SIGINT and SIGTERM, with all saved; 1 a mistake in the package itself.
 
 from __future__ import annotations
 
+import argparse
+import contextlib
 import inspect
 import io
 import json
 import math
+import os
+import re
 import sys
-from collections.abc import Callable, Sequence
-from dataclasses import asdict
+from collections.abc import Callable, Iterator, Mapping, Sequence
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, NoReturn
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae import checkpoint, comparison, config, data, evaluate, figures, training
-from pyro_vae.explain import Format
-from pyro_vae.likelihoods import COUNTING, Likelihood, as_likelihood
+from pyro_vae import checkpoint, comparison, data, evaluate, figures, models, registry, training
+from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.families import COUNTING, Family, Of
+from pyro_vae.likelihoods import as_likelihood
+from pyro_vae.program import Program
+from pyro_vae.registry import ConfigError
 from pyro_vae.svi import NonFiniteLossError
-from pyro_vae.vae import VAE
+from pyro_vae.training import Settings
 
 Part = Literal["train", "validation", "test"]
+Format = Literal["text", "latex", "graph"]
+Given = Mapping[str, Any] | None
+
+SEVERAL = ("given", "latent_dims", "trust", "priors", "likelihoods", "guides")
+"""Options that take several values."""
+KINDS = (*registry.PARTS, "between", "optimizer", "loss", "schedule")
+"""Options that name a part, whose arguments are options too."""
+FITTED = {
+    "binarize": "draw x ~ Bernoulli(grey value): dynamic, anew each epoch; static, once; threshold: x > 0.5; "
+    "none; auto: dynamic for a likelihood on {0, 1}, else none",
+    "levels": "leave grey levels the whole numbers that they are, 0 to 255 (of digits, 0 to 16), instead of "
+    "dividing them into [0, 1]; auto: for a likelihood of counts that is not on {0, 1}",
+}
+"""Options of ``pv.data.load`` that follow the likelihood, unless they are given."""
 
 
-def train_parser() -> config.Parser:
-    """Parser of ``train``: the arguments of ``data.load``, ``VAE`` and ``fit`` together."""
-    parser = config.Parser(
-        description="Trains a VAE, evaluates it, and draws it. Any part is swapped by one option, by its "
-        "name: --likelihood Normal --likelihood.scale shared, --prior Laplace --prior.loc 0 --prior.scale 1, "
-        "--encoder Conv, --optimizer AdamW; or by the import path of your own: --encoder my_module.MyNet.",
-        epilog="Options may be written with dashes (--data-dir) or underscores.",
-    )
-    parser.add_argument("--config", action="config", help="a run's config.yaml, or one of your own")
-    parser.add_argument("--resume", type=str, metavar="RUN", help="go on with this run, as it was")
-    _add_arguments(parser)
-    return parser
+@dataclass
+class Wanted:
+    """What ``train`` and ``compare`` are asked for: values of a file, and typed ones, which come first."""
+
+    file: dict[str, Any]
+    typed: dict[str, Any]
+    trust: Sequence[str]
+
+    def arguments(self, function: Callable[..., Any]) -> dict[str, Any]:
+        """Those of a class or function; what is typed is trusted, and of a file's only what its user says."""
+        file = {name: value for name, value in self.file.items() if name not in self.typed}
+        return checkpoint.options(function, file, self.trust) | checkpoint.options(function, self.typed, "*")
+
+    def settings(self) -> dict[str, Any]:
+        """Those of ``pv.fit``."""
+        return {
+            name: getattr(Settings.from_plain({name: value}, trust), name)
+            for group, trust in ((self.file, self.trust), (self.typed, "*"))
+            for name, value in group.items()
+            if name in Settings.documentation() and (group is self.typed or name not in self.typed)
+        }
+
+    def pop(self, name: str, default: Any = None) -> Any:
+        """A value, which is then no longer there."""
+        found = self.file.pop(name, default)
+        return self.typed.pop(name, found)
 
 
-def compare_parser() -> config.Parser:
-    """Parser of ``compare``: lists of parts, and the arguments of ``train``."""
-    parser = config.Parser(
-        description="Trains the same VAE under several priors, likelihoods or guides, and prints a table. "
-        "Parts are written as in Python: --priors Normal 'VampPrior(500)', "
-        "--likelihoods 'Normal(scale=\"shared\")' Laplace 'StudentT(df=4.0)'. Called again with the same "
-        "--folder, it goes on where it was stopped.",
-        epilog="Options may be written with dashes (--data-dir) or underscores.",
-    )
-    for kind in ("prior", "likelihood", "guide"):
-        parser.add_argument(f"--{kind}s", type=str, nargs="+", default=[], help=f"{kind}s to compare")
-    parser.add_argument("--num_samples", type=int, default=100, help="importance samples per datum")
-    _add_arguments(parser)
-    return parser
+def train(wanted: Wanted) -> None:
+    """Trains a VAE or another model, evaluates it, and draws what it learnt.
 
-
-def _add_arguments(parser: config.Parser) -> None:
-    parser.add_argument(
-        "--data",
-        type=str,
-        default="digits",
-        help=f"{', '.join(data.SETS)}; or a .npy, .npz or .pt file; or a folder of images",
-    )
-    parser.add_argument(
-        "--binarize",
-        type=Literal["auto", "dynamic", "static", "threshold", "none"],
-        default="auto",
-        help="draw x ~ Bernoulli(grey value): dynamic, anew each epoch; static, once; threshold: x > 0.5; "
-        "none; auto: dynamic for a likelihood on {0, 1}, else none",
-    )
-    parser.add_argument(
-        "--levels",
-        type=Literal["auto"] | bool,
-        default="auto",
-        help="leave grey levels the whole numbers that they are, 0 to 255 (of digits, 0 to 16), instead of "
-        "dividing them into [0, 1]; auto: for a likelihood of counts that is not on {0, 1}",
-    )
-    parser.add_signature(data.load, skip=["data", "labels", "binarize", "levels"])
-    parser.add_signature(VAE, skip=["event_shape"])
-    parser.add_signature(training.fit, skip=["vae", "data", "resume", "progress"])
-
-
-def _read(arguments: dict[str, Any], likelihood: Likelihood) -> data.Data:
-    """The data, in the form that the likelihood is for unless another was asked for."""
-    binarize, levels = arguments.pop("binarize"), arguments.pop("levels")
-    if binarize == "auto":
-        binarize = "dynamic" if likelihood.binary and levels is not True else "none"
-    if levels == "auto":
-        counts = likelihood.measure == COUNTING and not likelihood.binary
-        levels = counts and binarize == "none"
-    loaded = data.load(binarize=binarize, levels=levels, **_pick(arguments, data.load))
-    del arguments["data"]
-    print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
-    training.check_seed(arguments["seed"])
-    return loaded
-
-
-def train(resume: str | None = None, **arguments: Any) -> None:
-    """Trains a VAE, evaluates it, and draws it."""
-    if resume:
-        run = training.resume(resume)
+    Any part is swapped by one option, written as in Python: --likelihood 'Normal(scale="shared")', or with
+    its arguments as options: --likelihood Normal --likelihood.scale shared. --likelihood.help tells the
+    names, --likelihood.help Normal the arguments. A part of your own goes by its import path:
+    --encoder my_module.MyNet.
+    """
+    if resume := wanted.pop("resume"):
+        if wanted.typed:
+            raise ConfigError("--resume goes on with a run as it was, and takes no other option")
+        run = training.resume(resume, trust=wanted.trust)
     else:
+        folder = wanted.pop("folder")
+        model, options, settings, loaded = _assemble(wanted)
+        torch.manual_seed(settings.get("seed", 0))
         try:
-            loaded = _read(arguments, as_likelihood(arguments["likelihood"]))
-            torch.manual_seed(arguments["seed"])
-            vae = VAE(loaded.event_shape, **_pick(arguments, VAE))
+            program = model(**options)
         except (TypeError, ValueError) as error:
-            raise config.ConfigError(str(error)) from error
-        run = training.fit(vae, loaded, **_pick(arguments, training.fit))
+            raise ConfigError(str(error)) from error
+        with _folder(folder, loaded.name) as place:
+            run = training.fit(program, loaded, **settings, folder=place)
+    assert run.folder is not None
     name, part = run.data.held_out
-    print(f"{name}: {evaluate.elbo(run.vae, part)}", flush=True)
-    print(f"{name}: {evaluate.log_likelihood(run.vae, part, num_samples=100)}")
+    print(f"{name}: {evaluate.elbo(run.program, part, num_samples=100)}", flush=True)
+    print(f"{name}: {evaluate.log_likelihood(run.program, part, num_samples=100)}")
     _keep(run.folder, "training", figures.training_curves(run.history))
-    sample(run.folder)
-    _keep(run.folder, "reconstructions", figures.reconstructions(run.vae, part[:12]))
-    _keep(run.folder, "latents", figures.latents(run.vae, part[:5000], _labels(part)))
-    _keep(run.folder, "traversals", figures.traversals(run.vae, part[0]))
-    if run.vae.latent_dim == 2:
-        manifold(run.folder)
+    for name, draw in _pictures(run.program, part).items():
+        _keep(run.folder, name, draw())
     print(f"pyro-vae evaluate {run.folder} --num-samples 5000  measures log p(x) as papers do")
 
 
-def compare_parts(**arguments: Any) -> None:
-    """Trains the same VAE under several priors, likelihoods or guides: which fits?"""
-    lists: dict[str, Any] = {
-        f"{kind}s": [config.parse(kind, text) for text in arguments.pop(f"{kind}s")]
+def compare(wanted: Wanted) -> None:
+    """Trains the same model under several priors, likelihoods or guides: which fits?
+
+    Parts are written as in Python: --priors Normal 'VampPrior(500)', --likelihoods 'Normal(scale="shared")'
+    Laplace 'StudentT(df=4.0)'. Called again with the same --folder, it goes on where it was stopped.
+    """
+    parts: dict[str, Any] = {
+        f"{kind}s": [registry.read(kind, text, "*") for text in wanted.pop(f"{kind}s", [])]
         for kind in ("prior", "likelihood", "guide")
     }
-    likelihoods = [as_likelihood(part) for part in lists["likelihoods"] or [arguments["likelihood"]]]
+    folder, num_samples = wanted.pop("folder"), registry.plain(wanted.pop("num_samples", 100))
+    registry.check("num_samples", num_samples, int)
     try:
+        likelihoods = [as_likelihood(part) for part in parts["likelihoods"]]
         comparison.check_measures(likelihoods)
-        loaded = _read(arguments, likelihoods[0])
-        shared = _pick(arguments, VAE) | _pick(arguments, training.fit) | lists
-        result = comparison.compare(loaded, num_samples=arguments["num_samples"], **shared)
+        model, options, settings, loaded = _assemble(wanted, *likelihoods[:1])
+        options.pop("event_shape", None)
+        result = comparison.compare(
+            loaded, model=model, num_samples=num_samples, folder=folder, **parts, **options, **settings
+        )
     except (TypeError, ValueError) as error:
-        raise config.ConfigError(str(error)) from error
+        raise error if isinstance(error, _OURS) else ConfigError(str(error)) from error
     print(f"\n{result}\n\n{result.folder / 'comparison.csv'}\n{result.folder / 'comparison.png'}")
 
 
-def explain(run: Path, format: Format = "text") -> None:
+def _assemble(
+    wanted: Wanted, likelihood: Family | None = None
+) -> tuple[type[Program], dict[str, Any], dict[str, Any], data.Data]:
+    """The model, its options, those of the fit, and the data in the form that the likelihood is for."""
+    trust = "*" if "model" in wanted.typed else wanted.trust
+    model = registry.read("model", wanted.pop("model", "VAE"), trust)
+    known = {*inspect.signature(model).parameters, *inspect.signature(data.load).parameters}
+    known |= Settings.documentation().keys()
+    for name in (*wanted.typed, *wanted.file):
+        if name not in known:
+            raise ConfigError(f"{model.__name__} has no option {name}; {registry.nearest(name, known)}")
+    options, settings = wanted.arguments(model), wanted.settings()
+    chosen = options.get("likelihood") or inspect.signature(model).parameters["likelihood"].default
+    family = likelihood or as_likelihood(chosen)
+    binarize, levels = (wanted.pop(name, "auto") for name in FITTED)
+    if binarize == "auto":
+        binarize = "dynamic" if family.binary and registry.plain(levels) is not True else "none"
+    if levels == "auto":
+        levels = family.measure == COUNTING and not family.binary and binarize == "none"
+    wanted.typed |= {"binarize": binarize, "levels": levels}
+    loaded = data.load(**wanted.arguments(data.load))
+    print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
+    if "given" in inspect.signature(model).parameters and "given" not in options:
+        if loaded.class_names is None:
+            raise ConfigError(
+                f"{model.__name__} needs to know what is given, and the data have no labels: --given"
+            )
+        options["given"] = {"y": len(loaded.class_names)}
+    return model, {"event_shape": loaded.event_shape} | options, settings, loaded
+
+
+def explain(run: Path, format: Format = "text", trust: Sequence[str] = ()) -> None:
     """Prints a run's generative story: its densities, parameters and where they come from.
 
     Args:
         run: folder of the run.
         format: text; latex, the formulas alone; graph, the graphical model for Graphviz's dot.
     """
-    print(_vae(run).explain(format))
+    print(_program(run, trust).explain(format))
 
 
-def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> None:
+def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test", trust: Sequence[str] = ()) -> None:
     """ELBO and importance-weighted log-likelihood of a run, written to evaluation-SPLIT.json.
 
     Args:
@@ -160,11 +184,10 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> No
         num_samples: importance samples per datum; the literature uses 5000.
         split: which data.
     """
-    vae, loaded = _load(run)
-    part = _split(loaded, split)
-    bound = evaluate.elbo(vae, part)
+    program, part = _load(run, split, trust)
+    bound = evaluate.elbo(program, part)
     print(f"{split}: {bound}", flush=True)
-    estimate = evaluate.log_likelihood(vae, part, num_samples=num_samples, progress=sys.stderr.isatty())
+    estimate = evaluate.log_likelihood(program, part, num_samples=num_samples, progress=sys.stderr.isatty())
     print(f"{split}: {estimate}")
     if not math.isfinite(estimate.log_likelihood):
         raise NonFiniteLossError("the log-likelihood is not finite; the model is broken: train anew")
@@ -172,7 +195,7 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> No
         "log_likelihood": estimate.log_likelihood,
         "log_likelihood_standard_error": estimate.standard_error,
         "bits_per_dim": estimate.bits_per_dim,
-        "active_units": evaluate.active_units(vae, part),
+        "active_units": evaluate.active_units(program, part),
         "num_samples": num_samples,
         "num_data": len(part),
         "measure": estimate.measure,
@@ -182,18 +205,21 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test") -> No
     print(path)
 
 
-def sample(run: Path, num_samples: int = 64, seed: int = 0) -> None:
+def sample(
+    run: Path, num_samples: int = 64, given: Given = None, seed: int = 0, trust: Sequence[str] = ()
+) -> None:
     """Draws data generated by a run's model: figures/samples.png.
 
     Args:
         run: folder of the run.
         num_samples: how many.
+        given: values of sites that the model is given: y=3.
         seed: of the draws.
     """
-    _keep(run, "samples", figures.samples(_vae(run), num_samples, seed=seed))
+    _keep(run, "samples", figures.samples(_program(run, trust), num_samples, given=given, seed=seed))
 
 
-def reconstruct(run: Path, num_data: int = 12, split: Part = "test") -> None:
+def reconstruct(run: Path, num_data: int = 12, split: Part = "test", trust: Sequence[str] = ()) -> None:
     """Draws data beside their reconstructions: figures/reconstructions.png.
 
     Args:
@@ -201,37 +227,34 @@ def reconstruct(run: Path, num_data: int = 12, split: Part = "test") -> None:
         num_data: how many.
         split: which data.
     """
-    vae, loaded = _load(run)
-    _keep(run, "reconstructions", figures.reconstructions(vae, _split(loaded, split)[:num_data]))
+    program, part = _load(run, split, trust)
+    _keep(run, "reconstructions", figures.reconstructions(program, part.batch(slice(0, num_data))))
 
 
-def manifold(run: Path, num_steps: int = 15) -> None:
+def manifold(run: Path, num_steps: int = 15, trust: Sequence[str] = ()) -> None:
     """Draws the map of a 2-D latent plane: figures/manifold.png.
 
     Args:
         run: folder of the run.
         num_steps: pictures along a side.
     """
-    try:
-        figure = figures.manifold(_vae(run), num_steps)
-    except ValueError as error:
-        raise config.ConfigError(str(error)) from error
-    _keep(run, "manifold", figure)
+    _keep(run, "manifold", figures.manifold(_program(run, trust), num_steps))
 
 
-def latents(run: Path, split: Part = "test") -> None:
+def latents(run: Path, split: Part = "test", trust: Sequence[str] = ()) -> None:
     """Draws where the data lie in latent space, coloured by class: figures/latents.png.
 
     Args:
         run: folder of the run.
         split: which data.
     """
-    vae, loaded = _load(run)
-    part = _split(loaded, split)
-    _keep(run, "latents", figures.latents(vae, part[:5000], _labels(part)))
+    program, part = _load(run, split, trust)
+    _keep(run, "latents", figures.latents(program, part))
 
 
-def traverse(run: Path, index: int = 0, num_steps: int = 11, split: Part = "test") -> None:
+def traverse(
+    run: Path, index: int = 0, num_steps: int = 11, split: Part = "test", trust: Sequence[str] = ()
+) -> None:
     """Draws one datum with each latent varied in turn: figures/traversals.png.
 
     Args:
@@ -240,11 +263,18 @@ def traverse(run: Path, index: int = 0, num_steps: int = 11, split: Part = "test
         num_steps: pictures per latent.
         split: which data.
     """
-    vae, loaded = _load(run)
-    _keep(run, "traversals", figures.traversals(vae, _datum(_split(loaded, split), index), num_steps))
+    program, part = _load(run, split, trust)
+    _keep(run, "traversals", figures.traversals(program, _datum(part, index), num_steps))
 
 
-def interpolate(run: Path, start: int = 0, end: int = 1, num_steps: int = 12, split: Part = "test") -> None:
+def interpolate(
+    run: Path,
+    start: int = 0,
+    end: int = 1,
+    num_steps: int = 12,
+    split: Part = "test",
+    trust: Sequence[str] = (),
+) -> None:
     """Draws one datum turning into another: figures/interpolation.png.
 
     Args:
@@ -254,14 +284,36 @@ def interpolate(run: Path, start: int = 0, end: int = 1, num_steps: int = 12, sp
         num_steps: pictures in between.
         split: which data.
     """
-    vae, loaded = _load(run)
-    part = _split(loaded, split)
-    _keep(run, "interpolation", figures.interpolation(vae, _datum(part, start), _datum(part, end), num_steps))
+    program, part = _load(run, split, trust)
+    ends = _datum(part, start), _datum(part, end)
+    _keep(run, "interpolation", figures.interpolation(program, *ends, num_steps))
+
+
+def styles(run: Path, num_data: int = 8, split: Part = "test", trust: Sequence[str] = ()) -> None:
+    """Draws data in the same style in all classes, of a ConditionalVAE: figures/styles.png.
+
+    Args:
+        run: folder of the run.
+        num_data: how many.
+        split: which data.
+    """
+    program, part = _load(run, split, trust)
+    _keep(run, "styles", figures.styles(program, part, num_data))
+
+
+def levels(run: Path, num_samples: int = 8, trust: Sequence[str] = ()) -> None:
+    """Draws what each level of a HierarchicalVAE decides: figures/levels.png.
+
+    Args:
+        run: folder of the run.
+        num_samples: how many at each level.
+    """
+    _keep(run, "levels", figures.levels(_program(run, trust), num_samples))
 
 
 COMMANDS: dict[str, Callable[..., None]] = {
     "train": train,
-    "compare": compare_parts,
+    "compare": compare,
     "evaluate": evaluate_run,
     "explain": explain,
     "sample": sample,
@@ -270,44 +322,17 @@ COMMANDS: dict[str, Callable[..., None]] = {
     "latents": latents,
     "traverse": traverse,
     "interpolate": interpolate,
+    "styles": styles,
+    "levels": levels,
 }
 
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
-    parser = config.Parser(
-        prog="pyro-vae",
-        description="The variational autoencoder as a Pyro program. Without options, pyro-vae train "
-        "learns scikit-learn's handwritten digits and draws what it learnt.",
-        epilog="pyro-vae COMMAND --help tells more. RUN is the folder of a run; by default the latest.",
-    )
-    commands = parser.add_subcommands()
-    parsers = {"train": train_parser(), "compare": compare_parser()}
-    for name, function in COMMANDS.items():
-        if name not in parsers:
-            parsers[name] = config.Parser(description=_summary(function))
-            parsers[name].add_argument("run", nargs="?", type=str, help="folder of the run")
-            parsers[name].add_signature(function, skip=["run"])
-        commands.add_subcommand(name, parsers[name], help=_summary(function))
+    sys.path.append(os.getcwd())  # where a part of one's own may be
     try:
-        given = _normalise(list(sys.argv[1:] if argv is None else argv), parsers)
-        parsed = parser.parse_args(given)
-        try:
-            chosen = parser.instantiate(parsed)
-        except (TypeError, ValueError) as error:
-            raise config.ConfigError(str(error).splitlines()[0]) from error
-        arguments = dict(vars(chosen[chosen.subcommand]))
-        arguments.pop("config", None)
-        for name in ("num_samples", "num_steps", "num_data"):
-            if arguments.get(name, 1) < 1:
-                raise config.ConfigError(f"--{name} {arguments[name]} must be positive")
-        if "run" in arguments:
-            arguments["run"] = Path(arguments["run"] or checkpoint.latest())
-        COMMANDS[chosen.subcommand](**arguments)
-    except (config.ConfigError, data.DataError, checkpoint.CheckpointError) as error:
-        print(f"pyro-vae: {error}", file=sys.stderr)
-        return 2
-    except OSError as error:
+        _run(list(sys.argv[1:] if argv is None else argv))
+    except (ConfigError, data.DataError, CheckpointError, OSError) as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 2
     except NonFiniteLossError as error:
@@ -319,91 +344,243 @@ def main(argv: Sequence[str] | None = None) -> int:
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
         return 130
+    finally:
+        sys.path.pop()
     return 0
 
 
-def _summary(function: Callable[..., Any]) -> str:
-    return (inspect.getdoc(function) or "").split("\n")[0]
-
-
-def _normalise(argv: list[str], parsers: dict[str, config.Parser]) -> list[str]:
-    """Dashes in option names become underscores, short names of parts import paths."""
-    if not argv or argv[0].startswith("-"):
-        return argv
+def _run(argv: list[str]) -> None:
+    if not argv or argv[0] in ("-h", "--help"):
+        print(_overview())
+        return
     command, *rest = argv
-    if command not in parsers:
-        raise config.ConfigError(f"no command {command!r}; {config.nearest(command, parsers)}")
-    options = {o for action in parsers[command]._actions for o in action.option_strings}
-    kind = None
-    for i, token in enumerate(rest):
-        if kind:
-            rest[i], kind = config.resolve(kind, token), None
-            config.check({"class_path": rest[i]})
+    if command not in COMMANDS:
+        raise ConfigError(f"no command {command!r}; {registry.nearest(command, COMMANDS)}")
+    function, known = COMMANDS[command], _options(command)
+    plain, dotted = _separate(command, rest, known)
+    for kind, arguments in dotted.items():
+        if "help" in arguments:
+            print(_help_of(kind, arguments["help"]))
+            return
+    typed = {n: v for n, v in vars(_parser(command, known).parse_args(plain)).items() if v is not None}
+    trust = typed.pop("trust", [])
+    if "given" in typed:
+        typed["given"] = _assigned(typed["given"])
+    if "latent_dims" in typed:
+        typed["latent_dims"] = [registry.plain(text) for text in typed["latent_dims"]]
+    if command in ("train", "compare"):
+        path = Path(typed.pop("config")) if "config" in typed else None
+        file = checkpoint.read_config(path.parent, path.name) if path else {}
+        for kind, arguments in dotted.items():
+            group = file if kind in file and kind not in typed else typed
+            group[kind] = registry.options(group.get(kind) or _default(kind), arguments)
+        function(Wanted(file, typed, trust))
+        return
+    run = Path(typed.pop("run", None) or checkpoint.latest())
+    values = checkpoint.options(function, typed)
+    for name in ("num_samples", "num_steps", "num_data"):
+        if values.get(name, 1) < 1:
+            raise ConfigError(f"--{name} {values[name]} must be positive")
+    try:
+        function(run, trust=trust, **values)
+    except (TypeError, ValueError) as error:
+        raise error if isinstance(error, _OURS) else ConfigError(str(error)) from error
+
+
+_OURS = (ConfigError, data.DataError, CheckpointError)
+
+
+def _separate(
+    command: str, tokens: Sequence[str], known: Mapping[str, str]
+) -> tuple[list[str], dict[str, dict[str, str]]]:
+    """Tokens for the parser, with underscores for dashes; and the arguments of parts, by part and name."""
+    plain: list[str] = []
+    dotted: dict[str, dict[str, str]] = {}
+    rest = list(tokens)
+    while rest:
+        token = rest.pop(0)
         if not token.startswith("--"):
+            plain.append(token)
             continue
-        option, equals, value = token.partition("=")
-        option = "--" + option[2:].replace("-", "_")
-        stem = option.split(".")[0]
-        if stem not in options:
-            near = config.nearest(stem, (o for o in options if o.startswith("--") and "." not in o))
-            raise config.ConfigError(f"{command} has no option {token}; {near} (pyro-vae {command} --help)")
-        if option == stem and stem[2:] in config.NAMESPACES:
-            if equals:
-                value = config.resolve(stem[2:], value)
-                config.check({"class_path": value})
-            else:
-                kind = stem[2:]
-        rest[i] = option + equals + value
-        if option == "--config":
-            path = Path(value or "".join(rest[i + 1 : i + 2]))
-            config.check(checkpoint.read_config(path.parent, path.name))
-        if option == "--resume" and len(rest) > 2 - bool(equals):
-            raise config.ConfigError("--resume goes on with a run as it was, and takes no other option")
-    return [command, *rest]
+        option, equals, value = token[2:].partition("=")
+        name, dot, argument = option.replace("-", "_").partition(".")
+        if name not in known and name != "help":
+            near = registry.nearest(f"--{name}", [f"--{other}" for other in known])
+            raise ConfigError(f"{command} has no option {token}; {near} (pyro-vae {command} --help)")
+        if not dot:
+            plain.append(f"--{name}{equals}{value}")
+            continue
+        if name not in KINDS:
+            raise ConfigError(f"--{name} is no part, and has no arguments of its own: {token}")
+        alone = not rest or rest[0].startswith("--")
+        if not equals and argument != "help" and alone:
+            raise ConfigError(f"{token} needs a value")
+        dotted.setdefault(name, {})[argument] = value if equals else "" if alone else rest.pop(0)
+    return plain, dotted
 
 
-def _pick(arguments: dict[str, Any], function: Callable[..., Any]) -> dict[str, Any]:
-    names = inspect.signature(function).parameters
-    return {name: value for name, value in arguments.items() if name in names}
+class _Parser(argparse.ArgumentParser):
+    def error(self, message: str) -> NoReturn:
+        raise ConfigError(f"{message} ({self.prog} --help)")
 
 
-def _vae(run: Path) -> VAE:
-    return checkpoint.load(run).to(training.find_device("auto"))
+def _parser(command: str, known: Mapping[str, str]) -> _Parser:
+    function = COMMANDS[command]
+    parser = _Parser(
+        prog=f"pyro-vae {command}",
+        description=re.split(r"\n\s*Args:", inspect.getdoc(function) or "")[0],
+        epilog="Options may be written with dashes (--data-dir) or underscores.",
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+        allow_abbrev=False,
+    )
+    if command not in ("train", "compare"):
+        parser.add_argument("run", nargs="?", help="folder of the run; by default the latest")
+    for name, text in known.items():
+        several: Any = {"nargs": "+"} if name in SEVERAL else {}
+        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar=name.upper(), **several)
+    return parser
 
 
-def _load(run: Path) -> tuple[VAE, data.Data]:
-    """A run's model and data."""
+def _options(command: str) -> dict[str, str]:
+    """The options of a command, each with what is told of it."""
+    function, trust = COMMANDS[command], "modules of your own that files may import from"
+    if command not in ("train", "compare"):
+        return {n: t for n, t in _documented(function).items() if n != "run"} | {"trust": trust}
+    known = {"data": f"{', '.join(data.SETS)}; or a .npy, .npz or .pt file; or a folder of images"}
+    known |= {n: t for n, t in _documented(data.load).items() if n not in ("data", "labels")} | FITTED
+    known["model"] = f"what is trained: {', '.join(models.__all__)}; VAE by default"
+    for name in models.__all__[::-1]:
+        known |= {n: t for n, t in _documented(getattr(models, name)).items() if n != "event_shape"}
+    known["given"] = "what a ConditionalVAE is given: y=10 for ten classes, age=(1,) for a real value"
+    known |= Settings.documentation()
+    known |= {"folder": "of the run; by default a new one under runs/", "trust": trust}
+    known["config"] = "a run's config.yaml, or one of your own"
+    if command == "train":
+        return known | {"resume": "go on with this run, as it was"}
+    lists = {f"{kind}s": f"{kind}s to compare" for kind in ("prior", "likelihood", "guide")}
+    return lists | {"num_samples": "importance samples per datum; 100 by default"} | known
+
+
+def _documented(function: Callable[..., Any]) -> dict[str, str]:
+    """What a docstring tells of each argument."""
+    _, _, told = (inspect.getdoc(function) or "").partition("Args:\n")
+    found = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.split(r"\n\S", told)[0], re.MULTILINE)
+    return {name: re.sub(r"\s+", " ", text).replace("``", "") for name, text in found}
+
+
+def _default(kind: str) -> str:
+    """The text of a part that was not chosen."""
+    if kind in Settings.documentation():
+        return str(Settings().to_plain()[kind])
+    if kind in ("encoder", "decoder", "between"):  # whose widths are then an option by name
+        return "MLP(hidden_dims=[200, 200])" if kind == "between" else "MLP"
+    return registry.write(inspect.signature(models.HierarchicalVAE).parameters[kind].default)
+
+
+def _help_of(kind: str, name: str) -> str:
+    """The names of the parts of a kind; or what one of them takes."""
+    known = registry.names(kind)
+    if not name:
+        return f"{kind}s: {', '.join(sorted(known))}"
+    match = {other.lower(): other for other in known}.get(name.lower())
+    if match is None:
+        raise ConfigError(f"no {kind} is named {name!r}; {registry.nearest(name, known)}")
+    part = known[match]
+    told = inspect.getdoc(part) or ""
+    if isinstance(part, Of):
+        return f"{match}\n\n{told}\n\nEach is a number, network, shared or per_element."
+    return f"{match}{inspect.signature(part)}\n\n{told}"
+
+
+def _overview() -> str:
+    commands = {name: (inspect.getdoc(f) or "").split("\n")[0] for name, f in COMMANDS.items()}
+    lines = [f"  {name:<12} {text}" for name, text in commands.items()]
+    return "\n".join(
+        [
+            "usage: pyro-vae COMMAND [RUN] [options]",
+            "",
+            "The variational autoencoder as a Pyro program. Without options, pyro-vae train learns",
+            "scikit-learn's handwritten digits and draws what it learnt.",
+            "",
+            *lines,
+            "",
+            "pyro-vae COMMAND --help tells more. RUN is the folder of a run; by default the latest.",
+        ]
+    )
+
+
+def _assigned(texts: Sequence[str]) -> dict[str, Any]:
+    """``["y=3", "age=(1,)"]`` as a mapping."""
+    found = {}
+    for text in texts:
+        site, equals, value = text.partition("=")
+        if not equals:
+            raise ConfigError(f"--given {text} is no site and value; --given y=3, for example")
+        found[site] = registry.plain(value)
+    return found
+
+
+def _pictures(program: Program, part: data.Split) -> dict[str, Callable[[], Figure]]:
+    """What there is to draw of a trained program."""
+    some = part.batch(slice(0, 12))
+    drawn: dict[str, Callable[[], Figure]] = {
+        "samples": lambda: figures.samples(program),
+        "reconstructions": lambda: figures.reconstructions(program, some),
+    }
+    if isinstance(program, models.VAE):
+        drawn["latents"] = lambda: figures.latents(program, part)
+        drawn["traversals"] = lambda: figures.traversals(program, part[0])
+        if program.latent_dim == 2:
+            drawn["manifold"] = lambda: figures.manifold(program)
+    if isinstance(program, models.ConditionalVAE) and any(type(k) is int for k in program.given.values()):
+        drawn["styles"] = lambda: figures.styles(program, part)
+    if isinstance(program, models.HierarchicalVAE):
+        drawn["levels"] = lambda: figures.levels(program)
+    return drawn
+
+
+@contextlib.contextmanager
+def _folder(given: str | None, name: str) -> Iterator[Path]:
+    """The folder of a run, by default a new one, of which nothing is left where nothing was written."""
+    folder = Path(given) if given else checkpoint.new_folder(name)
+    try:
+        yield folder
+    except BaseException:
+        with contextlib.suppress(OSError):  # which an empty folder does not raise
+            folder.rmdir()
+            folder.parent.rmdir()
+        raise
+
+
+def _program(run: Path, trust: Sequence[str]) -> Program:
+    return checkpoint.load(run, trust=trust).to(training.find_device("auto"))
+
+
+def _load(run: Path, name: Part, trust: Sequence[str]) -> tuple[Program, data.Split]:
+    """A run's model, and one split of its data."""
     values = checkpoint.read_config(run)
     if values.get("data") is None:
-        raise checkpoint.CheckpointError(
+        raise CheckpointError(
             f"{run} was trained on an array in memory, which the command line cannot load again; use "
-            f"Python: vae = pv.load({str(run)!r})"
+            f"Python: program = pv.load({str(run)!r})"
         )
-    loaded = data.load(**config.build(data.load, values, skip=["labels"]))
+    loaded = data.load(**checkpoint.options(data.load, values))
     _, meta = checkpoint.load_tensors(run / checkpoint.CHECKPOINT)
     if meta.get("fingerprint") != loaded.fingerprint:
         raise data.DataError(
             f"the data in {values['data']} are not those that {run} was trained on, and their splits may "
             f"overlap with its training data; evaluate in Python: pv.evaluate.elbo(pv.load({str(run)!r}), x)"
         )
-    return _vae(run), loaded
-
-
-def _split(loaded: data.Data, name: Part) -> data.Split:
     split: data.Split = getattr(loaded, name)
     if not len(split):
         raise data.DataError(f"the {name} split is empty; look at another: --split train")
-    return split
+    return _program(run, trust), split
 
 
-def _datum(split: data.Split, index: int) -> Tensor:
+def _datum(split: data.Split, index: int) -> dict[str, Tensor]:
     if not 0 <= index < len(split):
         raise data.DataError(f"there is no datum {index}; give an index from 0 to {len(split) - 1}")
-    return split[index]
-
-
-def _labels(split: data.Split, number: int = 5000) -> Tensor | None:
-    return None if split.labels is None else split.labels[:number]
+    return split.batch(slice(index, index + 1))
 
 
 def _keep(run: Path, name: str, figure: Figure) -> None:

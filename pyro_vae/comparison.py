@@ -1,30 +1,32 @@
-"""The same VAE under several priors, likelihoods and guides, side by side."""
+"""The same model under several priors, likelihoods and guides, side by side."""
 
 from __future__ import annotations
 
 import csv
 import hashlib
+import html
+import inspect
 import io
 import itertools
 import math
 import re
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
-from datetime import datetime
 from pathlib import Path
 from typing import Any
 
 import torch
-from matplotlib.figure import Figure
 from torch.distributions import Distribution
 
-from pyro_vae import checkpoint, config, evaluate, figures
+from pyro_vae import checkpoint, evaluate, figures, registry
 from pyro_vae.data import Data
-from pyro_vae.guides import Guide
-from pyro_vae.likelihoods import LEBESGUE, Likelihood, as_likelihood
-from pyro_vae.priors import Prior
-from pyro_vae.training import check_seed, fit
-from pyro_vae.vae import VAE, seed_generators
+from pyro_vae.evaluate.likelihood import check_positive
+from pyro_vae.families import COUNTING, LEBESGUE, Family, Of
+from pyro_vae.likelihoods import as_likelihood
+from pyro_vae.models import VAE
+from pyro_vae.program import Program, seed_generators
+from pyro_vae.registry import ConfigError
+from pyro_vae.training import Settings, fit
 
 MENDS = (
     "make them comparable: with pv.data.load(..., levels=True) and pv.likelihoods.DiscretizedLogistic(), "
@@ -47,7 +49,7 @@ class Row:
         difference: mean over the data of log p(x) less that of the first variant.
         difference_standard_error: of that mean, from the paired differences.
         bits_per_dim: for grey levels, else None.
-        active_units: latents that vary with x.
+        active_units: latents that vary with x, by site.
         num_parameters: learned numbers.
         seconds: of training.
     """
@@ -59,18 +61,18 @@ class Row:
     difference: float
     difference_standard_error: float
     bits_per_dim: float | None
-    active_units: int
+    active_units: dict[str, int]
     num_parameters: int
     seconds: float
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, repr=False)
 class Comparison:
-    """What ``compare`` returns; printed, it is a table.
+    """What ``compare`` returns; printed, or in a notebook, it is a table.
 
     Attributes:
         rows: one per variant, in the order given; the first is the one that others are compared with.
-        vaes: the trained models, by name.
+        programs: the trained models, by name.
         folder: where the runs, comparison.csv and comparison.png are.
         num_samples: K of the log-likelihoods.
         measure: what all densities are densities of.
@@ -78,142 +80,168 @@ class Comparison:
     """
 
     rows: list[Row]
-    vaes: dict[str, VAE]
+    programs: dict[str, Program]
     folder: Path
     num_samples: int
     measure: str
     split: str
 
-    def __str__(self) -> str:
-        has_bits = self.rows[0].bits_per_dim is not None
-        bits = ["bits/dim"] * has_bits
-        header = ["", "ELBO", f"log p(x), K={self.num_samples}", *bits, "less the first"]
-        table = [[*header, "active", "parameters", "s"]]
-        for i, row in enumerate(self.rows):
-            difference = f"{row.difference:+.2f} ± {row.difference_standard_error:.2f}" if i else ""
-            table.append(
-                [row.name, f"{row.elbo:.2f}", f"{row.log_likelihood:.2f} ± {row.standard_error:.2f}"]
-                + [f"{row.bits_per_dim:.3f}" for _ in bits]
-                + [difference, str(row.active_units), f"{row.num_parameters:,}", f"{row.seconds:.0f}"]
-            )
+    def __repr__(self) -> str:
+        table = self._table()
         widths = [max(map(len, column)) for column in zip(*table, strict=True)]
         lines = []
         for name, *cells in table:
             padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *padded]))
-        note = f"nats per datum of the {self.split} data, w.r.t. {self.measure}; differences are paired"
-        return "\n".join([*lines, note])
+        return "\n".join([*lines, self._note()])
+
+    def _repr_html_(self) -> str:
+        header, *rows = [[html.escape(cell) for cell in row] for row in self._table()]
+        body = "".join(f"<tr><th>{name}</th><td>{'</td><td>'.join(cells)}</td></tr>" for name, *cells in rows)
+        return f"<table><tr><th>{'</th><th>'.join(header)}</th></tr>{body}</table><p>{self._note()}</p>"
+
+    def _table(self) -> list[list[str]]:
+        bits = ["bits/dim"] * (self.rows[0].bits_per_dim is not None)
+        header = ["", "ELBO", f"log p(x), K={self.num_samples}", *bits, "less the first"]
+        table = [[*header, "active", "parameters", "s"]]
+        for i, row in enumerate(self.rows):
+            difference = f"{row.difference:+.2f} ± {row.difference_standard_error:.2f}" if i else ""
+            units = ", ".join(f"{site} {active}" for site, active in row.active_units.items())
+            levels = f" ({units})" if len(row.active_units) > 1 else ""
+            table.append(
+                [row.name, f"{row.elbo:.2f}", f"{row.log_likelihood:.2f} ± {row.standard_error:.2f}"]
+                + [f"{row.bits_per_dim:.3f}" for _ in bits]
+                + [difference, f"{sum(row.active_units.values())}{levels}"]
+                + [f"{row.num_parameters:,}", f"{row.seconds:.0f}"]
+            )
+        return table
+
+    def _note(self) -> str:
+        return f"nats per datum of the {self.split} data, w.r.t. {self.measure}; differences are paired"
 
 
 def compare(
     data: Data,
     *,
-    priors: Iterable[Prior | Distribution] = (),
-    likelihoods: Iterable[Likelihood | type[Distribution]] = (),
-    guides: Iterable[Guide | type[Distribution]] = (),
+    priors: Iterable[Family | Distribution | str] = (),
+    likelihoods: Iterable[Family | Of | type[Distribution] | str] = (),
+    guides: Iterable[Family | Of | type[Distribution] | str] = (),
+    model: type[Program] = VAE,
     num_samples: int = 100,
     seed: int = 0,
     folder: str | Path | None = None,
     progress: bool = True,
     **arguments: Any,
 ) -> Comparison:
-    """Trains the same VAE under several priors, likelihoods or guides, and tells which fits.
+    """Trains the same model under several priors, likelihoods or guides, and tells which fits.
 
     With more than one list, every combination is trained. All have the same seed, order of the data and
     evaluation noise. Called again with the same folder, it goes on where it was stopped.
 
     Args:
         data: as made by ``pv.data.load``.
-        priors: to compare; none means that of ``arguments``.
+        priors: to compare, objects or their texts (``"VampPrior(500)"``); none means that of ``arguments``.
         likelihoods: likewise; all on the same measure.
         guides: likewise.
+        model: the class: ``pv.VAE``, ``pv.ConditionalVAE``, ...
         num_samples: importance samples per datum of the log-likelihood.
         seed: of all.
         folder: of the runs and results; by default a new one under runs/.
         progress: whether to show progress.
-        arguments: further arguments of ``pv.VAE`` and ``pv.fit``, the same for all.
+        arguments: further arguments of the model and settings of ``pv.fit``, the same for all.
 
     Raises:
         ValueError: fewer than two variants, or densities on different measures.
+        ConfigError: there is no such argument, or its value will not do.
         DataError: the data lie outside a likelihood's support.
     """
-    check_seed(seed)
-    lists: dict[str, list[Any]] = {
-        "prior": list(priors),
-        "likelihood": list(likelihoods),
-        "guide": list(guides),
-    }
-    varied = {kind: parts for kind, parts in lists.items() if parts}
+    lists = {"prior": priors, "likelihood": likelihoods, "guide": guides}
+    varied = {kind: [_part(kind, part) for part in parts] for kind, parts in lists.items()}
+    varied = {kind: parts for kind, parts in varied.items() if parts}
     variants = [dict(zip(varied, parts, strict=True)) for parts in itertools.product(*varied.values())]
-    names = [", ".join(_name(part) for part in variant.values()) for variant in variants]
+    names = [", ".join(map(registry.write, variant.values())) for variant in variants]
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise ValueError(
             f"compare takes two or more different variants, but was given {names}; for example "
             "pv.compare(data, likelihoods=[pv.likelihoods.Normal(), dist.Laplace])"
         )
     check_measures([as_likelihood(likelihood) for likelihood in varied.get("likelihood", [])])
-    own = {name: value for name, value in arguments.items() if name in VAE.__init__.__annotations__}
-    rest = {name: value for name, value in arguments.items() if name not in own}
-    vaes: dict[str, VAE] = {}
+    takes, options = inspect.signature(model).parameters, Settings.documentation()
+    for name in [*arguments, *varied]:
+        if name not in {*takes, *options} - {"event_shape"}:
+            near = registry.nearest(name, {*takes, *options, *inspect.signature(compare).parameters})
+            raise ConfigError(f"neither {model.__name__} nor fit takes {name!r}; {near}")
+    shape = {"event_shape": data.event_shape} if "event_shape" in takes else {}
+    own = shape | {name: _part(name, value) for name, value in arguments.items() if name in takes}
+    settings = {name: value for name, value in arguments.items() if name not in takes} | {"seed": seed}
+    Settings.from_plain(settings, trust="*")
+    check_positive(num_samples=num_samples)
+    programs: dict[str, Program] = {}
     for name, variant in zip(names, variants, strict=True):  # all, before the first is trained
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
-            vaes[name] = VAE(data.event_shape, **(own | variant))
+            programs[name] = model(**(own | variant))
         for part in (data.train, data.validation, data.test):
             if len(part):
-                evaluate.check_support(vaes[name], part)
-    if folder is None:
-        folder = Path("runs") / f"compare-{data.name}-{datetime.now():%Y%m%d-%H%M%S}"
-    folder = Path(folder)
+                evaluate.check(programs[name], part)
+    folder = Path(folder) if folder is not None else checkpoint.new_folder(f"compare-{data.name}")
     split, part = data.held_out
     rows: list[Row] = []
     reference = None
-    for name, vae in vaes.items():
+    for name, program in programs.items():
         own_folder = folder / _slug(name)
         going_on = (own_folder / checkpoint.CONFIG).exists()
         if progress:
             print(f"\n{name}", flush=True)
         try:
-            run = fit(vae, data, folder=own_folder, resume=going_on, seed=seed, progress=progress, **rest)
+            run = fit(program, data, folder=own_folder, resume=going_on, progress=progress, **settings)
         except checkpoint.CheckpointError as error:
             told = str(error).split(";")[0]
             raise checkpoint.CheckpointError(
                 f"{told}: give the arguments with which the comparison in {folder} began, or another folder"
             ) from error
-        estimate = evaluate.log_likelihood(vae, part, num_samples=num_samples)
+        estimate = evaluate.log_likelihood(program, part, num_samples=num_samples)
         reference = estimate.per_datum if reference is None else reference
         paired = estimate.per_datum - reference
         rows.append(
             Row(
                 name,
-                evaluate.elbo(vae, part).elbo,
+                evaluate.elbo(program, part).elbo,
                 estimate.log_likelihood,
                 estimate.standard_error,
                 paired.mean().item(),
                 (paired.std() / math.sqrt(len(paired))).item(),
                 estimate.bits_per_dim,
-                evaluate.active_units(vae, part),
-                sum(p.numel() for p in vae.parameters()),
+                evaluate.active_units(program, part),
+                sum(p.numel() for p in program.parameters()),
                 sum(row["seconds"] for row in run.history),
             )
         )
-    measure = next(iter(vaes.values())).p_x.measure
-    result = Comparison(rows, vaes, folder, num_samples, measure, split)
-    _write(result, figures.comparison(vaes, part[:10]))
+    result = Comparison(rows, programs, folder, num_samples, estimate.measure, split)
+    _write(result)
+    picture = io.BytesIO()
+    figures.comparison(programs, part.batch(slice(0, 10))).savefig(picture, format="png", dpi=120)
+    checkpoint.write(folder / "comparison.png", picture.getvalue())
     return result
 
 
-def check_measures(likelihoods: Sequence[Likelihood]) -> None:
+def check_measures(likelihoods: Sequence[Family]) -> None:
     """Refuses to compare densities on different measures.
 
     Raises:
         ValueError: naming the measures, and how to make them comparable.
     """
     measures = {repr(likelihood): likelihood.measure for likelihood in likelihoods}
-    normalised = all(measure == LEBESGUE or measure.startswith("counting") for measure in measures.values())
+    normalised = set(measures.values()) <= {LEBESGUE, COUNTING}
     if len(measures) > 1 and (len(set(measures.values())) > 1 or not normalised):
         told = "; ".join(f"{name}: {measure}" for name, measure in measures.items())
         raise ValueError(f"densities on different measures are not compared ({told}). To {MENDS}")
+
+
+def _part(kind: str, part: Any) -> Any:
+    """A part, or what its text means."""
+    text = isinstance(part, str) and kind in registry.PARTS
+    return registry.read(kind, part, trust="*") if text else part
 
 
 def _slug(name: str) -> str:
@@ -222,23 +250,14 @@ def _slug(name: str) -> str:
     return slug if len(slug) <= 80 else f"{slug[:70]}-{hashlib.sha256(name.encode()).hexdigest()[:8]}"
 
 
-def _name(part: Any) -> str:
-    if isinstance(part, type):
-        return part.__name__
-    if isinstance(part, Distribution):
-        described = config.describe(part)
-        if isinstance(described, dict):
-            values = ", ".join(f"{name}={value}" for name, value in described["init_args"].items())
-            return f"{type(part).__name__}({values})"
-    return repr(part)
-
-
-def _write(result: Comparison, figure: Figure) -> None:
+def _write(result: Comparison) -> None:
+    flat = []
+    for row in result.rows:
+        units = row.active_units
+        levels = {f"active_units_{site}": active for site, active in units.items()} if len(units) > 1 else {}
+        flat.append(vars(row) | {"active_units": sum(units.values())} | levels)
     text = io.StringIO()
-    writer = csv.DictWriter(text, Row.__dataclass_fields__)
+    writer = csv.DictWriter(text, flat[0])
     writer.writeheader()
-    writer.writerows(vars(row) for row in result.rows)
+    writer.writerows(flat)
     checkpoint.write(result.folder / "comparison.csv", text.getvalue().encode())
-    picture = io.BytesIO()
-    figure.savefig(picture, format="png", dpi=120)
-    checkpoint.write(result.folder / "comparison.png", picture.getvalue())

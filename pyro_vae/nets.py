@@ -1,7 +1,8 @@
 """Networks: factories ``(in_shape, out_shape) -> nn.Module`` that emit raw reals.
 
-A network maps ``[..., *in_shape]`` to ``[..., *out_shape]`` for any leading batch dimensions. Any
-callable with that signature serves as a factory, a class of your own included::
+A network maps ``[..., *in_shape]`` to ``[..., *out_shape]`` for any leading batch dimensions. Where it sees
+several things (an image and a label, say), ``in_shape`` is a tuple of their shapes, and it is called with as
+many tensors. Any callable with that signature serves as a factory, a class of your own included::
 
     class MyNet(nn.Module):
         def __init__(self, in_shape, out_shape): ...
@@ -13,15 +14,37 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from functools import partial
 from itertools import pairwise
+from typing import Any
 
+import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "Conv"]
+__all__ = ["MLP", "Conv", "conv", "mlp"]
 
 Shape = tuple[int, ...]
-Net = Callable[[Shape, Shape], nn.Module]
+Shapes = tuple[Shape, ...]
+Net = Callable[[Any, Shape], nn.Module]
+"""A factory: ``(in_shape, out_shape) -> nn.Module``, or ``(in_shapes, out_shape)``."""
+
+
+class Factory:
+    """A class of networks with its options: what ``mlp(...)`` and ``conv(...)`` return."""
+
+    def __init__(self, text: str, make: Callable[..., nn.Module], **options: Any):
+        self.text, self.make, self.options = text, make, options
+
+    def __call__(self, in_shape: Any, out_shape: Shape) -> nn.Module:
+        return self.make(in_shape, out_shape, **self.options)
+
+    def __repr__(self) -> str:
+        return self.text
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Factory) and self.text == other.text
+
+    def __hash__(self) -> int:
+        return hash(self.text)
 
 
 def mlp(*hidden_dims: int, activation: type[nn.Module] = nn.SiLU) -> Net:
@@ -31,33 +54,35 @@ def mlp(*hidden_dims: int, activation: type[nn.Module] = nn.SiLU) -> Net:
     >>> mlp(400, 200)((1, 28, 28), (20,))(torch.zeros(3, 1, 28, 28)).shape
     torch.Size([3, 20])
     """
-    return partial(MLP, hidden_dims=hidden_dims, activation=activation)
+    return Factory(_text("mlp", hidden_dims, activation), MLP, hidden_dims=hidden_dims, activation=activation)
 
 
 def conv(*channels: int, hidden_dim: int = 256, activation: type[nn.Module] = nn.SiLU) -> Net:
     """Factory of convolutional networks with these channels: see :class:`Conv`."""
-    return partial(Conv, channels=channels or (32, 64), hidden_dim=hidden_dim, activation=activation)
+    channels = channels or (32, 64)
+    width = () if hidden_dim == 256 else (f"hidden_dim={hidden_dim}",)
+    options = {"channels": channels, "hidden_dim": hidden_dim, "activation": activation}
+    return Factory(_text("conv", (*channels, *width), activation), Conv, **options)
 
 
-class _Net(nn.Module):
-    """Lets ``self.layers``, from ``[N, *inner_shape]``, take and return any leading dimensions."""
-
-    def __init__(self, in_shape: Shape, inner_shape: Shape, out_shape: Shape):
-        super().__init__()
-        self.in_shape, self.inner_shape, self.out_shape = in_shape, inner_shape, out_shape
-        self.layers = nn.Sequential()
-
-    def forward(self, x: Tensor) -> Tensor:
-        leading = x.shape[: x.dim() - len(self.in_shape)]
-        y: Tensor = self.layers(x.reshape(-1, *self.inner_shape))
-        return y.reshape(*leading, *self.out_shape)
+def _text(name: str, arguments: Sequence[Any], activation: type[nn.Module]) -> str:
+    known = getattr(nn, activation.__name__, None) is activation
+    path = activation.__name__ if known else f"{activation.__module__}.{activation.__qualname__}"
+    own = [] if activation is nn.SiLU else [f"activation={path}"]
+    return f"{name}({', '.join([*map(str, arguments), *own])})"
 
 
-class MLP(_Net):
-    """Dense network: in_shape, hidden_dims, out_shape, linear at the end.
+def as_shapes(in_shape: Shape | Shapes) -> Shapes:
+    """The shapes that a network sees: one, or several."""
+    several = bool(in_shape) and isinstance(in_shape[0], tuple)
+    return in_shape if several else (in_shape,)  # type: ignore[return-value]
+
+
+class MLP(nn.Module):
+    """Dense network: all that it sees side by side, hidden_dims, out_shape, linear at the end.
 
     Args:
-        in_shape: shape of one input.
+        in_shape: shape of one input; or a tuple of shapes.
         out_shape: shape of one output.
         hidden_dims: width of each hidden layer.
         activation: nonlinearity after each hidden layer.
@@ -65,28 +90,40 @@ class MLP(_Net):
 
     def __init__(
         self,
-        in_shape: Shape,
+        in_shape: Shape | Shapes,
         out_shape: Shape,
         hidden_dims: Sequence[int] = (400, 400),
         activation: type[nn.Module] = nn.SiLU,
     ):
-        widths = [math.prod(in_shape), *hidden_dims, math.prod(out_shape)]
-        super().__init__(in_shape, (widths[0],), out_shape)
+        super().__init__()
+        self.in_shapes, self.out_shape = as_shapes(in_shape), out_shape
+        widths = [sum(map(math.prod, self.in_shapes)), *hidden_dims, math.prod(out_shape)]
+        self.layers = nn.Sequential()
         for fan_in, fan_out in pairwise(widths):
             self.layers.extend([_glorot(nn.Linear(fan_in, fan_out)), activation()])
         del self.layers[-1]
 
+    def forward(self, *inputs: Tensor) -> Tensor:
+        vectors = [
+            x.flatten(x.dim() - len(shape)) if shape else x[..., None] for x, shape in self._with(inputs)
+        ]
+        y: Tensor = self.layers(vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1))
+        return y.reshape(*y.shape[:-1], *self.out_shape)
 
-class Conv(_Net):
-    """Convolutional network: an encoder if ``in_shape`` is an image, else a decoder.
+    def _with(self, inputs: tuple[Tensor, ...]) -> list[tuple[Tensor, Shape]]:
+        return list(zip(inputs, self.in_shapes, strict=True))
+
+
+class Conv(nn.Module):
+    """Convolutional network: an encoder if it sees an image, else a decoder.
 
     Each of ``channels`` is one 3x3 convolution of stride 2, so that a side of n becomes
-    ceil(n / 2); a dense hidden layer joins the last one to the vector. The decoder is the mirror
-    image with transposed convolutions, whose output padding makes every side exact: any image size
+    ceil(n / 2); a dense hidden layer joins the last one, and what else it sees, to the vector. The decoder is
+    the mirror image with transposed convolutions, whose output padding makes every side exact: any image size
     and number of channels will do, odd ones too. Images are ``(C, H, W)`` or ``(H, W)``.
 
     Args:
-        in_shape: shape of one input.
+        in_shape: shape of one input; or a tuple of shapes, the first of which may be an image.
         out_shape: shape of one output.
         channels: number of feature maps after each convolution of the encoder.
         hidden_dim: width of the dense layer.
@@ -98,36 +135,37 @@ class Conv(_Net):
 
     def __init__(
         self,
-        in_shape: Shape,
+        in_shape: Shape | Shapes,
         out_shape: Shape,
         channels: Sequence[int] = (32, 64),
         hidden_dim: int = 256,
         activation: type[nn.Module] = nn.SiLU,
     ):
-        encodes, decodes = (len(shape) in (2, 3) for shape in (in_shape, out_shape))
+        super().__init__()
+        self.in_shapes, self.out_shape = as_shapes(in_shape), out_shape
+        encodes, decodes = (len(shape) in (2, 3) for shape in (self.in_shapes[0], out_shape))
         if encodes == decodes:
             raise ValueError(
                 "nets.conv joins an image (C, H, W) or (H, W) to a vector (D,), but was given "
                 f"in_shape={in_shape}, out_shape={out_shape}; for data that are not images use "
                 "nets.mlp()"
             )
-        image, vector = (in_shape, out_shape) if encodes else (out_shape, in_shape)
+        image = self.in_shapes[0] if encodes else out_shape
         depth, *size = (1, *image)[-3:]
         sizes, depths = [tuple(size)], [depth, *channels]
         for _ in channels:
             sizes.append(tuple(-(-side // 2) for side in sizes[-1]))
         inner = (depths[-1], *sizes[-1])
-        widths = [math.prod(inner), hidden_dim, math.prod(vector)]
+        self.image = (depth, *size) if encodes else None
+        self.convolutions, self.layers = nn.Sequential(), nn.Sequential()
+        beside = sum(math.prod(shape) for shape in self.in_shapes[1 if encodes else 0 :])
         if encodes:
-            super().__init__(in_shape, (depth, *size), out_shape)
             for i, o in pairwise(depths):
-                self.layers.extend([_glorot(nn.Conv2d(i, o, 3, 2, 1)), activation()])
-            self.layers.append(nn.Flatten())
-            for i, o in pairwise(widths):
+                self.convolutions.extend([_glorot(nn.Conv2d(i, o, 3, 2, 1)), activation()])
+            for i, o in pairwise([math.prod(inner) + beside, hidden_dim, math.prod(out_shape)]):
                 self.layers.extend([_glorot(nn.Linear(i, o)), activation()])
         else:
-            super().__init__(in_shape, in_shape, out_shape)
-            for i, o in pairwise(reversed(widths)):
+            for i, o in pairwise([beside, hidden_dim, math.prod(inner)]):
                 self.layers.extend([_glorot(nn.Linear(i, o)), activation()])
             self.layers.append(nn.Unflatten(1, inner))
             for (i, o), target in zip(pairwise(reversed(depths)), sizes[-2::-1], strict=True):
@@ -136,6 +174,15 @@ class Conv(_Net):
                 up = nn.ConvTranspose2d(i, o, 3, 2, 1, output_padding=padding)
                 self.layers.extend([_glorot(up), activation()])
         del self.layers[-1]
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        shape = self.in_shapes[0]
+        leading = inputs[0].shape[: inputs[0].dim() - len(shape)]
+        vectors = [x.reshape(math.prod(leading), -1) for x in inputs]
+        if self.image is not None:
+            vectors[0] = self.convolutions(inputs[0].reshape(-1, *self.image)).flatten(1)
+        y: Tensor = self.layers(vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1))
+        return y.reshape(*leading, *self.out_shape)
 
 
 def _glorot(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:

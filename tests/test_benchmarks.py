@@ -1,6 +1,7 @@
 """The benchmark's peers do the same work: from the same start they learn the same."""
 
 import importlib
+import re
 from pathlib import Path
 
 import pytest
@@ -68,3 +69,21 @@ def test_examples_are_run_and_tabled(monkeypatch, capsys):
     assert examples.TELLS.search(row)
     assert Path("runs/examples/01_bayes_rule.txt").exists()
     assert Path("01_bayes_rule.png").stat().st_size > 1000
+
+
+def test_structures_are_tabled_and_gone_on_with(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    structures = importlib.import_module("structures")
+    options = ["structures.py", "--data", "digits", "--epochs", "1", "--num-samples", "2"]
+    monkeypatch.setattr("sys.argv", options)
+    structures.main()
+    first = capsys.readouterr().out
+    assert first.count("epoch 1/1") == 8
+    structures.main()
+    again = capsys.readouterr().out
+    assert "epoch 1/1" not in again
+    tables = [re.findall(r"^\| .*", out, re.MULTILINE) for out in (first, again)]
+    assert tables[0] == tables[1]
+    assert sum(row.startswith(("| VAE | -", "| ConditionalVAE | -")) for row in tables[0]) == 2
+    assert sum(row.startswith("| two levels, 40 and 20, ") for row in tables[0]) == 4
+    assert sum(" + " in row for row in tables[0]) == 4  # a number for each level

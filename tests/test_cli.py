@@ -53,10 +53,7 @@ class TestTrain:
         pictures = {"samples", "reconstructions", "latents", "traversals", "training"}
         assert {p.name for p in os.scandir(f"{run.path}/figures")} == {f"{name}.png" for name in pictures}
         text = output()
-        assert (
-            "digits: 1455 training, 162 validation, 180 test data of shape (1, 8, 8); binarize: dynamic"
-            in text
-        )
+        assert "digits: 1455 training, 162 validation, 180 test data of shape (1, 8, 8)" in text
         assert "test: ELBO -" in text
         assert "nats per datum" in text
 
@@ -66,27 +63,45 @@ class TestTrain:
 
     def test_swaps(self):
         vae = train("--likelihood", "Normal", "--likelihood.scale", "shared")
-        assert vae.p_x.scale == "shared"
+        assert repr(vae.p_x.family) == "Normal(scale='shared')"
         assert yaml.safe_load(Path("run/config.yaml").read_text())["binarize"] == "none"
 
     @pytest.mark.parametrize(
         ("options", "expected"),
         [
-            (["--likelihood", "Normal", "--likelihood.scale", "0.1"], "Normal(scale=0.1)"),
-            (["--likelihood=PseudoBernoulli", "--binarize=none"], "PseudoBernoulli()"),
-            (["--prior", "Laplace", "--prior.loc", "0", "--prior.scale", "1"], "Laplace"),
-            (["--prior", "StudentT", "--prior.df", "5"], "StudentT"),
-            (["--guide", "Normal"], "Normal"),
-            (["--encoder", "Conv", "--encoder.channels", "[4]", "--decoder", "conv"], "Conv2d(1, 4"),
-            (["--encoder.activation", "torch.nn.Tanh"], "Tanh"),
-            (["--optimizer", "SGD", "--optimizer.momentum", "0.9", "--lr", "2e-3"], {"lr": 0.002}),
+            (["--likelihood", "Normal", "--likelihood.scale", "0.1"], {"likelihood": "Normal(scale=0.1)"}),
+            (["--likelihood", 'Normal(scale="shared")'], {"likelihood": "Normal(scale='shared')"}),
+            (["--likelihood=PseudoBernoulli", "--binarize=none"], {"likelihood": "PseudoBernoulli()"}),
+            (
+                ["--prior", "Laplace", "--prior.loc", "0", "--prior.scale", "1"],
+                {"prior": "Laplace(loc=0.0, scale=1.0)"},
+            ),
+            (["--prior", "StudentT(df=5)"], {"prior": "StudentT(df=5.0, loc=0.0, scale=1.0)"}),
+            (
+                ["--encoder", "Conv", "--encoder.channels", "[4]", "--decoder", "conv(4)"],
+                {"encoder": "Conv(channels=[4])", "decoder": "conv(4)"},
+            ),
+            (["--encoder.activation", "Tanh"], {"encoder": "MLP(activation=Tanh)"}),
+            (
+                ["--optimizer", "SGD", "--optimizer.momentum", "0.9", "--lr", "2e-3"],
+                {"lr": 0.002, "optimizer": "SGD(momentum=0.9)"},
+            ),
             (
                 ["--loss", "RenyiELBO", "--loss.alpha", "0", "--loss.num_particles", "3"],
-                {"loss": "RenyiELBO"},
+                {"loss": "RenyiELBO(num_particles=3)"},
             ),
             (
                 ["--schedule", "constant", "--warmup-epochs", "1", "--clip-norm", "10", "--patience", "1"],
                 {"schedule": "constant", "warmup_epochs": 1, "clip_norm": 10.0, "patience": 1},
+            ),
+            (["--schedule", "StepLR(step_size=1)"], {"schedule": "StepLR(step_size=1)"}),
+            (
+                ["--model", "ConditionalVAE", "--conditional-prior", "true"],
+                {"model": "ConditionalVAE", "given": {"y": 10}, "conditional_prior": True},
+            ),
+            (
+                ["--model", "HierarchicalVAE", "--latent-dims", "5", "3", "2", "--between", "mlp(8)"],
+                {"latent_dims": [5, 3, 2], "between": "mlp(8)", "inference": "bottom_up"},
             ),
         ],
         ids=lambda value: value[0] if isinstance(value, list) else "",
@@ -94,17 +109,12 @@ class TestTrain:
     def test_options(self, options, expected):
         small = SMALL if not any(o.startswith("--encoder") for o in options) else ["--epochs", "2"]
         assert main(["train", "--folder", "run", *small, *options]) == 0
-        if isinstance(expected, str):
-            assert expected in repr(pv.load("run"))
-            return
         values = yaml.safe_load(Path("run/config.yaml").read_text())
-        for name, value in expected.items():
-            found = values[name]["class_path"].rpartition(".")[2] if name == "loss" else values[name]
-            assert found == value
-        if "--optimizer" in options:
-            assert values["optimizer"]["init_args"]["momentum"] == 0.9
+        assert {name: values[name] for name in expected} == expected
+        again = pv.load("run")
+        assert {n: values[n] for n in values} == values | pv.checkpoint.describe(again)
 
-    def test_own_parts(self, tmp_path, monkeypatch):
+    def test_own_parts(self, tmp_path, monkeypatch, output):
         (tmp_path / "mine_for_cli.py").write_text(
             textwrap.dedent(
                 """
@@ -121,37 +131,34 @@ class TestTrain:
                     def forward(self, x):
                         return self.net(x)
 
-                class Laplace(pv.likelihoods.Univariate):
+                class Laplace(pv.families.Univariate):
                     '''A likelihood of one's own: the family, and where its parameters come from.'''
-                    family = dist.Laplace
-                    measure = "Lebesgue measure on the data's scale"
-                    mends = "none"
 
                     def __init__(self, scale: float = 0.2):
-                        super().__init__(loc="decoder", scale=scale)
+                        super().__init__(dist.Laplace, scale=scale)
+                        self.scale = scale
+
+                    def arguments(self):
+                        return {"scale": self.scale}
                 """
             )
         )
         monkeypatch.syspath_prepend(tmp_path)
-        options = [
-            "--encoder",
-            "mine_for_cli.Net",
-            "--encoder.width",
-            "7",
-            "--likelihood",
-            "mine_for_cli.Laplace",
-        ]
-        assert main(["train", "--folder", "run", "--epochs", "2", *options, "--likelihood.scale", "0.5"]) == 0
-        vae = pv.load("run")
-        assert vae.encoder.net[1].out_features == 7
-        assert repr(vae.p_x) == "Laplace(scale=0.5)"
+        options = ["--encoder", "mine_for_cli.Net", "--encoder.width", "7"]
+        options += ["--likelihood", "mine_for_cli.Laplace(scale=0.5)"]
+        assert main(["train", "--folder", "run", "--epochs", "2", *options]) == 0
+        assert "is not trusted" in fails(2, output, "sample", "run")
+        assert "is not trusted" in fails(2, output, "train", "--config", "run/config.yaml")
+        assert main(["sample", "run", "--trust", "mine_for_cli"]) == 0
+        vae = pv.load("run", trust=["mine_for_cli"])
+        assert vae.q_z.net.net[1].out_features == 7
+        assert repr(vae.p_x.family) == "Laplace(scale=0.5)"
 
     def test_mnist_directory(self, mnist_dir, monkeypatch):
-        def step(self, x, beta):
-            self.terms = torch.zeros(2)
-            return torch.ones(())
-
-        monkeypatch.setattr("pyro_vae.training.SVI.step", step)
+        step = pv.svi.SVI.step
+        monkeypatch.setattr(
+            pv.svi.SVI, "step", lambda self, batch, beta: step(self, {"x": batch["x"][:2]}, beta)
+        )
         train("--data", "mnist", "--data-dir", str(mnist_dir), "--batch_size=10000", "--test", "0.2")
         assert yaml.safe_load(Path("run/config.yaml").read_text())["data_dir"] == str(mnist_dir.resolve())
 
@@ -167,13 +174,23 @@ class TestTrain:
         assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
         assert Path("run/config.yaml").read_text() == Path("again/config.yaml").read_text()
 
-    def test_print_config(self, capsys):
-        with pytest.raises(SystemExit) as exit:
-            main(["train", "--likelihood", "Normal", "--print_config"])
-        assert exit.value.code == 0
-        printed = yaml.safe_load(capsys.readouterr().out)
-        assert printed["likelihood"]["class_path"] == "pyro_vae.likelihoods.Normal"
-        assert printed["epochs"] == 100
+    def test_what_is_typed_comes_before_the_file(self):
+        train("--prior", "Laplace(0.0, 1.0)", "--latent-dim", "4")
+        again = [
+            "train",
+            "--config",
+            "run/config.yaml",
+            "--folder",
+            "again",
+            "--prior.scale",
+            "2",
+            "--lr",
+            "0.01",
+        ]
+        assert main(again) == 0
+        values = yaml.safe_load(Path("again/config.yaml").read_text())
+        assert (values["latent_dim"], values["lr"]) == (4, 0.01)
+        assert values["prior"] == "Laplace(loc=0.0, scale=2.0)"
 
     def test_help(self, capsys):
         with pytest.raises(SystemExit) as exit:
@@ -181,7 +198,16 @@ class TestTrain:
         assert exit.value.code == 0
         text = capsys.readouterr().out
         assert "KL warm-up" in text
-        assert "known subclasses" not in text
+        for option in ("--likelihood", "--given", "--latent_dims", "--trust", "--epochs"):
+            assert option in text
+        for argv, message in [
+            (["train", "--likelihood.help"], "DiscretizedLogistic"),
+            (["train", "--likelihood.help", "StudentT"], "df, loc, scale"),
+            (["train", "--prior.help=VampPrior"], "components"),
+            (["--help"], "interpolate"),
+        ]:
+            assert main(argv) == 0
+            assert message in capsys.readouterr().out
 
 
 class TestErrors:
@@ -202,6 +228,11 @@ class TestErrors:
             (["train", "--guide", "Gamma"], "dist.Gamma with dist.Gamma"),
             (["train", "--guide", "VonMises"], "not reparameterised"),
             (["train", "--likelihood", "Pareto"], "moves with its parameter scale"),
+            (["train", "--model", "ConditionalVAE", "--given", "y"], "--given y=3"),
+            (["train", "--model", "ConditionalVAE", "--given", "y=5"], "classes from 0 to 9"),
+            (["train", "--given", "y=10"], "VAE has no option given"),
+            (["train", "--model", "ConditionalVEA"], "did you mean ConditionalVAE"),
+            (["train", "--likelihood.help", "Nomal"], "did you mean Normal"),
             (["train", "--likelihood", "Binomial"], "total_count"),
             (["train", "--likelihood", "Beta"], "squeezed, 0.001 + 0.998 * x"),
             (["train", "--likelihood", "Poisson", "--levels", "false"], "--levels true"),
@@ -209,9 +240,9 @@ class TestErrors:
             (["compare"], "two or more"),
             (["compare", "--priors", "Normal", "Normal"], "different variants"),
             (["compare", "--priors", "Normal", "Vamp(3)"], "did you mean VampPrior"),
-            (["compare", "--priors", "Normal", "VampPrior(x"], "write it as in Python"),
+            (["compare", "--priors", "Normal", "VampPrior(x"], "no name and no call"),
             (["compare", "--priors", "Normal", "VampPrior(clusters=3)"], "clusters"),
-            (["compare", "--guides", "Normal", "__import__('os').getcwd()"], "cannot be the guide"),
+            (["compare", "--guides", "Normal", "__import__('os').getcwd()"], "guide"),
             (["compare", "--likelihoods", "Normal", "Poisson"], "different measures are not compared"),
             (["explain", "nowhere"], "nowhere"),
             (["train", "--encoder", "nowhere.Net"], "nowhere"),
@@ -221,9 +252,9 @@ class TestErrors:
             (["train", "--device", "abacus"], "abacus"),
             (["train", "--resume", "nowhere", "--epochs", "3"], "no other option"),
             (["train", "--seed", "-1"], "seed=-1"),
-            (["train", "--optimizer", "LBFGS"], "no optimizer is named 'LBFGS'"),
+            (["train", "--optimizer", "LBFGS"], "no optimizer is named LBFGS"),
             (["train", "--optimizer", "SGD", "--optimizer.momentum", "-1"], "momentum"),
-            (["train", "--encoder", "os.getcwd"], "is not made"),
+            (["train", "--encoder", "os.getcwd"], "os.getcwd"),
             (["evaluate", "nowhere", "--num-samples", "0"], "must be positive"),
             (["sample"], "pyro-vae train"),
             (["evaluate", "nowhere"], "nowhere"),
@@ -263,6 +294,20 @@ def test_commands_on_a_run(output):
         assert main([command, "run"]) == 0
         assert output().strip() == path
         assert os.path.getsize(path) > 1000
+
+
+def test_commands_on_conditions_and_levels(output):
+    assert main(["train", "--folder", "run", *SMALL, "--model", "ConditionalVAE"]) == 0
+    assert main(["train", "--folder", "deep", *SMALL, "--model", "HierarchicalVAE"]) == 0
+    output()
+    assert main(["sample", "run", "--given", "y=3"]) == 0
+    assert "no class" in fails(2, output, "sample", "run", "--given", "y=13")
+    assert "no site 'w'" in fails(2, output, "sample", "run", "--given", "w=1")
+    assert main(["styles", "run"]) == main(["levels", "deep"]) == main(["explain", "deep"]) == 0
+    text = output()
+    assert "run/figures/styles.png" in text
+    assert "deep/figures/levels.png" in text
+    assert "z1_n | z2_n" in text
 
 
 def test_evaluate(output):

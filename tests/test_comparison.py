@@ -1,13 +1,20 @@
 """Comparisons: equal conditions, paired differences, refusals, and going on."""
 
 import csv
+import dataclasses
+import functools
 import math
+import re
+from pathlib import Path
 
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import TwoSites
 
 import pyro_vae as pv
+from pyro_vae.registry import ConfigError
+from pyro_vae.training.loop import _Training
 
 
 @pytest.fixture
@@ -37,6 +44,7 @@ def test_each_variant_is_trained_as_by_itself(digits, shared):
         assert row.elbo == pv.evaluate.elbo(vae, digits.test).elbo
         assert row.num_parameters == sum(p.numel() for p in vae.parameters())
         assert row.bits_per_dim is None
+        assert row.active_units == pv.evaluate.active_units(vae, digits.test)
         assert run.folder.exists()
         log_likelihoods.append(estimate.per_datum)
     paired = log_likelihoods[1] - log_likelihoods[0]
@@ -66,12 +74,12 @@ def test_goes_on_where_it_was_stopped(digits, shared, monkeypatch):
     guides = [pv.guides.Normal(), dist.Laplace]
     first = pv.compare(digits, guides=guides, **shared)
     trained = []
-    original = pv.training._Training.epoch
-    monkeypatch.setattr(pv.training._Training, "epoch", lambda *a: trained.append(1) or original(*a))
+    original = _Training.epoch
+    monkeypatch.setattr(_Training, "epoch", lambda *a: trained.append(1) or original(*a))
     again = pv.compare(digits, guides=guides, **shared)
     assert not trained
     assert again.rows == first.rows
-    assert not torch.equal(*[next(vae.encoder.parameters()) for vae in again.vaes.values()])
+    assert not torch.equal(*[next(vae.q_z.net.parameters()) for vae in again.programs.values()])
 
 
 def test_goes_on_only_as_it_began(digits, shared):
@@ -102,7 +110,7 @@ def test_lists_are_combined(digits, shared):
         "MixtureOfNormals(components=2), Normal()",
         "MixtureOfNormals(components=2), FullRankNormal()",
     ]
-    assert len(result.vaes) == 4
+    assert len(result.programs) == 4
 
 
 def test_levels_have_bits(shared):
@@ -130,17 +138,111 @@ def test_different_measures_are_refused_before_anything_is_trained(digits, share
         pv.compare(digits, priors=[pv.priors.Normal()], **shared)
     with pytest.raises(ValueError, match="two or more different variants"):
         pv.compare(digits, **shared)
-    with pytest.raises(TypeError, match="epoch"):
-        pv.compare(digits, guides=[dist.Normal, dist.Laplace], **shared, epoch=3)
 
 
-def test_log_density_changes_with_the_scale_as_the_refusal_says(digits):
+def test_wrong_arguments_are_told_before_anything_is_trained(digits, shared):
+    for wrong, told in (
+        ({"epoch": 3}, "neither VAE nor fit takes 'epoch'; did you mean epochs"),
+        ({"latent_dims": 3}, "did you mean latent_dim"),
+        ({"num_sample": 3}, "did you mean num_samples"),
+        ({"event_shape": (64,)}, "neither VAE nor fit takes 'event_shape'"),
+        ({"epochs": 0}, "epochs=0 must be positive"),
+        ({"lr": "fast"}, "lr='fast' must be a number"),
+        ({"seed": -1}, "seed=-1 must"),
+        ({"num_samples": 0}, "num_samples=0 must be positive"),
+        ({"encoder": "mpl(8)"}, "did you mean mlp"),
+        ({"guides": ["Normal", "LaPlaze"]}, "did you mean Laplace"),
+        ({"guides": (), "priors": ["Normal", "Normal"]}, "two or more different variants"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            pv.compare(digits, **{"guides": ["Normal", "Laplace"]} | shared | wrong)
+    with pytest.raises(ConfigError, match="neither TwoSites nor fit takes 'prior'"):
+        pv.compare(digits, priors=["Normal", "VampPrior"], model=TwoSites)
+    assert not list(Path().iterdir())
+
+
+def test_texts_stand_for_parts(digits, shared):
+    shared["epochs"] = 1
+    texts = {"priors": ["Normal", "Laplace(0.0, 1.0)"], "encoder": "mlp(8)", "optimizer": "SGD(momentum=0.5)"}
+    optimizer = functools.partial(torch.optim.SGD, momentum=0.5)
+    objects = {"priors": [pv.priors.Normal(), dist.Laplace(0.0, 1.0)], "optimizer": optimizer}
+    one = pv.compare(digits, **shared | texts)
+    other = pv.compare(digits, **shared | objects)  # in the same folder: it is the same comparison
+    assert one.rows == other.rows
+
+
+def test_names_are_what_is_read_again(digits, shared):
+    likelihoods = [dist.Bernoulli, pv.likelihoods.Binomial(total_count=1), "BetaBinomial(total_count=1)"]
+    guides = [pv.guides.Laplace]
+    result = pv.compare(digits, likelihoods=likelihoods, guides=guides, **shared | {"epochs": 1})
+    assert [row.name for row in result.rows] == [
+        "Bernoulli, Laplace",
+        "Binomial(total_count=1), Laplace",
+        "BetaBinomial(total_count=1), Laplace",
+    ]
+
+
+def test_the_default_is_a_new_folder(digits, shared):
+    del shared["folder"]
+    shared["epochs"] = 1
+    folders = {pv.compare(digits, guides=["Normal", "Laplace"], **shared).folder for _ in range(2)}
+    assert len(folders) == 2
+    for folder in folders:
+        assert folder.parent == Path("runs")
+        assert {"Normal", "Laplace", "comparison.csv", "comparison.png"} == {p.name for p in folder.iterdir()}
+
+
+def test_conditional_models(shared):
+    data = pv.data.load("digits", binarize="dynamic")
+    assert data.class_names or data.train.labels is not None
+    result = pv.compare(data, guides=["Normal", "Laplace"], model=pv.ConditionalVAE, **shared | {"epochs": 1})
+    for program in result.programs.values():
+        assert program.given == {"y": 10}
+    batch = data.test.batch(slice(None))
+    estimate = pv.evaluate.log_likelihood(program, batch, num_samples=5)
+    assert result.rows[1].log_likelihood == pytest.approx(estimate.log_likelihood)
+
+
+def test_levels_of_latents(digits, shared):
+    del shared["latent_dim"]
+    own = {"latent_dims": (4, 2), "between": pv.nets.mlp(4), "epochs": 1}
+    guides = ["Normal", "LowRankNormal(1)"]
+    result = pv.compare(digits, guides=guides, model=pv.HierarchicalVAE, **shared | own)
+    for row in result.rows:
+        assert row.active_units.keys() == {"z1", "z2"}
+        units = row.active_units
+        assert f"{units['z1'] + units['z2']} (z1 {units['z1']}, z2 {units['z2']})" in str(result)
+    rows = list(csv.DictReader((result.folder / "comparison.csv").read_text().splitlines()))
+    for row, read in zip(result.rows, rows, strict=True):
+        assert {"z1": int(read["active_units_z1"]), "z2": int(read["active_units_z2"])} == row.active_units
+        assert int(read["active_units"]) == sum(row.active_units.values())
+
+
+def test_shows_itself(tmp_path):
+    row = pv.comparison.Row("StudentT(<b>)", -20.0, -19.5, 0.25, 0.0, 0.0, None, {"z": 7}, 1234, 5.4)
+    other = dataclasses.replace(row, name="Normal()", difference=-1.0, difference_standard_error=0.5)
+    result = pv.Comparison([row, other], {}, tmp_path, 100, "counting measure", "test")
+    assert str(result) == repr(result)
+    assert str(result).splitlines() == [
+        "                 ELBO  log p(x), K=100  less the first  active  parameters  s",
+        "StudentT(<b>)  -20.00    -19.50 ± 0.25                       7       1,234  5",
+        "Normal()       -20.00    -19.50 ± 0.25    -1.00 ± 0.50       7       1,234  5",
+        "nats per datum of the test data, w.r.t. counting measure; differences are paired",
+    ]
+    html = result._repr_html_()
+    assert html.count("<tr>") == html.count("</tr>") == 3
+    assert "<th>StudentT(&lt;b&gt;)</th><td>-20.00</td>" in html
+    assert "w.r.t. counting measure; differences are paired</p>" in html
+
+
+def test_log_density_changes_with_the_scale_as_the_refusal_says():
     """log p(a x) + P log a under a model of a x is log p(x) under the same model of x."""
     x = 0.5 + 0.2 * torch.randn(50, 6, dtype=torch.float64)
-    torch.manual_seed(0)
-    vae = pv.VAE((6,), 2, likelihood=pv.likelihoods.Normal(scale=0.5)).double()
-    scaled = pv.VAE((6,), 2, likelihood=pv.likelihoods.Normal(scale=5.0)).double()
-    scaled.load_state_dict(vae.state_dict())
+    vae, scaled = (
+        pv.VAE((6,), 2, likelihood=pv.likelihoods.Normal(scale=scale)).double() for scale in (0.5, 5.0)
+    )
+    scaled.q_z.load_state_dict(vae.q_z.state_dict())
+    scaled.p_x.net.load_state_dict(vae.p_x.net.state_dict())
     vae.initialize(pv.data.Split(x))
     scaled.initialize(pv.data.Split(10 * x))
     one = pv.evaluate.log_likelihood(vae, x, num_samples=3).log_likelihood
@@ -162,9 +264,9 @@ def test_active_units_are_those_that_the_data_move():
     x = torch.randn(2000, 3)
     for guide in (pv.guides.Normal(), dist.Laplace):
         vae = pv.VAE((3,), 4, likelihood=dist.Normal, guide=guide, encoder=Two)
-        assert pv.evaluate.active_units(vae, x) == 2
-        assert pv.evaluate.active_units(vae, x, threshold=0.5) == 1
-        assert pv.evaluate.active_units(vae, x, threshold=0.001) == 3
+        assert pv.evaluate.active_units(vae, x) == {"z": 2}
+        assert pv.evaluate.active_units(vae, x, threshold=0.5) == {"z": 1}
+        assert pv.evaluate.active_units(vae, x, threshold=0.001) == {"z": 3}
 
 
 def test_dequantised_densities_bound_the_probability_of_levels():

@@ -2,14 +2,18 @@ import io
 
 import matplotlib.pyplot as plt
 import numpy as np
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
+from cases import PROGRAMS, batch_of, make
 from matplotlib.figure import Figure
 from PIL import Image
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.figures.drawing import NOT_OBSERVED
+from pyro_vae.figures.latent import _quantiles
 
 
 def mosaic(figure):
@@ -17,20 +21,28 @@ def mosaic(figure):
     return np.asarray(image.get_array())
 
 
+def texts(labels):
+    return [label.get_text() for label in labels]
+
+
 class Echo(nn.Module):
-    """A decoder whose every pixel is z[0] + 10 z[1]."""
+    """A network whose every output is the sum of what it sees, times 1, 10, 100, ..."""
 
     def __init__(self, in_shape, out_shape):
         super().__init__()
         self.out_shape = out_shape
 
-    def forward(self, z):
-        value = z[..., 0] + 10 * z[..., 1]
-        return value.reshape(*value.shape, *[1] * len(self.out_shape)).expand(*value.shape, *self.out_shape)
+    def forward(self, *inputs):
+        seen = torch.cat([x.flatten(1) for x in inputs], 1)
+        value = seen @ (10.0 ** torch.arange(seen.shape[1]))
+        return value.reshape(len(seen), *[1] * len(self.out_shape)).expand(len(seen), *self.out_shape)
+
+
+NORMAL = pv.likelihoods.Normal(scale=1.0)
 
 
 def echo(shape=(1, 4, 4), **parts):
-    return pv.VAE(shape, 2, likelihood=pv.likelihoods.Normal(scale=1.0), decoder=Echo, **parts)
+    return pv.VAE(shape, 2, likelihood=NORMAL, decoder=Echo, **parts)
 
 
 @pytest.mark.parametrize("shape", [(1, 8, 8), (3, 7, 5), (6, 5), (2, 4, 4), (10,)], ids=str)
@@ -44,12 +56,35 @@ def test_all_figures_for_all_shapes(make_vae, shape):
         pv.figures.manifold(vae, 4),
         pv.figures.traversals(vae, x[0], 5),
         pv.figures.interpolation(vae, x[0], x[1]),
+        pv.figures.comparison({"one": vae, "other": vae}, x),
     ):
         assert isinstance(figure, Figure)
         figure.savefig("figure.png")
         with Image.open("figure.png") as saved, Image.open(io.BytesIO(figure._repr_png_())) as shown:
             assert shown.size == saved.size
     assert not plt.get_fignums()
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_figures_of_every_program(name):
+    program, state = make(name), torch.get_rng_state()
+    batch = batch_of(program, 6)
+    split, one = pv.data.Split(batch), batch_of(program, 1)
+    pv.figures.samples(program, 6)
+    pv.figures.reconstructions(program, batch)
+    pv.figures.reconstructions(program, split)
+    pv.figures.latents(program, split)
+    pv.figures.traversals(program, one, 3)
+    pv.figures.interpolation(program, one, split.batch([2]), 3)
+    pv.figures.comparison({name: program}, batch)
+    if name == "own":
+        assert "p(w|a, b)" in pv.figures.reconstructions(program, batch, site="w").axes[0].get_title()
+        with pytest.raises(ValueError, match="it has a, b, x, w"):
+            pv.figures.samples(program, 4, site="v")
+    if name.startswith("Conditional"):
+        with pytest.raises(pv.data.DataError, match="needs values of"):
+            pv.figures.reconstructions(program, batch["x"])
+    assert torch.equal(state, torch.get_rng_state())
 
 
 def test_manifold_lies_on_the_quantiles():
@@ -63,14 +98,21 @@ def test_manifold_lies_on_the_quantiles():
 
 def test_quantiles_of_a_prior_without_a_closed_form():
     p = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[1.0, 0.5], [0.5, 4.0]]))
-    q = pv.figures._quantiles(echo(prior=p), 3)
     expected = 1.645 * torch.tensor([[-1.0, -2.0], [0.0, 0.0], [1.0, 2.0]])
-    torch.testing.assert_close(q, expected, atol=0.05, rtol=0)
+    torch.testing.assert_close(_quantiles(p.expand([1]), 3), expected, atol=0.05, rtol=0)
+    with pytest.raises(ValueError, match="no quantiles"):
+        _quantiles(dist.Bernoulli(0.5), 3)
 
 
 def test_manifold_needs_a_plane(make_vae):
     with pytest.raises(ValueError, match="latent_dim=2"):
         pv.figures.manifold(make_vae(latent_dim=3))
+    with pytest.raises(ValueError, match=r"figures\.levels"):
+        pv.figures.manifold(make("HierarchicalVAE-bottom-up"))
+    cvae = pv.ConditionalVAE((1, 4, 4), given={"y": 3}, latent_dim=2)
+    with pytest.raises(ValueError, match=r"given=\{'y': 0\}"):
+        pv.figures.manifold(cvae)
+    assert pv.figures.manifold(cvae, 3, given={"y": 2}).axes[0].get_title().endswith("y = 2")
 
 
 def test_reconstructions_show_the_data(make_vae):
@@ -82,19 +124,123 @@ def test_reconstructions_show_the_data(make_vae):
     assert pixels.shape == (17, 26, 3)
 
 
+def test_what_is_missing_is_seen_and_filled_in(make_vae):
+    x = torch.rand(3, 1, 8, 8)
+    x[0, :, 2:5, 3] = torch.nan
+    x[1] = torch.nan
+    vae = make_vae(likelihood=pv.likelihoods.Normal(scale="shared"))
+    pixels = mosaic(pv.figures.reconstructions(vae, x))
+    absent = np.isclose(pixels, np.float32(NOT_OBSERVED)).all(-1)
+    assert absent[2:5, 3].all()
+    assert absent[:8, 9:17].all()
+    assert absent.sum() == 3 + 64
+    assert np.isfinite(pixels).all()
+    curves = pv.figures.reconstructions(make_vae((8,), likelihood=NORMAL), x[:, 0, 3])
+    assert len(curves.axes[0].lines) == 6
+    pv.figures.reconstructions(vae, torch.full((2, 1, 8, 8), torch.nan))
+
+
 def test_interpolation_ends_at_the_data():
     x = torch.randn(2, 1, 4, 4)
     pixels = mosaic(pv.figures.interpolation(echo(), x[0], x[1], 3))
     assert pixels.shape == (4, 5 * 5 - 1, 3)
+    with pytest.raises(ValueError, match="one datum"):
+        pv.figures.interpolation(echo(), x, x[1])
 
 
 def test_traversals_vary_one_latent():
     vae = echo()
     figure = pv.figures.traversals(vae, torch.randn(1, 4, 4), 3)
     rows = mosaic(figure)[::5, ::5, 0]
-    labels = [label.get_text() for label in figure.axes[0].get_yticklabels()]
-    steps = dict(zip(labels, np.diff(rows, axis=1), strict=True))
+    steps = dict(zip(texts(figure.axes[0].get_yticklabels()), np.diff(rows, axis=1), strict=True))
     np.testing.assert_allclose(steps["z[1]"], 10 * steps["z[0]"], rtol=1e-3)
+
+
+def test_traversals_keep_what_is_given():
+    """What is decoded is z[0] + 10 y[0] + 100 y[1]: the label's part is in all pictures."""
+    cvae = pv.ConditionalVAE((1, 4, 4), given={"y": 2}, latent_dim=1, likelihood=NORMAL, decoder=Echo)
+    pictures = []
+    for y in (0, 1):
+        batch = {"x": torch.ones(1, 1, 4, 4), "y": torch.tensor([y])}
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr("pyro_vae.figures.latent.grid", lambda rows, *_: pictures.append(rows[0]))
+            pv.figures.traversals(cvae, batch, 3)
+    z = torch.distributions.Normal(0, 1).icdf(torch.linspace(0.05, 0.95, 3))
+    for picture, label in zip(pictures, (10, 100), strict=True):
+        torch.testing.assert_close(picture[:, 0, 0, 0], z + label)
+
+
+def test_traversals_of_a_level_carry_those_below_along():
+    program = make("HierarchicalVAE-bottom-up")
+    x = torch.ones(1, 2, 3)
+    default = pv.figures.traversals(program, x, 3)
+    assert texts(default.axes[0].get_yticklabels())[0].startswith("z1[")
+    assert "p(z1|z2)" in default.axes[0].get_title()
+    above = pv.figures.traversals(program, x, 3, site="z2")
+    assert len(texts(above.axes[0].get_yticklabels())) == 3
+    assert np.ptp(mosaic(above)[:, ::4, 0]) > 0.1
+    with pytest.raises(ValueError, match="z2, z1"):
+        pv.figures.traversals(program, x, site="z3")
+
+
+def test_styles_are_those_of_the_data_in_every_class():
+    """Each picture is z[0] + 10 y[0] + 100 y[1] + 1000 y[2], with the z of its row and y of its column."""
+    cvae = pv.ConditionalVAE((1, 4, 4), given={"y": 3}, latent_dim=1, likelihood=NORMAL, decoder=Echo)
+    split = pv.data.Split(torch.randn(5, 1, 4, 4), labels=["a", "bb", "c", "a", "bb"])
+    rows = []
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr("pyro_vae.figures.observed.grid", lambda r, title, columns: rows.extend(r) or columns)
+        columns = pv.figures.styles(cvae, split, 4)
+    assert list(columns) == ["data", "a", "bb", "c"]
+    with torch.no_grad():
+        z = cvae.encode(split[:], split.labels).mean
+    for i, row in enumerate(rows):
+        torch.testing.assert_close(row[0], split[i])
+        torch.testing.assert_close(row[1:, 0, 0, 0], z[i] + 10.0 ** torch.arange(1, 4))
+    assert len(rows) == 4
+    shown = pv.figures.styles(cvae, split)
+    assert texts(shown.axes[0].get_xticklabels()) == ["data", "a", "bb", "c"]
+    with pytest.raises(ValueError, match="ConditionalVAE"):
+        pv.figures.styles(echo(), split)
+
+
+def test_samples_of_each_class_in_its_column():
+    cvae = pv.ConditionalVAE((1, 4, 4), given={"y": 3}, latent_dim=1, likelihood=NORMAL, decoder=Echo)
+    figure = pv.figures.samples(cvae, 9)
+    assert texts(figure.axes[0].get_xticklabels()) == ["0", "1", "2"]
+    pixels = mosaic(figure)[::5, ::5, 0]
+    assert (np.diff(pixels, axis=1) > 0.05).all()  # 10, 100 and 1000 beside the one z
+    one = pv.figures.samples(cvae, 9, given={"y": 2})
+    assert one.axes[0].get_title().endswith("y = 2")
+
+
+def test_levels_keep_what_is_above():
+    class Sum(pv.Program):
+        """x is exactly a + b: pictures of the second row differ by b alone."""
+
+        def __init__(self):
+            super().__init__()
+            self.event_shapes = {"x": (2, 2)}
+
+        def model(self, batch):
+            with self.plate(batch):
+                a = pyro.sample("a", dist.Normal(0.0, 1000.0))
+                b = pyro.sample("b", dist.Normal(0.0, 1.0))
+                loc = (a + b)[..., None, None].expand(*a.shape, 2, 2)
+                self.sample("x", dist.Normal(loc, 1.0).to_event(2), batch)
+
+        def guide(self, batch):
+            raise AssertionError
+
+    figure = pv.figures.levels(Sum(), 6)
+    assert texts(figure.axes[0].get_yticklabels()) == ["a, b anew", "b anew"]
+    pixels = mosaic(figure)[::3, ::3, 0]
+    assert pixels.shape == (2, 6)
+    assert pixels[0, 0] == pixels[1, 0]
+    assert np.ptp(pixels[0]) > 0.9
+    assert 0 < np.ptp(pixels[1]) < 0.01
+    with pytest.raises(ValueError, match="HierarchicalVAE"):
+        pv.figures.levels(echo())
 
 
 @pytest.mark.parametrize(("latent_dim", "label"), [(1, "jitter"), (2, "z[1]"), (5, "principal")])
@@ -104,26 +250,40 @@ def test_latents(make_vae, latent_dim, label):
     figure = pv.figures.latents(vae, torch.rand(30, 1, 8, 8), labels)
     (axes,) = figure.axes
     assert label in axes.get_ylabel()
-    assert [text.get_text() for text in axes.get_legend().get_texts()] == ["0", "1", "2"]
+    assert texts(axes.get_legend().get_texts()) == ["0", "1", "2"]
     points, *keys = axes.collections
     assert len(points.get_offsets()) == 30
     for label_, key in enumerate(keys):  # every point in the colour of its class
         assert (points.get_facecolors()[label_::3, :3] == key.get_facecolors()[0, :3]).all()
 
 
+def test_latents_are_labelled_by_the_data(make_vae):
+    x = torch.rand(4, 1, 8, 8)
+    named = pv.figures.latents(make_vae(), pv.data.Split(x, labels=["cat", "dog", "cat", "cat"]))
+    assert texts(named.axes[0].get_legend().get_texts()) == ["cat", "dog"]
+    some = {"x": x, "y": torch.tensor([0.0, torch.nan, 1.0, 0.0])}
+    known = pv.figures.latents(make_vae(), some)
+    assert texts(known.axes[0].get_legend().get_texts()) == ["0", "1", "not known"]
+    assert pv.figures.latents(make_vae(), x).axes[0].get_legend() is None
+    levels = pv.figures.latents(make("HierarchicalVAE-bottom-up"), torch.ones(3, 2, 3), site="z2")
+    assert "q(z2|x)" in levels.axes[0].get_title()
+
+
+def history(**more):
+    row = {"elbo": -100.0, "reconstruction": 90.0, "kl": 10.0, "validation_elbo": -101.0} | more
+    return [{"epoch": i} | {key: value / i for key, value in row.items()} for i in range(1, 30)]
+
+
 def test_training_curves():
-    history = [
-        {
-            "epoch": i,
-            "elbo": -100.0 / i,
-            "reconstruction": 90.0 / i,
-            "kl": 10.0 / i,
-            "validation_elbo": -101.0 / i,
-        }
-        for i in range(1, 30)
-    ]
-    figure = pv.figures.training_curves(history)
+    figure = pv.figures.training_curves(history())
     lines = figure.axes[0].lines
     assert [line.get_label() for line in lines] == ["training", "validation"]
     assert lines[0].get_ydata()[3] == -25.0
     assert len(figure.axes[1].lines) == 1
+
+
+def test_training_curves_by_level():
+    figure = pv.figures.training_curves(history(kl_z2=1.0, kl_z1=9.0, validation_kl_z1=8.0))
+    curves = {line.get_label(): line.get_ydata()[0] for line in figure.axes[2].lines}
+    assert curves == {"training": 10, "z2, training": 1, "z1, training": 9, "z1, validation": 8}
+    assert "z2, z1" in figure.axes[2].get_title()

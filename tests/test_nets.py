@@ -33,7 +33,7 @@ def test_layers():
     assert [layer.out_features for layer in net.layers[::2]] == [7, 5, 4]
     assert pv.nets.mlp()((3,), (2,)).layers[0].weight.shape == (2, 3)
     conv = pv.nets.conv(4, 5)((3, 8, 8), (2,))
-    assert [layer.out_channels for layer in conv.layers if isinstance(layer, nn.Conv2d)] == [4, 5]
+    assert [layer.out_channels for layer in conv.convolutions if isinstance(layer, nn.Conv2d)] == [4, 5]
     mirror = pv.nets.conv(4, 5)((2,), (3, 8, 8))
     up = [layer for layer in mirror.layers if isinstance(layer, nn.ConvTranspose2d)]
     assert [(layer.in_channels, layer.out_channels) for layer in up] == [(5, 4), (4, 3)]
@@ -72,7 +72,7 @@ def test_nets_may_be_made_for_a_single_batch_dimension():
 
 def test_outputs_of_the_wrong_shape_are_named():
     vae = pv.VAE((5,), 2, encoder=lambda i, o: nn.Linear(5, 3))
-    with pytest.raises(ValueError, match=r"encoder returned shape \[7, 3\].*must be \[7, 4\]"):
+    with pytest.raises(ValueError, match=r"network of z \| x returned shape \[7, 3\].*must be \[7, 4\]"):
         vae.encode(torch.zeros(7, 5))
 
 
@@ -87,3 +87,34 @@ def test_own_net():
 
     vae = pv.VAE((5,), 2, encoder=Mine, decoder=lambda i, o: nn.Linear(i[0], o[0]))
     assert vae.decode(vae.encode(torch.zeros(3, 5)).sample()).sample().shape == (3, 5)
+
+
+@pytest.mark.parametrize("make", [pv.nets.mlp(7), pv.nets.conv(4, hidden_dim=8)])
+def test_several_inputs(make):
+    """An image and a vector, side by side, and what is seen of each."""
+    shapes, leading = ((1, 6, 6), (3,), (2,)), (5, 2)
+    net = make(shapes, (4,)).double()
+    inputs = [torch.rand(*leading, *shape, dtype=torch.float64) for shape in shapes]
+    y = net(*inputs)
+    assert y.shape == (*leading, 4)
+    for i in range(3):
+        moved = [x + (i == j) for j, x in enumerate(inputs)]
+        assert not torch.allclose(net(*moved), y)
+    torch.testing.assert_close(net(*[x[1, 0] for x in inputs]), y[1, 0])
+    decoder = pv.nets.conv(4, hidden_dim=8)(((3,), (2,)), (1, 6, 6))
+    assert decoder(torch.rand(5, 3), torch.rand(5, 2)).shape == (5, 1, 6, 6)
+
+
+def test_factories_are_their_text():
+    assert repr(pv.nets.mlp(400, 200)) == "mlp(400, 200)"
+    assert repr(pv.nets.mlp(activation=nn.Tanh)) == "mlp(activation=Tanh)"
+    assert repr(pv.nets.conv()) == "conv(32, 64)"
+    assert repr(pv.nets.conv(4, hidden_dim=8)) == "conv(4, hidden_dim=8)"
+    assert pv.nets.mlp(3) == pv.nets.mlp(3) != pv.nets.mlp(4)
+    assert len({pv.nets.mlp(3), pv.nets.mlp(3)}) == 1
+
+
+@pytest.mark.parametrize("net", [nn.Linear(5, 4), "mlp(400)", None])
+def test_what_is_no_factory_is_named(net):
+    with pytest.raises(TypeError, match=r"made by a factory.*was given .*pv.nets.mlp\(400\)"):
+        pv.VAE((5,), 2, encoder=net)

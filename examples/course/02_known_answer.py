@@ -117,7 +117,10 @@ vae = pv.VAE(
     encoder=pv.nets.mlp(),  # without hidden layers: linear
     decoder=pv.nets.mlp(),
 )
-run = pv.fit(vae, data, epochs=max(2, round(100 * SIZE)), batch_size=100, lr=3e-2, progress=False)
+# Columns are taken for quantities in units of their own, and sigma is then one number times these units. Here
+# both are in one unit: sigma is one number, as above.
+vae.initialized.fill_(True)
+run = pv.fit(vae, data, epochs=max(2, round(200 * SIZE)), batch_size=100, lr=3e-2, progress=False)
 
 S = torch.cov(x.T, correction=0)  # one eigenvalue is discarded, so that W W^T + sigma^2 I is S itself
 eigenvalues = torch.linalg.eigvalsh(S)  # ascending: the last is the line's
@@ -168,10 +171,10 @@ for axes, guide in zip(panels, (pv.guides.Normal(), pv.guides.FullRankNormal()),
         encoder=pv.nets.mlp(),
         decoder=pv.nets.mlp(),
     )
-    vae.initialized.fill_(True)  # the decoder's output is the mean as it is
-    linear = vae.decoder.layers[0]
+    vae.initialized.fill_(True)  # and the decoder's output is the mean as it is
+    linear = vae.p_x.net.layers[0]
     linear.weight.data, linear.bias.data = W.clone(), b.clone()
-    vae.decoder.requires_grad_(False)
+    vae.p_x.requires_grad_(False)
     fit = {"epochs": max(2, round(100 * SIZE)), "batch_size": 100, "lr": 3e-2, "progress": False}
     # This loss is Trace_ELBO with the KL by its formula, not from draws.
     pv.fit(vae, data, loss=TraceMeanField_ELBO(), **fit)

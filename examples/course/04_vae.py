@@ -84,7 +84,7 @@ figure.savefig("figures/04_vae_reconstructions.png")
 figure
 
 # %%
-figure = pv.figures.latents(vae, data.test[:], data.test.labels)
+figure = pv.figures.latents(vae, data.test)
 figure.savefig("figures/04_vae_latents.png")
 figure
 

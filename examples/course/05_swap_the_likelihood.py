@@ -114,7 +114,7 @@ for column, (kind, (data, likelihoods, statistic, what)) in enumerate(kinds.item
     upper.set(title=kind, xlabel="log p(x) less the first's, nats", ylim=(0.5 - len(names), 0.5))
     upper.set_yticks([-i for i in range(len(names))], names)
     x, replicated = data.test[:], []
-    for name, vae in result.vaes.items():
+    for name, vae in result.programs.items():
         with vae.evaluating():
             z = vae.encode(x).sample((200,))
             again = vae.decode(z).sample()  # [200, N, ...]
@@ -138,12 +138,12 @@ figure.savefig("figures/05_swap_the_likelihood.png")
 #
 # - *Binary*: a Poisson wastes probability on 2, 3, ..., which do not occur.
 # - *Grey levels*: the Binomial's variance is tied to its mean, so that it cannot be unsure, and misses by
-#   far: it makes 0.45 of the pixels 0 or 16, the data have 0.58.
+#   far: it makes 0.44 of the pixels 0 or 16, the data have 0.57.
 # - *Counts*: a Poisson's variance equals its mean; these vary more, and its zeros are too few. The
 #   ZeroInflatedPoisson has the zeros (see T) but not the spread (see $\log p(x)$); the GammaPoisson, which
 #   made the data, has both.
-# - *Real numbers*: the StudentT comes near the Normal, with about 26 degrees of freedom, and loses 0.03
+# - *Real numbers*: the StudentT comes near the Normal, with about 26 degrees of freedom, and loses 0.02
 #   nats. Heavy tails cost little where there are no outliers.
-# - *With outliers*: the Normal widens for all values, to make room for one in fifty, and loses 17 nats to
+# - *With outliers*: the Normal widens for all values, to make room for one in fifty, and loses 16 nats to
 #   the StudentT. Some of the StudentT's replications reach as far as the data's largest value; none of the
 #   Normal's do.

@@ -70,7 +70,7 @@ def log_aggregate(vae, z, x):
 x = data.train[:]
 figure, panels = plt.subplots(1, 4, figsize=(16, 4.6), layout="constrained")
 rows, labels = [], []
-for axes, (name, vae) in zip(panels, result.vaes.items(), strict=True):
+for axes, (name, vae) in zip(panels, result.programs.items(), strict=True):
     short = name.split("(")[0]
     with vae.evaluating():
         p = vae.prior()

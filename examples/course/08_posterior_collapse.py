@@ -67,13 +67,14 @@ for name, scale in (("sigma = 1, fixed", 1.0), ("sigma learned", "shared")):
         encoder=pv.nets.mlp(),
         decoder=pv.nets.mlp(),
     )
+    vae.initialized.fill_(True)  # one sigma for all columns, in the units of the data, as in chapter 2
     loss = TraceMeanField_ELBO()
     pv.fit(vae, linear, epochs=max(2, round(60 * SIZE)), lr=2e-2, loss=loss, progress=False)
     kls[name] = kl_by_latent(vae, linear.train[:])
     variance = vae.decode(torch.zeros(1, 5)).base_dist.scale[0, 0].item() ** 2
     theory = 0.5 * (eigenvalues[:5] / variance).clamp(min=1).log()
     kls[f"{name}: theory"] = theory
-    active = pv.evaluate.active_units(vae, linear.train)
+    active = pv.evaluate.active_units(vae, linear.train)["z"]
     print(f"{name}: {active} active units, KL by latent {[round(v, 2) for v in kls[name].tolist()]}")
     print(f"    in theory {(eigenvalues[:5] > variance).sum()}, {[round(v, 2) for v in theory.tolist()]}")
 
@@ -85,7 +86,7 @@ for name, scale in (("sigma = 1, fixed", 1.0), ("sigma learned", "shared")):
 #
 # ## The second kind: a trap for training
 #
-# A decoder of eight ReLU layers. At the start each layer halves the variance of what passes through it, so
+# A decoder of ten ReLU layers. At the start each layer halves the variance of what passes through it, so
 # that its output hardly varies with $z$, and the KL is the one thing that training can lower at once: the
 # encoder is pulled to the prior within a few epochs, and then $z$ is noise that the decoder learns to
 # ignore. Compare the decoder with two layers, the same deep one with *KL warm-up* (the weight of the KL
@@ -100,7 +101,7 @@ without, on_validation = (
     pixels.log_prob(split[:]).flatten(1).sum(1).mean().item() for split in (digits.test, digits.validation)
 )
 with torch.no_grad():
-    for name, layers in (("8 layers", [100] * 8), ("2 layers", [100] * 2)):
+    for name, layers in (("10 layers", [100] * 10), ("2 layers", [100] * 2)):
         torch.manual_seed(0)
         net = pv.nets.mlp(*layers, activation=nn.ReLU)((10,), digits.event_shape)
         spread = net(torch.randn(1000, 10)).std(0).mean()
@@ -108,12 +109,12 @@ with torch.no_grad():
 print(f"\nwithout latents, every pixel by itself: test log p(x) = {without:.2f} nats per image")
 
 epochs = max(2, round(60 * SIZE))
-eight, two = pv.nets.mlp(*[100] * 8, activation=nn.ReLU), pv.nets.mlp(100, 100, activation=nn.ReLU)
+ten, two = pv.nets.mlp(*[100] * 10, activation=nn.ReLU), pv.nets.mlp(100, 100, activation=nn.ReLU)
 trials = {
-    "8 layers": {"decoder": eight},
+    "10 layers": {"decoder": ten},
     "2 layers": {"decoder": two},
-    "8 layers, warm-up": {"decoder": eight, "warmup_epochs": epochs // 2},
-    "8 layers, full-rank guide": {"decoder": eight, "guide": pv.guides.FullRankNormal()},
+    "10 layers, warm-up": {"decoder": ten, "warmup_epochs": epochs // 2},
+    "10 layers, full-rank guide": {"decoder": ten, "guide": pv.guides.FullRankNormal()},
 }
 histories, by_latent = {}, {}
 for name, parts in trials.items():
@@ -123,7 +124,8 @@ for name, parts in trials.items():
     run = pv.fit(vae, digits, epochs=epochs, warmup_epochs=warmup_epochs, progress=False)
     histories[name] = run.history
     bound = pv.evaluate.elbo(vae, digits.test, num_samples=10)
-    print(f"{name:26} test {bound}, {pv.evaluate.active_units(vae, digits.test)} active units", flush=True)
+    active = pv.evaluate.active_units(vae, digits.test)["z"]
+    print(f"{name:26} test {bound}, {active} active units", flush=True)
     if isinstance(vae.encode(digits.test[:1]), torch.distributions.Independent):
         by_latent[name] = kl_by_latent(vae, digits.test[:])
 

@@ -26,7 +26,7 @@ svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-3}), Trace_ELBO())
 for epoch in range(num_epochs):
     data.train.redraw(seed=epoch)  # the dynamic binarisation
     order = torch.randperm(len(data.train))
-    loss = sum(svi.step(x) for x in data.train.batches(128, order)) / len(data.train)
+    loss = sum(svi.step(batch) for batch in data.train.batches(128, order)) / len(data.train)
     if (epoch + 1) % 10 == 0 or epoch + 1 == num_epochs:
         print(f"epoch {epoch + 1}: training ELBO {-loss:.2f} nats per image")
 print("test", pv.evaluate.elbo(vae, data.test))

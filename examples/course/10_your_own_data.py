@@ -15,8 +15,6 @@ import pyro.distributions as dist
 import torch
 from PIL import Image
 from sklearn.datasets import load_digits, load_wine
-from sklearn.pipeline import make_pipeline
-from sklearn.preprocessing import StandardScaler
 from torch import nn
 from torch.distributions import constraints
 
@@ -112,7 +110,7 @@ result = pv.compare(
     progress=False,
 )
 print(result)
-vae = result.vaes["StudentT(df='shared', scale='shared')"]
+vae = result.programs["StudentT(df='shared', scale='shared')"]
 print(vae.explain())
 figure = pv.figures.reconstructions(vae, curves.test[:6])
 figure.savefig("figures/10_your_own_data.png")
@@ -137,28 +135,33 @@ vae = pv.VAE(pictures.event_shape, latent_dim=2, encoder=net, decoder=net)
 num_epochs = max(2, round(60 * SIZE))
 pv.fit(vae, pictures, epochs=num_epochs, warmup_epochs=num_epochs // 3, lr=2e-3, progress=False)
 print("test", pv.evaluate.elbo(vae, pictures.test))
-figure = pv.figures.latents(vae, pictures.test[:], pictures.test.labels)
+figure = pv.figures.latents(vae, pictures.test)
 figure.savefig("figures/10_your_own_data_images.png")
 figure
 
 # %% [markdown]
 # ## A table
 #
-# Rows and columns of numbers in different units: thirteen chemical measurements of 178 wines.
-# scikit-learn's tools apply, because `VAEEstimator` is one of its estimators: here each column is brought
-# to mean 0 and variance 1 first. A table so small wants a small network. How surprising is each wine?
-# `score_samples` estimates $\log p(x)$, a density of the standardised columns; the lowest are candidates
-# for outliers. (The model was trained on these wines, so that all scores are a little high.)
+# Rows and columns of numbers in different units: thirteen chemical measurements of 178 wines. Nothing needs
+# to be prepared: the networks see each column at mean 0 and variance 1, and densities are those of the
+# columns as they are. One measurement in twenty is lost here (NaN): it is left out of the density, and the
+# encoder is told that it is not known. `VAEEstimator` is one of scikit-learn's estimators, so that its tools
+# apply. A table so small wants a small network. How surprising is each wine? `score_samples` estimates $\log
+# p(x)$, here of all that is known of it; the lowest are candidates for outliers. (The model was trained on
+# these wines, so that all scores are a little high.) And `reconstruct` guesses what was lost, by the mean
+# of $p(x \mid z)$.
 
 
 # %%
 wines = load_wine()
-model = make_pipeline(
-    StandardScaler(),
-    VAEEstimator(latent_dim=2, hidden_dims=(16,), epochs=max(2, round(150 * SIZE)), lr=3e-3, random_state=0),
-)
-z = model.fit_transform(wines.data)
-log_p = model.score_samples(wines.data)
+lost = np.random.default_rng(0).random(wines.data.shape) < 0.05
+known = np.where(lost, np.nan, wines.data)
+num_epochs = max(2, round(150 * SIZE))
+model = VAEEstimator(latent_dim=2, hidden_dims=(16,), epochs=num_epochs, lr=3e-3, random_state=0)
+z = model.fit_transform(known)
+log_p = model.score_samples(known)
+error = ((model.reconstruct(known) - wines.data) / wines.data.std(0))[lost]
+print(f"what was lost is guessed to {error.std():.2f} standard deviations of its column")
 print(f"log p(x) {log_p.mean():.2f} nats per wine; the most surprising wines: {log_p.argsort()[:5]}")
 
 figure, axes = plt.subplots(figsize=(6.4, 5), layout="constrained")

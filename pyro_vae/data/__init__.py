@@ -1,0 +1,246 @@
+"""Data sets: by name, from a file or a folder of images, or arrays; split, binarised, batched.
+
+A source holds the numbers of one site in memory, or streams them from a memory-mapped file when they
+are larger than it; a binarisation may lie around it. Values of 8-bit images are divided by 255; other
+values are left as they are. A value that is NaN is not observed.
+"""
+
+from __future__ import annotations
+
+import difflib
+import hashlib
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from numbers import Integral, Real
+from pathlib import Path
+from typing import Any, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.arrays import Sites
+from pyro_vae.data.binarize import Binarize
+from pyro_vae.data.files import read
+from pyro_vae.data.sets import SETS
+from pyro_vae.data.source import Array, DataError
+from pyro_vae.data.split import Split
+
+__all__ = ["SETS", "Binarize", "Data", "DataError", "Split", "load"]
+
+
+@dataclass(repr=False)
+class Data:
+    """A data set in three splits.
+
+    Attributes:
+        name: that it was loaded by, or of its file.
+        config: the arguments from which ``load`` makes it again.
+        fingerprint: digest of rows of each split, before binarising, by which a run knows its data.
+    """
+
+    train: Split
+    validation: Split
+    test: Split
+    name: str
+    config: dict[str, Any]
+    fingerprint: str
+
+    @property
+    def event_shape(self) -> tuple[int, ...]:
+        """Shape of one datum of the first site, x."""
+        return self.train.event_shape
+
+    @property
+    def event_shapes(self) -> dict[str, tuple[int, ...]]:
+        """Shape of one datum, by site."""
+        return self.train.event_shapes
+
+    @property
+    def class_names(self) -> tuple[str, ...] | None:
+        """Of the labels, in the order of their numbers; None where they have none."""
+        return self.train.class_names
+
+    @property
+    def held_out(self) -> tuple[str, Split]:
+        """The split to evaluate on, with its name: the test data, or what there is."""
+        splits = {"test": self.test, "validation": self.validation, "train": self.train}
+        return next((name, split) for name, split in splits.items() if len(split))
+
+    def to(self, device: torch.device | str) -> Data:
+        """Moves all splits."""
+        for split in (self.train, self.validation, self.test):
+            split.to(device)
+        return self
+
+    def __repr__(self) -> str:
+        others = "".join(f", {s} {shape}" for s, shape in list(self.event_shapes.items())[1:])
+        return (
+            f"{self.name}: {len(self.train)} training, {len(self.validation)} validation, "
+            f"{len(self.test)} test data of shape {self.event_shape}{others}"
+        )
+
+    def _repr_html_(self) -> str:
+        splits = {"train": self.train, "validation": self.validation, "test": self.test}
+        return "".join(f"<b>{name}</b>{split._repr_html_()}" for name, split in splits.items())
+
+
+def load(
+    data: str | Path | Array | Mapping[str, Any] = "digits",
+    *,
+    labels: Any = None,
+    data_dir: str | Path | None = None,
+    binarize: Binarize = "none",
+    validation: float = 0.1,
+    test: float = 0.1,
+    levels: bool = False,
+    split_seed: int = 0,
+    stream: bool | None = None,
+) -> Data:
+    """Loads a data set and splits it: shuffled, and each class in proportion where data have labels.
+
+    Args:
+        data: a name (digits, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10); or a file
+            ``.npy``, ``.npz`` or ``.pt`` (of one array, or of arrays by site: ``x``, labels ``y``, any
+            others); or a folder of images (subfolders are classes); or an array ``[N, *event_shape]``; or
+            a mapping of arrays by site; or a table of numbers. Images ``[N, H, W, C]`` of 1, 3 or 4
+            channels become ``[N, C, H, W]``, and 8-bit ones ``[N, H, W]`` become ``[N, 1, H, W]``; 8-bit
+            images are divided by 255. What is said of images and of ``binarize`` is of the site ``x``, or
+            else of the first. NaN is a value that is not observed.
+        labels: class of each datum ``[N]``, site ``y``: whole numbers from 0, or strings or other
+            classes, which are numbered in their order and keep their names as ``class_names``.
+        data_dir: folder of the named sets, in torchvision's layout; downloaded into it when not
+            there. By default ~/.cache/pyro_vae.
+        binarize: ``dynamic`` draws x ~ Bernoulli(grey value) anew each epoch, and validation and test
+            data once; ``static`` draws all once; ``threshold`` is x > 0.5; ``none`` leaves grey values.
+        validation: fraction of the training data held out for validation.
+        test: fraction held out for testing, where the set has no test data of its own.
+        levels: leave grey levels of 8-bit images the whole numbers that they are, 0 to 255 (of digits, 0 to
+            16), for likelihoods of counts, instead of dividing them into [0, 1].
+        split_seed: of the split and of the static draws, apart from the seed of training.
+        stream: read a ``.npy`` file batch by batch instead of loading it; by default when it would
+            take more than half of the memory.
+
+    Raises:
+        DataError: what is wrong with the data, and how to mend it.
+
+    >>> load("digits", binarize="dynamic").train[:2].shape
+    torch.Size([2, 1, 8, 8])
+    """
+    config = {
+        "data": None,
+        "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+        "binarize": binarize,
+        "validation": validation,
+        "test": test,
+        "levels": levels,
+        "split_seed": split_seed,
+        "stream": stream,
+    }
+    _check_arguments(config)
+    name, own_test = "array", None
+    if isinstance(data, str | Path):
+        name = str(data)
+        train, own_test = _read(name, data_dir, stream)
+        if labels is not None:
+            train.label(labels)
+        else:
+            config["data"] = name if name in SETS else str(Path(name).resolve())
+    else:
+        train = Sites(data, labels)
+    for part in (train, own_test):
+        if part is not None:
+            part.divisor = 1.0 if levels else train.divisor
+            part.check(name, binarize)
+    parts = _split(train, own_test, validation, test, split_seed)
+    held_out: Binarize = "static" if binarize == "dynamic" else binarize
+    splits = [
+        Split(
+            {s: v[torch.from_numpy(rows)] if isinstance(v, Tensor) else v for s, v in part.values.items()},
+            divisor=part.divisor,
+            binarize=mode,
+            seed=int(split_seed),
+            rows=rows,
+            class_names=part.class_names,
+        )
+        for (part, rows), mode in zip(parts, (binarize, held_out, held_out), strict=True)
+    ]
+    name = name if name in SETS else Path(name).stem
+    return Data(splits[0], splits[1], splits[2], name, config, _fingerprint(parts))
+
+
+def _check_arguments(config: dict[str, Any]) -> None:
+    def is_number(name: str, kind: Any, end: int) -> bool:
+        value = config[name]
+        return isinstance(value, kind) and not isinstance(value, bool) and 0 <= value < end
+
+    modes, whether = get_args(Binarize), "is neither True nor False"
+    fraction = "is no fraction; give a number from 0 up to 1"
+    for name, fits, wrong in (
+        ("binarize", config["binarize"] in modes, f"is none of {', '.join(map(repr, modes))}"),
+        ("validation", is_number("validation", Real, 1), fraction),
+        ("test", is_number("test", Real, 1), fraction),
+        ("split_seed", is_number("split_seed", Integral, 2**32), "must be a whole number from 0 up to 2**32"),
+        ("levels", isinstance(config["levels"], bool), whether),
+        ("stream", isinstance(config["stream"], bool | None), whether),
+    ):
+        if not fits:
+            raise DataError(f"{name}={config[name]!r} {wrong}")
+    if config["levels"] and config["binarize"] != "none":
+        raise DataError(
+            f"levels=True keeps grey levels, and binarize={config['binarize']!r} does not; give one of them"
+        )
+    numbers = {"validation": float, "test": float, "split_seed": int}  # NumPy's become Python's
+    config |= {name: kind(config[name]) for name, kind in numbers.items()}
+
+
+def _read(name: str, data_dir: str | Path | None, stream: bool | None) -> tuple[Sites, Sites | None]:
+    if name in SETS:
+        return SETS[name](Path.home() / ".cache" / "pyro_vae" if data_dir is None else Path(data_dir))
+    if Path(name).exists():
+        return read(Path(name), stream), None
+    near = difflib.get_close_matches(name.lower(), SETS, n=1, cutoff=0.5)
+    hint = f"did you mean {near[0]!r}? " if near else ""
+    raise DataError(
+        f"no data set or file named {name!r}; {hint}Known names: {', '.join(SETS)}; "
+        "or give a .npy, .npz or .pt file, or a folder of images"
+    )
+
+
+def _split(
+    train: Sites, own_test: Sites | None, validation: float, test: float, seed: int
+) -> list[tuple[Sites, np.ndarray]]:
+    """Rows of the training, validation and test data."""
+    random = np.random.default_rng(seed)
+    order = random.permutation(len(train))
+    num_test = 0 if own_test is not None else round(test * len(order))
+    num_validation = round(validation * (len(order) - num_test))
+    if num_test + num_validation == len(order):
+        raise DataError(
+            f"nothing is left to train on: of {len(order)} data {num_test} were held out for testing "
+            f"and {num_validation} for validation; lower validation={validation} or test={test}"
+        )
+    if (y := train.values.get("y")) is not None and y.ndim == 1:  # those not known are a class, too
+        found, strata = np.unique(np.nan_to_num(np.asarray(y), nan=np.inf), return_inverse=True)
+        if len(found) <= len(y) / 2:
+            order = order[np.argsort(strata[order], kind="stable")]  # class by class, shuffled within
+    rows = []
+    for number in (num_test, num_validation):
+        # Evenly over the order, so that each class has its share of them, up to rounding.
+        chosen = (np.arange(number) * len(order) + random.integers(len(order))) // max(1, number)
+        rows.append(random.permutation(order[chosen]))
+        order = np.delete(order, chosen)
+    tested = (train, rows[0]) if own_test is None else (own_test, np.arange(len(own_test)))
+    return [(train, random.permutation(order)), (train, rows[1]), tested]
+
+
+def _fingerprint(parts: Sequence[tuple[Sites, np.ndarray]]) -> str:
+    digest = hashlib.sha256()
+    for part, rows in parts:
+        some = rows[:: max(1, len(rows) // 1000)]
+        for site, values in part.values.items():
+            digest.update(f"{site} {len(rows)} {tuple(values.shape[1:])}".encode())
+            for start in range(0, len(some), 100):
+                x = np.asarray(values[some[start : start + 100]], np.float64)  # whatever they are kept in
+                digest.update(np.where(np.isnan(x), np.nan, x).tobytes())  # one of the many NaN
+    return digest.hexdigest()[:16]

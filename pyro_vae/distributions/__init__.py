@@ -1,0 +1,36 @@
+"""Distributions that Pyro lacks, and what any distribution tells of itself."""
+
+from pyro_vae.distributions.arrays import Reshaped
+from pyro_vae.distributions.discretized import (
+    DiscretizedLogistic,
+    DiscretizedLogisticMixture,
+    DiscretizedNormal,
+)
+from pyro_vae.distributions.missing import marginal
+from pyro_vae.distributions.mixture import MixtureOfDiagNormals
+from pyro_vae.distributions.summary import centre, has_closed_form
+from pyro_vae.distributions.univariate import (
+    Categorical,
+    GeneralizedPareto,
+    Kumaraswamy,
+    LogitNormal,
+    PseudoBernoulli,
+    TruncatedNormal,
+)
+
+__all__ = [
+    "Categorical",
+    "DiscretizedLogistic",
+    "DiscretizedLogisticMixture",
+    "DiscretizedNormal",
+    "GeneralizedPareto",
+    "Kumaraswamy",
+    "LogitNormal",
+    "MixtureOfDiagNormals",
+    "PseudoBernoulli",
+    "Reshaped",
+    "TruncatedNormal",
+    "centre",
+    "has_closed_form",
+    "marginal",
+]

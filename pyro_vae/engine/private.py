@@ -1,0 +1,233 @@
+"""All private API of PyTorch and Pyro that the package uses, and what happens where it is gone.
+
+If a name below cannot be imported, neither can the engine; if it fails when it is used, the trace fails; if
+it does something else than it did, the compiled step differs from the eager one. Each of these is noticed
+before a compiled step is taken, which is then taken eagerly, with a CompilationWarning that names it.
+
+=============================================  =========================================================
+API                                            used for; what breaks it
+=============================================  =========================================================
+torch.fx.experimental.proxy_tensor.make_fx     recording operations; ``experimental`` may move.
+torch._inductor: compile_fx, config            compiling the record; ``torch.compile`` would trace Python.
+torch.utils._python_dispatch                   seeing operations that write, or whose shapes are values.
+OpOverload._schema                             which arguments an operation writes; another format.
+torch.utils._pytree                            tensors within arguments.
+node.meta["val"]                               shapes within a record: a convention of make_fx.
+torch.ops.mkldnn._linear_pointwise             products on a CPU. Where it is gone, MKL multiplies, slower.
+torch._foreach_mul                             clipping all gradients in one kernel.
+torch._C._get_tracing_state, as Pyro asks it   told "yes", Pyro branches on no tensor. Were it to ask in
+                                               another way, it would branch, and the trace be refused.
+pyro.util.torch_isnan, torch_isinf             likewise: Pyro's search for NaN at each site.
+Distribution._validate_sample                  likewise: validation, in distributions made before.
+pyro.infer.util.Dice.compute_expectation       likewise: TraceEnum_ELBO selects by value.
+nn.Module: _parameters, _buffers, _modules,    noticing what was replaced, and putting it back.
+  _forward_hooks, _forward_pre_hooks
+Tensor._backward_hooks                         noticing hooks on gradients.
+ParamStoreDict: _params, _constraints,         putting back what a trace has added to the store.
+  _param_to_name
+Optimizer._optimizer_step_pre_hooks,           an optimizer with hooks is not recorded as a CUDA graph.
+  _optimizer_step_post_hooks
+optimizer.found_inf, grad_scale                GradScaler's way to skip an update on the GPU.
+=============================================  =========================================================
+"""
+
+from __future__ import annotations
+
+import contextlib
+import sys
+from collections.abc import Callable, Iterator, Sequence
+from typing import Any, cast
+from unittest import mock
+
+import pyro
+import pyro.infer.util
+import pyro.util
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution
+from torch.fx import GraphModule
+from torch.fx.experimental.proxy_tensor import make_fx
+from torch.overrides import TorchFunctionMode
+from torch.utils._python_dispatch import TorchDispatchMode
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+
+__all__ = ["TorchDispatchMode", "make_fx", "tree_flatten", "tree_leaves", "tree_unflatten"]
+
+
+def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    """Compiles the graph, which draws from the generators of eager PyTorch: the noise is the same."""
+    from torch._inductor import config
+    from torch._inductor.compile_fx import compile_fx
+
+    settings = {"fallback_random": True}
+    if not any(tensor.is_cuda for tensor in inputs):
+        settings["layout_optimization"] = False  # which slows down convolutions on a CPU
+    with config.patch(settings):
+        return cast(Callable[..., Any], compile_fx(graph, inputs))
+
+
+def written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
+    """The tensors that a call of an operation writes."""
+    schema = func._schema
+    # The schema of batch normalisation hides that it writes the running statistics.
+    if schema.is_mutable or "batch_norm" in schema.name:
+        for i, argument in enumerate(schema.arguments):
+            value = args[i] if i < len(args) else kwargs.get(argument.name)
+            writes = argument.alias_info is not None and argument.alias_info.is_write
+            if writes or argument.name.startswith("running_"):
+                for tensor in value if isinstance(value, list | tuple) else [value]:
+                    if isinstance(tensor, Tensor):
+                        yield tensor
+
+
+def scale(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
+    return list(torch._foreach_mul(tensors, factor)) if tensors else []
+
+
+def drawn_on(graph: GraphModule) -> set[str]:
+    """The kinds of devices that random numbers are drawn on."""
+    return {
+        value.device.type
+        for node in graph.graph.nodes
+        if torch.Tag.nondeterministic_seeded in getattr(node.target, "tags", ())
+        for value in tree_leaves(node.meta["val"])
+    }
+
+
+# Pyro, told that it is traced
+
+
+class _StandIn:
+    """An object, but for some of its attributes."""
+
+    def __init__(self, original: Any, **own: Any):
+        self.__dict__.update(own, _original=original)
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self._original, name)
+
+
+class _Zeros(TorchFunctionMode):
+    """``x.masked_select(mask)`` is x with zeros elsewhere, which do the same in a scalar product."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.masked_select:
+            return args[0].where(args[1], 0.0).reshape(-1)
+        return func(*args, **(kwargs or {}))
+
+
+@contextlib.contextmanager
+def traced_pyro() -> Iterator[None]:
+    """Pyro avoids branches on tensors while it is traced: so its modules, and nobody else's, are told it is.
+
+    PyTorch's own distributions would draw other random numbers, and are not told.
+    """
+    told = _StandIn(torch, _C=_StandIn(torch._C, _get_tracing_state=lambda: True))
+    modules = [vars(module) for name, module in sys.modules.items() if name.startswith("pyro.")]
+    modules = [names for names in modules if names.get("torch") is torch]
+    dice: Any = pyro.infer.util.Dice
+    expectation = dice.compute_expectation
+
+    def without_selection(self: Any, costs: Any) -> Any:
+        with _Zeros():
+            return expectation(self, costs)
+
+    with (
+        # Which does not reach distributions made or expanded before.
+        mock.patch.object(Distribution, "_validate_sample", return_value=None),
+        # Pyro looks for NaN at each site by a branch on tensors; the caller looks at the result.
+        mock.patch.object(pyro.util, "torch_isnan", return_value=False),
+        mock.patch.object(pyro.util, "torch_isinf", return_value=False),
+        mock.patch.object(dice, "compute_expectation", without_selection),
+        contextlib.ExitStack() as stack,
+    ):
+        for names in modules:
+            stack.enter_context(mock.patch.dict(names, torch=told))
+        yield
+
+
+# What a program may change
+
+OF_MODULES = vars(nn.Module()).keys()
+"""Attributes that every module has, and that ``look`` looks at."""
+
+
+def dicts(modules: Sequence[nn.Module]) -> list[dict[Any, Any]]:
+    """Where modules and Pyro's parameter store keep what they hold."""
+    store: Any = pyro.get_param_store()
+    held = [store._params, store._constraints, store._param_to_name]
+    for module in modules:
+        held += [vars(module), module._parameters, module._buffers]
+    return held
+
+
+def look(module: nn.Module) -> list[Any]:
+    """What is compared of a module: its children, hooks and tensors."""
+    state: list[Any] = [*map(id, module._modules.values())]
+    state += (*module._forward_hooks, *module._forward_pre_hooks)
+    for tensor in (*module._parameters.values(), *module._buffers.values()):
+        if tensor is not None:
+            state += (id(tensor), tensor.requires_grad, tensor.dtype, tensor.device, tensor.stride())
+            state.append(len(tensor._backward_hooks or ()))
+    return state
+
+
+def has_hooks(optim: Any) -> bool:
+    return bool(optim._optimizer_step_pre_hooks or optim._optimizer_step_post_hooks)
+
+
+@contextlib.contextmanager
+def skipped(optim: Any, failed: Tensor) -> Iterator[None]:
+    """A step of a fused optimizer changes nothing where ``failed``, which is read on the GPU."""
+    optim.found_inf, optim.grad_scale = failed.float(), None
+    try:
+        yield
+    finally:
+        optim.found_inf = None
+
+
+# Products on a CPU
+
+_LIBRARY = torch.library.Library("pyro_vae", "DEF")
+_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+
+
+@torch.library.impl(_LIBRARY, "linear", "CPU")
+def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+    return y
+
+
+@torch.library.impl(_LIBRARY, "linear", "Meta")
+def _linear_meta(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+    return x.new_empty((x.shape[0], weight.shape[0]))
+
+
+def use_onednn(graph: GraphModule) -> None:
+    """Has oneDNN compute the products of float32 matrices on a CPU.
+
+    PyTorch leaves them to MKL, which is as fast on Intel's processors, and half as fast on AMD's.
+    """
+    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
+        return
+    aten, nodes = torch.ops.aten, graph.graph
+    for node in list(nodes.nodes):
+        if node.op != "call_function" or node.target not in (aten.mm.default, aten.addmm.default):
+            continue
+        *bias, a, b = node.args
+        values = [argument.meta.get("val") for argument in node.args]
+        if node.kwargs or len(bias) != len(values) - 2 or not all(isinstance(v, Tensor) for v in values):
+            continue
+        if bias and values[0].dim() != 1:
+            continue
+        if any(v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
+            continue
+        if values[-2].numel() * values[-1].shape[1] < 2**16:  # a call costs more than it saves
+            continue
+        with nodes.inserting_before(node):
+            weight = nodes.call_function(aten.t.default, (b,))
+            product = nodes.call_function(
+                torch.ops.pyro_vae.linear.default, (a, weight, bias[0] if bias else None)
+            )
+        node.replace_all_uses_with(product)
+        nodes.erase_node(node)

@@ -1,0 +1,208 @@
+"""The compiled steps of stochastic variational inference: found, made, and held against the eager ones."""
+
+from __future__ import annotations
+
+import math
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from typing import Any, Protocol
+
+import torch
+from torch import Tensor, nn
+
+from pyro_vae.engine import private, replay
+from pyro_vae.engine.replay import Replay, Result
+from pyro_vae.engine.trace import CompilationError, Compiled, NoValues, Recording, rollback
+
+MAX_STEPS = 16
+"""Different shapes, modes and so on for which a step is compiled, before it is given up."""
+
+
+class Inference(Protocol):
+    """What steps are of, as ``pyro_vae.svi.SVI`` has it."""
+
+    model: Callable[..., Any]
+    guide: Callable[..., Any]
+    optim: Any
+    log: Callable[[str], None]
+    num_compilations: int
+
+    @property
+    def parameters(self) -> list[nn.Parameter]: ...
+    @property
+    def tolerance(self) -> float: ...
+
+
+@dataclass
+class Step:
+    """A compiled step, for arguments of one shape."""
+
+    compiled: Compiled
+    trained: list[nn.Parameter]
+    parameters: list[tuple[Any, ...]]
+    uses: int = 0
+    recordable: bool = True
+    replay: Replay | None = None
+
+    def __call__(self, inputs: Sequence[Tensor]) -> Result:
+        """Loss and gradients, before the optimizer's turn."""
+        for parameter in self.trained:  # whose memory the new gradients then take
+            parameter.grad = None
+        loss, norm, terms, *gradients = self.compiled(*inputs)
+        addresses = set()
+        for i, (parameter, gradient) in enumerate(zip(self.trained, gradients, strict=True)):
+            # Optimizers expect what autograd gives them: memory of its own, laid out as the parameter's.
+            if gradient.stride() != parameter.stride() or gradient.data_ptr() in addresses:
+                gradients[i] = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
+            addresses.add(gradient.data_ptr())
+        return loss, norm, terms, dict(zip(self.trained, gradients, strict=True))
+
+
+class Steps:
+    """The compiled steps of one SVI, for each shape of its arguments, mode of its modules and so on.
+
+    Args:
+        svi: whose steps they are.
+        evaluate: of args and kwargs, what a step computes before the optimizer's turn; with ``recording``,
+            a ``Recording`` given parameters and a factor, and ``within``, a context to run programs in.
+        update: the optimizer's turn, given what ``evaluate`` returns.
+        settings: gives what a step depends on besides its arguments and parameters.
+    """
+
+    def __init__(
+        self,
+        svi: Inference,
+        evaluate: Callable[..., Result],
+        update: Callable[[Result], None],
+        settings: Callable[[], tuple[Any, ...]],
+    ):
+        self.svi, self.evaluate, self.update, self.settings = svi, evaluate, update, settings
+        self.failed: Tensor | None = None
+        """On a GPU: whether a step failed, since when none is taken."""
+        self._steps: dict[Any, list[Step]] = {}
+
+    @property
+    def kind(self) -> str:
+        """How they are taken."""
+        steps = [step for of_key in self._steps.values() for step in of_key]
+        return "CUDA graph" if any(step.replay for step in steps) else "compiled" if steps else "eager"
+
+    def find(self, args: Any, kwargs: Any) -> Callable[[], tuple[Result, Tensor | None]]:
+        """The compiled step for these arguments, not yet taken.
+
+        Returns:
+            a function to the result, and to whether it or an earlier step failed. Where that is None, the
+            loss is to be looked at now, and the update to be made; else it is made unless it failed.
+
+        Raises:
+            CompilationError: it cannot be compiled, or differs from the eager step.
+        """
+        leaves, spec = private.tree_flatten((args, kwargs))
+        inputs = [leaf for leaf in leaves if isinstance(leaf, Tensor)]
+        kinds = ("cpu", "cuda")
+        autocast = tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
+        surroundings = autocast, torch.get_default_dtype()
+        key = spec, tuple(map(_describe, leaves)), self.settings(), surroundings
+        parameters = self._describe_parameters()
+        steps = self._steps.setdefault(key, [])
+        step = next((s for s in steps if s.parameters == parameters and not s.compiled.watch.changed()), None)
+        if step is None:
+            if self.svi.num_compilations == MAX_STEPS:
+                raise CompilationError(
+                    f"it was compiled {MAX_STEPS} times already, for other arguments, parameters or "
+                    "attributes; pass what changes as tensors of the same shape"
+                )
+            step = self._compile(leaves, spec, inputs)
+            steps.append(step)
+        step.uses += 1
+        if math.log10(step.uses).is_integer():
+            try:
+                self._check(step, leaves, spec, inputs)
+            except Exception as error:
+                raise CompilationError(f"at its use {step.uses}: {error}") from error
+        if step.replay is not None and step.replay.outdated(self.svi.optim):
+            step.replay = None
+        if step.replay is None and step.recordable and replay.records(self.svi.optim, step.compiled):
+            self._record(step, inputs)
+        return lambda: self._take(step, inputs)
+
+    def _take(self, step: Step, inputs: Sequence[Tensor]) -> tuple[Result, Tensor | None]:
+        if step.replay is not None:
+            return step.replay(inputs), self.failed
+        result = step(inputs)
+        if replay.waits(self.svi.optim, result[0]):
+            return result, None
+        self._update_unless_failed(result)
+        return result, self.failed
+
+    def _update_unless_failed(self, result: Result) -> None:
+        """The update, unless this or an earlier step failed, decided on the device."""
+        loss, norm, *_ = result
+        if self.failed is None:
+            self.failed = torch.zeros((), dtype=torch.bool, device=loss.device)
+        self.failed.logical_or_(~torch.isfinite(loss + norm))
+        with private.skipped(self.svi.optim, self.failed):
+            self.update(result)
+
+    def _record(self, step: Step, inputs: list[Tensor]) -> None:
+        def function(given: Sequence[Tensor]) -> Result:
+            result = step(given)
+            self._update_unless_failed(result)
+            return result
+
+        try:
+            step.replay = Replay(function, inputs, step.compiled, self.svi.optim)
+        except RuntimeError as error:  # from the driver; the compiled step does the same without it
+            step.recordable = False
+            self.svi.log(f"the compiled step is not recorded as a CUDA graph: {error}")
+        else:
+            self.svi.log("recorded the compiled step as a CUDA graph")
+
+    def _compile(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> Step:
+        began = time.monotonic()
+        if not isinstance(self.svi.optim, torch.optim.Optimizer):
+            with rollback():  # for Pyro's to meet its parameters
+                args, kwargs = private.tree_unflatten(leaves, spec)
+                self.evaluate(args, kwargs)
+        trained: list[nn.Parameter] = []
+
+        def function(*tensors: Tensor) -> list[Tensor]:
+            given = iter(tensors)
+            mixed = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
+            args, kwargs = private.tree_unflatten(mixed, spec)
+            loss, norm, terms, gradients = self.evaluate(args, kwargs, recording=Recording, within=NoValues)
+            trained[:] = gradients
+            return [loss, norm, terms, *gradients.values()]
+
+        self.svi.num_compilations += 1
+        compiled = Compiled(function, inputs, (self.svi.model, self.svi.guide))
+        seconds = time.monotonic() - began
+        shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
+        self.svi.log(f"compiled the step for arguments of shape {shapes} in {seconds:.1f} s")
+        return Step(compiled, trained, self._describe_parameters())
+
+    def _check(self, step: Step, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> None:
+        """Refuses a compiled step that differs from the eager one."""
+
+        def eager(*_: Tensor) -> list[Tensor]:
+            args, kwargs = private.tree_unflatten(leaves, spec)
+            loss, norm, terms, gradients = self.evaluate(args, kwargs)
+            for parameter in self.svi.parameters:
+                parameter.grad = None
+            if gradients.keys() != set(step.trained):
+                raise CompilationError("other parameters have gradients than in the eager step")
+            return [loss, norm, terms, *(gradients[parameter] for parameter in step.trained)]
+
+        step.compiled.check(eager, inputs, self.svi.tolerance, lambda expected: 1e-3 * expected[1].item())
+
+    def _describe_parameters(self) -> list[tuple[Any, ...]]:
+        return [(id(p), p.requires_grad, p.dtype, p.device) for p in self.svi.parameters]
+
+
+def _describe(leaf: Any) -> Any:
+    if isinstance(leaf, Tensor):
+        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
+    if isinstance(leaf, bool | int | float | str | bytes | torch.dtype | torch.device | torch.Size | None):
+        return type(leaf), leaf
+    raise CompilationError(f"an argument is a {type(leaf).__name__}, whose changes cannot be seen")

@@ -1,0 +1,143 @@
+"""What a program depends on besides its arguments, and whether that is still as it was."""
+
+from __future__ import annotations
+
+import functools
+import sys
+import types
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import pyro
+from torch import Tensor, nn
+from torch.distributions import Distribution, Transform
+
+from pyro_vae.engine import private
+
+_PLAIN = (bool, int, float, str, types.NoneType)
+_LIBRARIES = {"torch", "pyro", "numpy"} | set(sys.stdlib_module_names)
+_MOST = 10_000  # objects that are looked at
+
+
+class Watch:
+    """Notices that a program has changed, as far as Python lets it be seen.
+
+    Watched are the modules that the program reaches (their tensors, modes, children, hooks and plain
+    attributes), the tensors and plain values in its closure, among the globals that it names, and in the
+    containers and objects there, and Pyro's parameter store.
+
+    Args:
+        roots: functions, methods or modules that the program starts from.
+    """
+
+    def __init__(self, roots: Iterable[Any]):
+        self._modules: dict[int, nn.Module] = {}
+        self._slots: list[tuple[Any, Any, Any]] = []  # a holder, the key, and what was found there
+        self._seen: dict[int, Any] = {}  # by reference, so that no other object takes an id
+        for root in roots:
+            self._visit(root)
+        self._before = [(held, dict(held)) for held in private.dicts([*self._modules.values()])]
+        self._state = self._look()
+
+    def restrict(self, closed_over: Sequence[Tensor]) -> None:
+        """Leaves out the tensors that the program has not used."""
+        used = {id(tensor) for tensor in closed_over}
+        self._slots = [slot for slot in self._slots if not isinstance(slot[2], Tensor) or id(slot[2]) in used]
+
+    def add(self, modules: Iterable[nn.Module]) -> None:
+        """Adds modules that the program was seen to call; from here on changes are counted."""
+        for module in modules:
+            self._modules.setdefault(id(module), module)
+        self._before = []
+        self._state = self._look()
+
+    def changed(self) -> bool:
+        """Whether anything was replaced, switched, frozen or set."""
+        if self._look() != self._state:
+            return True
+        for holder, key, before in self._slots:
+            now = _get(holder, key)
+            equal = type(now) is type(before) and type(now) in _PLAIN and now == before
+            if now is not before and not equal:
+                return True
+        return False
+
+    def restore(self) -> None:
+        """Puts back what the program has replaced in modules and in the parameter store since the start."""
+        for held, before in self._before:
+            if held.keys() != before.keys() or any(held[key] is not before[key] for key in held):
+                held.clear()
+                held.update(before)
+
+    def _look(self) -> list[Any]:
+        state: list[Any] = []
+        for module in self._modules.values():
+            state += [value for value in vars(module).values() if type(value) in _PLAIN]
+            state += private.look(module)
+        return state + [id(parameter) for _, parameter in pyro.get_param_store().named_parameters()]
+
+    def _visit(self, value: Any) -> None:
+        if type(value) in _PLAIN or isinstance(value, Tensor | type | types.ModuleType):
+            return
+        if id(value) in self._seen or len(self._seen) > _MOST:
+            return
+        self._seen[id(value)] = value
+        if isinstance(value, nn.Module):
+            self._modules[id(value)] = value
+            self._hold(vars(value), plain=False)
+            for child in value.children():
+                self._visit(child)
+        elif isinstance(value, dict):
+            self._hold(value)
+        elif isinstance(value, tuple):
+            for item in value:
+                self._visit(item)
+        elif isinstance(value, list):
+            for i in range(len(value)):
+                self._slot(value, i)
+        elif isinstance(value, types.MethodType):
+            self._visit(value.__self__)
+            self._visit(value.__func__)
+        elif isinstance(value, functools.partial):
+            for part in (value.func, value.args, value.keywords):
+                self._visit(part)
+        elif isinstance(value, types.FunctionType):
+            self._visit(getattr(value, "__wrapped__", None))
+            self._visit_function(value)
+        elif isinstance(value, Distribution | Transform):
+            self._hold(vars(value), plain=False)
+        elif hasattr(value, "__dict__") and type(value).__module__.partition(".")[0] not in _LIBRARIES:
+            self._hold(vars(value))
+
+    def _visit_function(self, function: types.FunctionType) -> None:
+        if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
+            return
+        for cell in function.__closure__ or ():
+            self._slot(cell, None)
+        self._visit(function.__defaults__)
+        self._visit(function.__kwdefaults__)
+        codes = [function.__code__]
+        for code in codes:
+            codes += [constant for constant in code.co_consts if isinstance(constant, types.CodeType)]
+            for name in code.co_names:
+                if name in function.__globals__:
+                    self._slot(function.__globals__, name)
+
+    def _hold(self, held: dict[Any, Any], *, plain: bool = True) -> None:
+        for key, value in list(held.items()):
+            if key not in private.OF_MODULES and (plain or type(value) not in _PLAIN):
+                self._slot(held, key)
+
+    def _slot(self, holder: Any, key: Any) -> None:
+        value = _get(holder, key)
+        own = type(value).__module__.partition(".")[0] not in _LIBRARIES
+        if own or type(value) in _PLAIN or isinstance(value, Tensor | Distribution):
+            self._slots.append((holder, key, value))  # others are Pyro's to replace, as it does with caches
+        self._visit(value)
+
+
+def _get(holder: Any, key: Any) -> Any:
+    try:
+        return holder.cell_contents if isinstance(holder, types.CellType) else holder[key]
+    except (KeyError, IndexError, ValueError):  # no longer there; an empty cell
+        return _get  # which is nobody's value

@@ -1,0 +1,90 @@
+"""The door: data are held against a program once, before either is used."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.conditional import Label, observing
+from pyro_vae.constraints import domain, support
+from pyro_vae.data import DataError, Split
+from pyro_vae.distributions import marginal
+from pyro_vae.families.univariate import mend
+from pyro_vae.objectives.elbo import sites
+from pyro_vae.program import Program, as_batch
+
+
+def as_split(data: Split | Mapping[str, Tensor] | Tensor) -> Split:
+    """A split, for which a batch or a tensor of x is short."""
+    return data if isinstance(data, Split) else Split(as_batch(data))
+
+
+def check(program: Program, data: Split) -> None:
+    """Refuses data that a program gives no density, that lack a site, or that have another shape.
+
+    Raises:
+        DataError: naming what was found and how to mend it.
+    """
+    kind = type(program).__name__
+    if not len(data):
+        raise DataError("the split is empty; load the data with a larger fraction for it: test=0.1")
+    for name, shape in program.event_shapes.items():
+        if name not in data.event_shapes:
+            raise DataError(
+                f"the {kind} needs values of {name}, and the data have {', '.join(data.event_shapes)}: "
+                + ("pv.data.load(x, labels=y)" if name == "y" else f"pv.data.load({{'x': x, {name!r}: ...}})")
+            )
+        if data.event_shapes[name] != shape:
+            raise DataError(
+                f"the data have {name} of shape {data.event_shapes[name]}, but the {kind} was built for "
+                f"{shape}: pv.{kind}(data.event_shape, ...)"
+            )
+    for seen in {seen.site: seen for c in program.conditionals() for seen in c.seen}.values():
+        if isinstance(seen, Label) and seen.site in data.event_shapes:
+            low, high = data.range(seen.site)
+            known = not math.isnan(low)  # of any datum
+            if known and (low < 0 or high >= seen.shape[0] or not float(low).is_integer()):
+                raise DataError(
+                    f"{seen.site} has classes from {low:g} to {high:g}, but the {kind} was built for "
+                    f"0 to {seen.shape[0] - 1}: given={{{seen.site!r}: {int(high) + 1}}}"
+                )
+    rows = {n: v.nan_to_num(0.0) for n, v in program.place(data.batch(slice(0, 8))).items()}
+    with program.evaluating(), observing(frozenset()):
+        model = poutine.trace(poutine.uncondition(program.model))
+        many, one = model.get_trace(rows), model.get_trace({name: value[:1] for name, value in rows.items()})
+        for name, site in sites(one):
+            if site["infer"].get("was_observed") and name in data.event_shapes:
+                _check_site(program, data, name, site["fn"], many.nodes[name]["fn"])
+
+
+def _check_site(program: Program, data: Split, name: str, one: Any, many: Any) -> None:
+    family = next((c.family for c in program.conditionals() if c.site == name), None)
+    told, mends = (repr(family), family.mends) if family else (type(_base(one)).__name__, mend(one))
+    given = support(one)  # of one datum, for all alike
+    data.check(name, given, domain(given), told, mends)
+    low, high = data.range(name)
+    shape = data.event_shapes[name]
+    # Many a support is closed where the density is 0 or infinite.
+    for end in () if math.isnan(low) else (low, high):
+        value = torch.full(shape, float(end), device=program.device, dtype=program.dtype)
+        if not many.log_prob(value).isfinite().all():
+            raise DataError(
+                f"the values range over [{low:g}, {high:g}], and the likelihood {told} gives values "
+                f"of {end:g} no density, or an infinite one. Mend: {mends}"
+            )
+    if name in data.gaps:
+        try:
+            marginal(many, torch.ones(shape, dtype=torch.bool, device=program.device))
+        except ValueError as error:
+            raise DataError(f"{name} has missing values (NaN), and {error}") from error
+
+
+def _base(distribution: Any) -> Any:
+    while isinstance(distribution, torch.distributions.Independent):
+        distribution = distribution.base_dist
+    return distribution

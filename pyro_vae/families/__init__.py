@@ -1,0 +1,30 @@
+"""Families: how raw reals become a distribution. ``priors``, ``likelihoods`` and ``guides`` offer them."""
+
+from pyro_vae.families.base import COUNTING, LEBESGUE, Family
+from pyro_vae.families.fixed import Fixed
+from pyro_vae.families.flow import ConditionedFlow, OwnFlow
+from pyro_vae.families.levels import Categorical, Dirichlet, DiscretizedLogisticMixture
+from pyro_vae.families.mixture import MixtureOfNormals
+from pyro_vae.families.normal import FullRankNormal, LowRankNormal
+from pyro_vae.families.parameter import Source
+from pyro_vae.families.univariate import Of, Univariate
+from pyro_vae.families.vamp import VampPrior
+
+__all__ = [
+    "COUNTING",
+    "LEBESGUE",
+    "Categorical",
+    "ConditionedFlow",
+    "Dirichlet",
+    "DiscretizedLogisticMixture",
+    "Family",
+    "Fixed",
+    "FullRankNormal",
+    "LowRankNormal",
+    "MixtureOfNormals",
+    "Of",
+    "OwnFlow",
+    "Source",
+    "Univariate",
+    "VampPrior",
+]

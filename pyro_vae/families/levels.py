@@ -1,0 +1,143 @@
+"""Levels, symbols and shares: Categorical, mixtures of rounded Logistics, Dirichlet."""
+
+from __future__ import annotations
+
+from typing import Any, cast
+
+import pyro.distributions as dist
+import torch
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from pyro_vae import distributions
+from pyro_vae.families.base import COUNTING, Family, Shape, check_count, scale
+from pyro_vae.families.univariate import whole_numbers
+
+FLOOR = 1e-3
+
+
+class _Levels(Family):
+    """Elements that are levels 0, ..., L - 1."""
+
+    measure = COUNTING
+
+    def __init__(self, levels: int):
+        super().__init__()
+        if check_count("levels", levels, least=0) < 2:
+            raise ValueError(f"{self.name}(levels={levels}) needs 2 levels or more; 256 for 8-bit images")
+        self.levels = levels
+        self.support = constraints.integer_interval(0, levels - 1)
+        self.mends = whole_numbers(levels - 1)
+
+
+class Categorical(_Levels):
+    r"""Levels or symbols 0, ..., L - 1 with a probability each: :math:`p(v) = \prod_i \pi_{i v_i}`.
+
+    The network emits L logits per element, which start at the logarithm of the levels' frequencies.
+
+    Args:
+        levels: L, 256 for 8-bit images.
+    """
+
+    offset: Tensor
+
+    def __init__(self, levels: int = 256):
+        super().__init__(levels)
+
+    def setup(self, event_shape: Shape) -> None:
+        super().setup(event_shape)
+        self.register_buffer("offset", torch.zeros(self.levels))
+
+    def param_shape(self) -> Shape:
+        return (self.levels * self.event_shape[0], *self.event_shape[1:])
+
+    def forward(self, raw: Tensor) -> Distribution:
+        n = len(self.event_shape)
+        logits = raw.unflatten(-n, (self.levels, self.event_shape[0])).movedim(-n - 1, -1)
+        p: Any = distributions.Categorical(logits=logits + self.offset)
+        return cast(Distribution, p.to_event(n))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, mean: Tensor, std: Tensor, *, by_column: bool = False) -> None:
+        known = x[x.isfinite()].long().clamp(0, self.levels - 1)
+        counts = torch.bincount(known, minlength=self.levels) + 1
+        self.offset.copy_((counts / counts.sum()).log())
+
+    def describe(self, raw: str) -> dict[str, str]:
+        return {"logits": f"{raw} + b"}
+
+
+class DiscretizedLogisticMixture(_Levels):
+    """Grey levels 0, ..., L - 1: a mixture of rounded Logistics, the component shared by a pixel's channels.
+
+    See :class:`pyro_vae.distributions.DiscretizedLogisticMixture`. Locations start at the quantiles of the
+    data's levels.
+
+    Args:
+        components: K.
+        levels: L, 256 for 8-bit images.
+    """
+
+    unit: Tensor
+    offset: Tensor
+
+    def __init__(self, components: int = 5, levels: int = 256):
+        super().__init__(levels)
+        self.components = check_count("components", components)
+
+    def setup(self, event_shape: Shape) -> None:
+        super().setup(event_shape)
+        self.channels = event_shape[0] if len(event_shape) == 3 else 1
+        self.register_buffer("unit", torch.ones(()))
+        self.register_buffer("offset", torch.zeros(self.components))
+
+    def param_shape(self) -> Shape:
+        c, first = self.channels, self.event_shape[0]
+        return (self.components * (1 + 2 * c) * (first // c), *self.event_shape[1:])
+
+    def forward(self, raw: Tensor) -> Distribution:
+        k, c, n = self.components, self.channels, len(self.event_shape)
+        pixels = self.event_shape[1:] if n == 3 else self.event_shape
+        raw = raw.reshape(*raw.shape[: raw.dim() - n], k * (1 + 2 * c), *pixels)
+        at = -1 - len(pixels)
+        logits, loc, raw_scale = raw.split([k, k * c, k * c], dim=at)
+        loc, raw_scale = (t.unflatten(at, (k, c)) for t in (loc, raw_scale))
+        offset = self.offset.reshape(k, 1, *[1] * len(pixels))
+        return distributions.DiscretizedLogisticMixture(
+            logits,
+            offset + self.unit * loc,
+            self.unit * (FLOOR + nn.functional.softplus(raw_scale)),
+            self.levels,
+            event_shape=self.event_shape,
+        )
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, mean: Tensor, std: Tensor, *, by_column: bool = False) -> None:
+        values = x[x.isfinite()][:1_000_000].to(self.unit) / (self.levels - 1)
+        self.unit.copy_((std.square().mean().sqrt() / (self.levels - 1) / 2).clamp(min=1e-3))
+        at = (torch.arange(self.components).to(values) + 0.5) / self.components
+        self.offset.copy_(values.sort().values[(at * len(values)).long()])
+
+    def describe(self, raw: str) -> dict[str, str]:
+        one, two, three = (raw.replace("(", f"_{i}(", 1) for i in (1, 2, 3))
+        unit = f"{self.unit.item():.3g}"
+        return {
+            "logits": one,
+            "loc": f"b + {unit} {two}",
+            "scale": f"{unit} ({FLOOR:g} + softplus({three}))",
+        }
+
+
+class Dirichlet(Family):
+    r"""Shares that add up to 1: :math:`p(v) = \mathrm{Dirichlet}(v; \alpha)`, for Dirichlet priors."""
+
+    support = constraints.simplex
+
+    def param_shape(self) -> Shape:
+        return self.event_shape
+
+    def forward(self, raw: Tensor) -> Distribution:
+        return dist.Dirichlet(scale(raw) + 1e-2)  # nearer to 0, draws round to the corners
+
+    def describe(self, raw: str) -> dict[str, str]:
+        return {"concentration": f"softplus({raw}) + 0.01"}

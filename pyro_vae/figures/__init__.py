@@ -1,0 +1,25 @@
+"""Pictures of a program. Each function returns a matplotlib Figure; notebooks show it, and
+``figure.savefig(path)`` keeps it.
+
+Data are drawn by the mean of their density, or its median or mode if it has no mean, on one grey scale per
+figure; data that are no images, as curves over their index. What is not observed (NaN) is pale blue.
+"""
+
+from pyro_vae.figures.drawing import Figure, grid, training_curves
+from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals
+from pyro_vae.figures.observed import comparison, reconstructions, samples, styles
+
+__all__ = [
+    "Figure",
+    "comparison",
+    "grid",
+    "interpolation",
+    "latents",
+    "levels",
+    "manifold",
+    "reconstructions",
+    "samples",
+    "styles",
+    "training_curves",
+    "traversals",
+]

@@ -1,0 +1,262 @@
+"""Latents: between data, one at a time, as a map, as a scatter, level by level."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+import torch
+from pyro.poutine import Trace
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.figures.drawing import Figure, colours, grid
+from pyro_vae.figures.stories import (
+    Data,
+    Datum,
+    batch_of,
+    density,
+    inferred,
+    labels_given,
+    latent_sites,
+    one,
+    repeated,
+    shown,
+    some,
+    told,
+    typical,
+)
+from pyro_vae.objectives.elbo import sites
+from pyro_vae.program import Program
+
+
+def interpolation(program: Program, start: Datum, end: Datum, num_steps: int = 12) -> Figure:
+    """One datum turning into another, along the line between the means of their q(z|x).
+
+    The first and last picture are the data. Covariates go along the line, too; labels change in the middle.
+
+    Args:
+        program: the model.
+        start: x of the one, ``event_shape``, or a batch of it alone, such as ``split.batch([0])``.
+        end: the other.
+        num_steps: pictures between them.
+    """
+    with program.evaluating():
+        a, b = one(program, start), one(program, end)
+        from_z, to_z = inferred(program, a)[1], inferred(program, b)[1]
+        t = torch.linspace(0, 1, num_steps).to(program.device, program.dtype)
+        values = {name: _between(from_z[name], to_z[name], t, False) for name in from_z}
+        batch = {name: _between(a[name], b[name], t, name in program.classes) for name in a}
+        x, _ = shown(told(program, batch, values), "x")
+    return grid([torch.cat([a["x"], x, b["x"]])], "From one datum to another in latent space")
+
+
+def _between(a: Tensor, b: Tensor, t: Tensor, is_label: bool) -> Tensor:
+    t = t.reshape(-1, *[1] * (a.dim() - 1))
+    if is_label or not a.is_floating_point():
+        return torch.where(t < 0.5, a, b)
+    return (1 - t) * a + t * b
+
+
+def traversals(
+    program: Program, datum: Datum, num_steps: int = 11, *, max_rows: int = 10, site: str | None = None
+) -> Figure:
+    """Each latent of one datum in turn varied over the prior's quantiles, the others and its labels kept.
+
+    Args:
+        program: the model.
+        datum: its x, ``event_shape``, or a batch of it alone, such as ``split.batch([0])``.
+        num_steps: quantiles from 0.05 to 0.95, of p(site | those above).
+        max_rows: latents drawn, those with the sharpest q(z|x) first.
+        site: whose latents are varied; by default those next to the data, ``"z1"`` of a HierarchicalVAE, of
+            which a datum says most. Sites above it are kept, and those below follow, at their means.
+    """
+    with program.evaluating():
+        batch = one(program, datum)
+        guide, values = inferred(program, batch)
+        trace = told(program, batch, values)
+        names, site = _choose(program, trace, site)
+        model = dict(sites(trace))
+        p, z = model[site]["fn"], model[site]["value"]
+        sharpest = (
+            dict(sites(guide))
+            .get(site, model[site])["fn"]
+            .sample((1000,))
+            .reshape(1000, -1)
+            .std(0)
+            .argsort()[:max_rows]
+        )
+        quantiles = _quantiles(p, num_steps)
+        varied = z.reshape(-1).repeat(len(sharpest), num_steps, 1)
+        for row, d in zip(varied, sharpest.tolist(), strict=True):
+            row[:, d] = quantiles[:, d]
+        number = len(sharpest) * num_steps
+        above = {name: model[name]["value"] for name in names[: names.index(site)]}
+        values = repeated(above, number) | {site: varied.reshape(number, *z.shape[1:])}
+        x, _ = shown(told(program, repeated(batch, number), values), "x")
+    labels = [f"{site}[{d}]" for d in sharpest.tolist()]
+    title = f"One latent at a time, over quantiles 0.05 to 0.95 of {density(site, *above)}"
+    return grid([*x.reshape(-1, num_steps, *x.shape[1:])], title, labels)
+
+
+def manifold(program: Program, num_steps: int = 15, *, given: Mapping[str, Any] | None = None) -> Figure:
+    """Map of a 2-D latent plane: the mean of p(x|z) on a square grid of the prior's quantiles.
+
+    Args:
+        program: a model of one site of two latents.
+        num_steps: quantiles from 0.05 to 0.95.
+        given: what the model is given, such as ``{"y": 3}``.
+
+    Raises:
+        ValueError: the latent space is not 2-D, or a label is not given.
+    """
+    with program.evaluating():
+        trace = program.simulate(1, given)
+        model = dict(sites(trace))
+        sizes = {name: model[name]["value"][0].numel() for name in latent_sites(trace)}
+        if [*sizes.values()] != [2]:
+            has = " and ".join(f"{name} has {size}" for name, size in sizes.items())
+            mends = "train with latent_dim=2, or look at figures.traversals"
+            raise ValueError(
+                f"a map needs a latent plane, but {has}; "
+                + (mends if len(sizes) == 1 else "look at figures.levels or figures.traversals")
+            )
+        if missing := labels_given(program, trace).keys() - (given or {}).keys():
+            raise ValueError(
+                f"a map is of one {min(missing)}: figures.manifold(..., given={{{min(missing)!r}: 0}})"
+            )
+        (site,) = sizes
+        first, second = _quantiles(model[site]["fn"], num_steps).T
+        z = torch.stack(torch.meshgrid(first, second.flip(0), indexing="xy"), -1).reshape(-1, 2)
+        x, _ = shown(told(program, repeated(batch_of(trace), len(z)), {site: z}), "x")
+    title = f"Map of the latent plane, over quantiles 0.05 to 0.95 of {density(site)}"
+    title += "".join(f", {s} = {v}" for s, v in (given or {}).items())
+    return grid([*x.reshape(-1, num_steps, *x.shape[1:])], title)
+
+
+def latents(program: Program, data: Data, labels: Tensor | None = None, *, site: str | None = None) -> Figure:
+    """Scatter of the means of q(z|x), coloured by class: the latent plane, or its main plane.
+
+    With more than two latents, the projection on their first two principal components.
+
+    Args:
+        program: the model.
+        data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 5000 are drawn.
+        labels: class of each datum ``[N]``; by default the data's own, site ``"y"``.
+        site: of the latents; by default those next to the data, ``"z1"`` of a HierarchicalVAE.
+    """
+    with program.evaluating():
+        batch = some(program, data, 5000)
+        guide, values = inferred(program, batch)
+        head = {name: value[:1] for name, value in batch.items()}
+        model = told(program, head, {name: value[:1] for name, value in values.items()})
+        site = _choose(program, model, site)[1]
+        z = values[site].reshape(len(values[site]), -1).float().cpu()
+        jitter = torch.rand(len(z), 1) - 0.5
+    dim = z.shape[1]
+    names = [f"{site}[0]", f"{site}[1]"]
+    if dim == 1:
+        z, names = torch.cat([z, jitter], 1), [names[0], "(jitter)"]
+    elif dim > 2:
+        spread = z - z.mean(0)
+        _, s, directions = torch.linalg.svd(spread, full_matrices=False)
+        shares = (s.square() / s.square().sum()).tolist()
+        z = spread @ directions[:2].T
+        names = [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)]
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    labels = batch.get("y") if labels is None else labels
+    if labels is None or labels.dim() != 1:
+        axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
+    else:
+        found = labels.cpu().double()
+        classes = sorted(set(found[~found.isnan()].tolist()))
+        palette = dict(zip(classes, colours(len(classes)), strict=True))
+        # In the order of the data, so that no class covers another.
+        each = [palette.get(label, "lightgrey") for label in found.tolist()]
+        axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.7, color=each)
+        called = data.class_names if isinstance(data, Split) else None
+        keys = {str(called[int(k)] if called else f"{k:g}"): colour for k, colour in palette.items()}
+        for label, colour in (keys | {"not known": "lightgrey"} if found.isnan().any() else keys).items():
+            axes.scatter([], [], s=6, color=colour, label=label)
+        if len(classes) <= 20:
+            axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+    kind = "mode" if dict(sites(guide))[site]["fn"].support.is_discrete else "mean"
+    title = f"The {kind} of each q({site}|x), {len(z)} data"
+    axes.set(title=title, xlabel=names[0], ylabel=names[1])
+    return figure
+
+
+def levels(
+    program: Program,
+    num_samples: int = 8,
+    *,
+    given: Mapping[str, Any] | None = None,
+    site: str = "x",
+    seed: int = 0,
+) -> Figure:
+    """What each level of latents decides: each row keeps what is above a level, and draws anew from it down.
+
+    The first column is the draw that is kept.
+
+    Args:
+        program: a model of several latent sites, such as a HierarchicalVAE.
+        num_samples: columns.
+        given: what the model is given, such as ``{"y": 3}``.
+        site: that is drawn.
+        seed: of the draws.
+
+    Raises:
+        ValueError: there is one level only.
+    """
+    with program.evaluating(seed):
+        first = program.simulate(1, given)
+        names = latent_sites(first)
+        if len(names) < 2:
+            raise ValueError(
+                f"the {type(program).__name__} has one level of latents, {', '.join(names)}; take "
+                "pv.HierarchicalVAE(data.event_shape, latent_dims=(40, 20)), or look at figures.samples"
+            )
+        root, centre = shown(first, site)
+        rows: list[Tensor] = []
+        batch = repeated(batch_of(first), max(1, num_samples - 1))
+        for level in range(len(names)):
+            kept = {name: dict(sites(first))[name]["value"] for name in names[:level]}
+            anew = told(program, batch, repeated(kept, max(1, num_samples - 1)), site, draw=True)
+            rows.append(torch.cat([root, shown(anew, site)[0]]))
+    labels = [f"{', '.join(names[level:])} anew" for level in range(len(names))]
+    title = f"From one level down drawn anew, those above kept: {centre} of {density(site, *names)}"
+    return grid(rows, title, labels)
+
+
+def _choose(program: Program, model: Trace, site: str | None) -> tuple[list[str], str]:
+    """The latent sites, and that which is meant: by default the one next to the data.
+
+    Raises:
+        ValueError: there is no such site, or it is discrete.
+    """
+    names = latent_sites(model)
+    site = names[-1] if site is None else site
+    if site not in names:
+        raise ValueError(f"the {type(program).__name__} has no latents {site!r}, but {', '.join(names)}")
+    return names, site
+
+
+def _quantiles(distribution: Any, num_steps: int) -> Tensor:
+    """Quantiles 0.05 to 0.95 of each element of one value, ``[num_steps, D]``.
+
+    Raises:
+        ValueError: the distribution is discrete.
+    """
+    if distribution.support.is_discrete:
+        raise ValueError("discrete latents have no quantiles to go along; look at figures.samples")
+    like = typical(distribution).reshape(-1)
+    levels = torch.linspace(0.05, 0.95, num_steps).to(like)
+    try:
+        base = distribution.base_dist if distribution.event_shape else distribution
+        at = levels.reshape(-1, *[1] * (len(base.batch_shape)))
+        quantiles: Tensor = base.icdf(at).reshape(num_steps, -1).expand(num_steps, len(like))
+    except (AttributeError, NotImplementedError):
+        draws: Tensor = distribution.sample((100_000,)).reshape(100_000, -1).sort(0).values
+        quantiles = draws[(levels * (len(draws) - 1)).round().long()]
+    return quantiles

@@ -1,0 +1,148 @@
+"""Data: drawn, reconstructed, and in every class."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping, Sequence
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from pyro_vae.data import Split
+from pyro_vae.figures.drawing import Figure, grid
+from pyro_vae.figures.stories import (
+    Data,
+    density,
+    inferred,
+    labels_given,
+    latent_sites,
+    repeated,
+    shown,
+    some,
+    told,
+)
+from pyro_vae.program import Program
+
+
+def samples(
+    program: Program,
+    num_samples: int = 64,
+    *,
+    given: Mapping[str, Any] | None = None,
+    site: str = "x",
+    seed: int = 0,
+) -> Figure:
+    """Data generated from the model: the mean of p(x|z) at draws z ~ p(z), in a square grid.
+
+    Args:
+        program: the model.
+        num_samples: how many.
+        given: values by site, such as ``{"y": 3}``. Labels that the model is given, and that are not said,
+            take each class in turn: a column each.
+        site: that is drawn.
+        seed: of the draws.
+    """
+    with program.evaluating(seed):
+        trace = program.simulate(num_samples, given)
+        x, centre = shown(trace, site)
+    known, names = dict(given or {}), latent_sites(trace)
+    labels = {name: number for name, number in labels_given(program, trace).items() if name not in known}
+    drawn, beside = ", ".join(names), [*known, *labels]
+    title = (
+        f"Generated data: {centre} of {density(site, *names, *beside)}, {drawn} ~ {density(drawn, *beside)}"
+    )
+    title += "".join(f", {s} = {v}" for s, v in known.items() if torch.as_tensor(v).numel() == 1)
+    side, columns = max(1, int(num_samples**0.5)), range(0)
+    for label, number in [*labels.items()][:1]:
+        if number <= 20:
+            side, columns, title = (
+                number,
+                range(min(number, num_samples)),
+                f"{title}, a column for each {label}",
+            )
+    return grid([x[i : i + side] for i in range(0, num_samples, side)], title, columns=[*map(str, columns)])
+
+
+def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
+    """Data (above) and the mean of p(x|z) at the mean of q(z|x) (below), where also what was missing is seen.
+
+    Values beyond the range of the data, which a Normal may have, are drawn as its ends.
+
+    Args:
+        program: the model.
+        data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 12 are drawn.
+        site: that is drawn.
+    """
+    with program.evaluating():
+        batch = some(program, data, 12)
+        z = inferred(program, batch)[1]
+        trace = told(program, batch, z, site)
+        y, centre = shown(trace, site)
+    x = batch[site]
+    known = x[~x.isnan()] if not x.isnan().all() else y
+    of = density(site, *latent_sites(trace), *labels_given(program, trace))
+    title = f"Data (above) and reconstructions, the {centre} of {of} (below)"
+    return grid([x, y.clamp(known.min(), known.max())], title)
+
+
+def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", seed: int = 0) -> Figure:
+    """Data, and for each of several programs their reconstructions and as many draws, of the same labels.
+
+    Args:
+        programs: by name.
+        data: as in ``reconstructions``.
+        site: that is drawn.
+        seed: of the draws.
+    """
+    rows: list[Tensor] = []
+    labels = ["data"]
+    for name, program in programs.items():
+        with program.evaluating(seed):
+            batch = some(program, data, 12)
+            rows = rows or [batch[site].cpu()]
+            z = inferred(program, batch)[1]
+            for kind, values in (("reconstructed", z), ("drawn", {})):
+                rows.append(shown(told(program, batch, values, site, draw=not values), site)[0].cpu())
+                labels.append(f"{name}: {kind}")
+    return grid(rows, "Data, reconstructions and draws of each model", labels)
+
+
+def styles(
+    program: Program,
+    data: Data,
+    num_data: int = 8,
+    *,
+    site: str = "y",
+    class_names: Sequence[str] | None = None,
+) -> Figure:
+    """The same style in all classes: each row a datum, and its latents decoded under each class in turn.
+
+    Args:
+        program: a model that is given labels, such as a ConditionalVAE.
+        data: a split, or a batch with labels.
+        num_data: rows.
+        site: of the labels.
+        class_names: above the columns; by default those of the split.
+
+    Raises:
+        ValueError: there are no labels of that name.
+    """
+    if site not in program.classes:
+        raise ValueError(
+            f"styles need labels that the model is given, and the {type(program).__name__} has no "
+            f"labels {site!r}; take pv.ConditionalVAE(data.event_shape, given={{{site!r}: 10}}), or look at "
+            "figures.traversals"
+        )
+    number = program.classes[site]
+    names = class_names or (isinstance(data, Split) and data.class_names) or [*map(str, range(number))]
+    with program.evaluating():
+        batch = {name: value[:num_data] for name, value in some(program, data, num_data).items()}
+        values = repeated(inferred(program, batch)[1], number)
+        every = repeated(batch, number)
+        every[site] = torch.arange(number, device=program.device).repeat(len(batch[site])).to(batch[site])
+        if site in values:  # where labels are inferred, too
+            values[site] = every[site]
+        x, centre = shown(told(program, every, values), "x")
+    rows = [*torch.cat([batch["x"][:, None], x.reshape(-1, number, *x.shape[1:])], 1)]
+    title = f"The style of each datum in every class: {centre} of {density('x', *values, site)}"
+    return grid(rows, title, columns=["data", *names])

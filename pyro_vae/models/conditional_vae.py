@@ -1,0 +1,152 @@
+"""The VAE under conditions: labels, or other values that are given."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from typing import Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_vae import nets
+from pyro_vae.conditional import Conditional, Label, Latent, Real, Seen
+from pyro_vae.data import DataError, Split
+from pyro_vae.families import Family, Of
+from pyro_vae.families.named import Normal
+from pyro_vae.guides import as_guide
+from pyro_vae.likelihoods import Bernoulli, as_likelihood
+from pyro_vae.models.parts import check_shape, refuse_encoding, start_guide
+from pyro_vae.priors import Normal as StandardNormal
+from pyro_vae.priors import as_prior
+from pyro_vae.program import Program
+
+Given = Mapping[str, int | tuple[int, ...]]
+
+
+class ConditionalVAE(Program):
+    r"""A VAE of which all distributions see values that are given: labels, covariates.
+
+    .. math::
+
+        z_n \sim p(z) \text{ or } p(z \mid y_n), \qquad x_n \sim p(x \mid z = z_n, y = y_n), \qquad
+        q(z_n \mid x_n, y_n)
+
+    It generates on demand: ``cvae.generate(10, given={"y": 3})``. Nothing is said of how likely y is. A y
+    that is missing (NaN) is seen as not known.
+
+    Args:
+        event_shape: shape of one datum, such as (1, 28, 28).
+        given: sites of the data that are given, each with its number of classes, for labels that are whole
+            numbers from 0 on, or with the shape of its real values: ``{"y": 10, "age": (1,)}``.
+        latent_dim: D, the number of latent variables per datum.
+        conditional_prior: whether the prior is a Normal p(z|y) with learned mean and scale, instead of p(z).
+        prior: p(z), as in ``pv.VAE``.
+        likelihood: p(x|z, y), likewise.
+        guide: the family of q(z|x, y), likewise.
+        encoder: factory of the network from x and what is given to the guide's parameters; its ``in_shape``
+            is a tuple of shapes.
+        decoder: factory of the network from z and what is given, likewise.
+
+    Raises:
+        ValueError: the shapes are empty, or the parts do not fit together.
+
+    Reference: Sohn, Lee and Yan, 2015, "Learning structured output representation using deep conditional
+    generative models"; Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep
+    generative models".
+    """
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...],
+        *,
+        given: Given = {"y": 10},  # noqa: B006
+        latent_dim: int = 10,
+        conditional_prior: bool = False,
+        prior: Family | Distribution = StandardNormal(),
+        likelihood: Family | Of | type[Distribution] = Bernoulli(),
+        guide: Family | Of | type[Distribution] = Normal(),
+        encoder: nets.Net = nets.mlp(400, 400),
+        decoder: nets.Net = nets.mlp(400, 400),
+    ):
+        super().__init__()
+        x, z = check_shape("ConditionalVAE", event_shape, latent_dim)
+        self.given = _check_given(given)
+        self.options = {
+            "event_shape": x,
+            "given": dict(self.given),
+            "latent_dim": latent_dim,
+            "conditional_prior": conditional_prior,
+            "prior": prior,
+            "likelihood": as_likelihood(likelihood),
+            "guide": as_guide(guide),
+            "encoder": encoder,
+            "decoder": decoder,
+        }
+        self.event_shape, self.latent_dim = x, latent_dim
+        self.event_shapes = {"x": x} | {s: () if isinstance(k, int) else k for s, k in self.given.items()}
+        if conditional_prior:
+            self.p_z = Conditional("z", Normal(), z, self._seen(), nets.mlp(64))
+        else:
+            self.p_z = Conditional("z", as_prior(prior), z)
+            refuse_encoding("ConditionalVAE", self.p_z.family)
+        seen = (Real("x", x), *self._seen())
+        self.q_z = Conditional("z", as_guide(guide), z, seen, encoder, support=self.p_z.support)
+        self.p_x = Conditional("x", as_likelihood(likelihood), x, (Latent("z", z), *self._seen()), decoder)
+
+    def model(self, batch: Any) -> Tensor:
+        """The generative story: z ~ p(z) or p(z|y), x ~ p(x|z, y)."""
+        y = self._values(batch)
+        with self.plate(batch):
+            z = self.sample("z", self.prior(*y))
+            return self.sample("x", self.p_x(z, *y), batch)
+
+    def guide(self, batch: Any) -> Tensor:
+        """The inference story: z ~ q(z|x, y)."""
+        with self.plate(batch):
+            return self.sample("z", self.q_z(batch["x"], *self._values(batch)))
+
+    def prior(self, *y: Tensor) -> Distribution:
+        """p(z), or p(z|y) if the prior is conditional, event shape ``(D,)``."""
+        return self.p_z(*y) if self.p_z.parents else self.p_z()
+
+    def decode(self, z: Tensor, *y: Tensor) -> Distribution:
+        """p(x|z, y), for z ``[..., D]`` and what is given ``[...]`` or ``[..., *shape]``, in its order."""
+        return self.p_x(z, *y)
+
+    def encode(self, x: Tensor, *y: Tensor) -> Distribution:
+        """q(z|x, y), for x ``[..., *event_shape]`` and what is given, in its order."""
+        return self.q_z(x, *y)
+
+    def initialize(self, data: Split) -> None:
+        super().initialize(data)
+        start_guide(self.q_z, self.p_z)
+
+    def _seen(self) -> tuple[Seen, ...]:
+        return tuple(Label(s, k) if isinstance(k, int) else Real(s, k) for s, k in self.given.items())
+
+    def _values(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        missing = self.given.keys() - batch.keys()
+        if missing:
+            site = missing.pop()
+            raise DataError(
+                f"a ConditionalVAE given {', '.join(self.given)} needs {site} in each batch, but has "
+                f"{', '.join(batch)}; give it with the data: pv.data.load(x, labels=y), or "
+                f"{{'x': x, {site!r}: ...}}"
+            )
+        return [batch[site] for site in self.given]
+
+
+def _check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
+    checked: dict[str, int | tuple[int, ...]] = {}
+    for site, what in dict(given).items():
+        classes = isinstance(what, int) and not isinstance(what, bool) and what > 0
+        shape = isinstance(what, tuple | list) and all(type(n) is int and n > 0 for n in what)
+        if site in ("x", "z") or not (classes or shape):
+            raise ValueError(
+                f"given={given!r}: {site!r} needs a number of classes or a shape, and another name than x or "
+                'z; for example given={"y": 10, "age": (1,)}'
+            )
+        checked[site] = what if classes else tuple(what)
+    if not checked:
+        raise ValueError('nothing is given; give labels, given={"y": 10}, or take a pv.VAE')
+    return checked

@@ -1,0 +1,66 @@
+"""What the models share: checks of shapes, and how priors and guides are joined."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Any
+
+import torch
+
+from pyro_vae.conditional import Conditional
+from pyro_vae.families import Family, VampPrior
+from pyro_vae.families.base import Shape
+from pyro_vae.program import seed_generators
+
+
+def check_shape(model: str, event_shape: Any, latent_dim: Any) -> tuple[Shape, Shape]:
+    """The shapes of x and z.
+
+    Raises:
+        ValueError: they are empty, or no whole numbers.
+    """
+    example = f"for example pv.{model}((1, 28, 28), ...)"
+    if not isinstance(event_shape, Sequence) or isinstance(event_shape, str):
+        raise ValueError(f"event_shape={event_shape!r} is no shape; {example}")
+    shape = tuple(event_shape)
+    if not shape or not all(type(n) is int and n > 0 for n in (*shape, latent_dim)):
+        raise ValueError(
+            f"a {model} needs at least one pixel and one latent, but got event_shape={event_shape} "
+            f"and latent_dim={latent_dim}; {example}"
+        )
+    return shape, (latent_dim,)
+
+
+def join_encoder(prior: VampPrior, q_z: Conditional, shape: Shape) -> None:
+    """Gives a prior that is made of q(z|x) its encoder.
+
+    Raises:
+        ValueError: the guide has no density at points that it did not draw, or does not see x alone.
+    """
+    if not q_z.family.invertible:
+        raise ValueError(
+            f"the prior {prior!r} needs the density of q(z|x) at any z, which the guide {q_z.family!r} "
+            "does not have; take pv.guides.Flow('affine_autoregressive'), or any other guide"
+        )
+    prior.see(q_z, shape)
+
+
+def refuse_encoding(model: str, prior: Family) -> None:
+    """Refuses a prior that is made of q(z|x), where the guide is not that."""
+    if isinstance(prior, VampPrior):
+        raise ValueError(
+            f"the prior {prior!r} is a mixture of q(z|x), and the guide of a {model} is another; take "
+            "pv.priors.MixtureOfNormals(50) or pv.priors.Flow()"
+        )
+
+
+@torch.no_grad()
+def start_guide(q_z: Conditional, p_z: Conditional) -> None:
+    """Starts a guide over the very support of the prior at draws from it, rather than anywhere."""
+    if q_z.pushed or q_z.family.on_reals or p_z.parents:
+        return
+    device = p_z.raw.device
+    with torch.random.fork_rng([device] if device.type == "cuda" else []):
+        seed_generators(0, device)
+        z = p_z().sample((1000,))
+    q_z.family.initialize(z, z.mean(0), z.std(0))

@@ -1,0 +1,108 @@
+"""The parts of the ELBO, site by site, and the handler that weighs them."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+from pyro.poutine import Trace
+from pyro.poutine.messenger import Messenger
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions import kl_divergence as analytic_kl
+
+from pyro_vae.distributions import has_closed_form
+
+
+def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
+    r""":math:`\mathrm{KL}(q \| p) = E_q[\log q(z) - \log p(z)]`, in nats.
+
+    In closed form where PyTorch has one; else the estimate :math:`\log q(z) - \log p(z)` at ``z``.
+
+    Args:
+        q: distribution with batch shape ``[...]`` and event shape ``(D,)``.
+        p: distribution with the same event shape.
+        z: draws from q, ``[..., D]``.
+
+    Returns:
+        ``[...]``, the batch shape of z.
+    """
+    try:
+        return analytic_kl(q, p).expand(z.shape[: z.dim() - len(q.event_shape)])
+    except NotImplementedError:
+        return q.log_prob(z) - p.log_prob(z)
+
+
+def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
+    r"""What each site adds to the negative ELBO: observed ones -E_q[log p], latent ones KL(q || p).
+
+    .. math:: -\mathrm{ELBO} = -\sum_{s} E_q[\log p(x_s \mid \cdot)] + \sum_{s} E_q[\log q(z_s \mid \cdot) -
+        \log p(z_s \mid \cdot)]
+
+    A KL is in closed form where PyTorch has one and no parent of the site in the model depends on it in the
+    guide, as of a guide that goes the model's way.
+
+    Args:
+        model_trace: of a model, replayed against the guide's.
+        guide_trace: of its guide.
+
+    Returns:
+        By site, observed ones first, each of the shape of its log-density: ``[..., B]``, nats.
+    """
+    observed = {
+        name: -site["fn"].log_prob(site["value"]) for name, site in sites(model_trace) if site["is_observed"]
+    }
+    latent = {
+        name: kl_divergence(q, p, z) if exact else q.log_prob(z) - p.log_prob(z)
+        for name, q, p, z, exact in latents(model_trace, guide_trace)
+    }
+    return observed | latent
+
+
+def in_closed_form(model_trace: Trace, guide_trace: Trace) -> dict[str, bool]:
+    """Of each latent site, whether ``elbo_terms`` has its KL in closed form, or from draws."""
+    return {
+        name: exact and has_closed_form(q, p) for name, q, p, _, exact in latents(model_trace, guide_trace)
+    }
+
+
+def latents(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str, Any, Any, Tensor, bool]]:
+    """Name, q, p and value of each latent, and whether the guide draws it after those above it."""
+    drawn = [name for name, _ in sites(guide_trace)]
+    before: set[str] = set()
+    for name, site in sites(model_trace):
+        if not site["is_observed"] and name in drawn:
+            after = before <= set(drawn[: drawn.index(name)])
+            yield name, guide_trace.nodes[name]["fn"], site["fn"], site["value"], after
+            before.add(name)
+
+
+def sites(trace: Trace) -> Iterator[tuple[str, Any]]:
+    """The sample sites of a program in their order, without those that plates make to subsample."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            yield name, site
+
+
+class scale_latents(Messenger):  # named as Pyro names its handlers
+    r"""Handler that multiplies the log-density of each latent site by ``beta``.
+
+    Around both model and guide it turns the ELBO into
+    :math:`E_q[\log p(x|z)] - \beta\,\mathrm{KL}(q(z|x) \| p(z))`, the objective of KL warm-up; where
+    beta = 1 it is the ELBO.
+
+    Args:
+        beta: factor, a number or a tensor.
+
+    Reference: Bowman et al., 2016, "Generating sentences from a continuous space"; Sønderby et al.,
+    2016, "Ladder variational autoencoders".
+    """
+
+    def __init__(self, beta: float | Tensor):
+        super().__init__()
+        self.beta = beta
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if not msg["is_observed"]:
+            msg["scale"] = msg["scale"] * self.beta

@@ -1,0 +1,66 @@
+"""Importance weights, for any program, from its traces."""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping
+
+import pyro
+import torch
+from pyro import poutine
+from torch import Tensor
+
+from pyro_vae.objectives.elbo import sites
+from pyro_vae.program import Batch, Program, as_batch
+
+
+def log_weights(program: Program, batch: Mapping[str, Tensor] | Tensor, num_particles: int = 1) -> Tensor:
+    r"""Log importance weights :math:`\log w_k = \log p(x, z_k) - \log q(z_k | x)`, z_k ~ q(z|x).
+
+    x is all that is observed, without what is missing; z all that is not. Their mean over k is the ELBO; the
+    log of the mean of their exponentials, the importance-weighted bound, rises to log p(x) as K grows.
+
+    Args:
+        program: whose latents and observations lie in its plate of data.
+        batch: ``[B, *event_shape]`` of each site.
+        num_particles: K.
+
+    Returns:
+        ``[K, B]``, in nats.
+
+    Raises:
+        ValueError: a site lies outside the plate of data, so that it has no weight datum by datum.
+
+    Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
+    """
+    batch = as_batch(batch)
+    model, guide = traces(program, batch, num_particles)
+    total = torch.zeros((), device=program.device)
+    for trace, sign in ((model, 1), (guide, -1)):
+        trace.compute_log_prob()
+        for name, site in sites(trace):
+            if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
+                raise ValueError(
+                    f"site {name!r} lies outside the plate 'data', so that it has no weight datum by datum"
+                )
+            total = total + sign * by_datum(site["log_prob"], program)
+    return total.expand(num_particles, len(next(iter(batch.values()))))
+
+
+def traces(program: Program, batch: Batch, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:
+    """The traces of the model, replayed against the guide's, and of the guide, of K particles each."""
+    with pyro.plate("particles", num_particles, dim=-1 - program.max_plate_nesting):
+        guide = poutine.trace(program.guide).get_trace(batch)
+        model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
+    return model, guide
+
+
+def by_datum(log_prob: Tensor, program: Program) -> Tensor:
+    """A site's log-density ``[K, B]``, summed over plates of elements, which lie between the two."""
+    within = min(log_prob.dim() - 1, program.max_plate_nesting)
+    return log_prob.sum(list(range(-within, -1))) if within > 1 else log_prob
+
+
+def importance_weighted_bound(log_w: Tensor) -> Tensor:
+    r""":math:`\log \frac1K \sum_k w_k \le \log p(x)` in expectation, from log weights ``[K, ...]``."""
+    return log_w.logsumexp(0) - math.log(len(log_w))

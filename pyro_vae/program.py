@@ -1,0 +1,385 @@
+"""Programs: two Pyro stories over a batch, a model and a guide."""
+
+from __future__ import annotations
+
+import contextlib
+import functools
+import warnings
+import weakref
+from collections.abc import Callable, Iterator, Mapping
+from contextvars import ContextVar
+from typing import Any, cast
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.runtime import effectful
+from pyro.poutine.util import site_is_subsample
+from torch import Tensor, nn
+from torch.distributions import Distribution, constraints
+
+from pyro_vae.conditional import Conditional, Label, Real, full_precision, may_have_gaps
+from pyro_vae.constraints import inside, support
+from pyro_vae.data import DataError, Split
+from pyro_vae.distributions import marginal
+from pyro_vae.families import LEBESGUE
+
+Batch = dict[str, Tensor]
+
+
+def as_batch(batch: Mapping[str, Tensor] | Tensor) -> Batch:
+    """A batch, for which a single tensor is short: that of site ``"x"``.
+
+    Raises:
+        TypeError: it is neither.
+    """
+    if isinstance(batch, Mapping):
+        return batch if isinstance(batch, dict) else dict(batch)
+    if isinstance(batch, Tensor):
+        return {"x": batch}
+    if isinstance(batch, np.ndarray):
+        return {"x": torch.as_tensor(batch, dtype=torch.get_default_dtype())}
+    raise TypeError(
+        "a program takes a batch, a mapping from sites to tensors, or one tensor, not a "
+        f"{type(batch).__name__}; for a split: program.model(split.batch(slice(0, 100)))"
+    )
+
+
+class _Reading(dict[str, Tensor]):
+    """A batch that remembers which sites were read."""
+
+    def __init__(self, batch: Batch):
+        super().__init__(batch)
+        self.names: set[str] = set()
+
+    def __getitem__(self, name: str) -> Tensor:
+        self.names.add(name)
+        return super().__getitem__(name)
+
+    def get(self, name: str, default: Any = None) -> Any:
+        self.names.add(name)
+        return super().get(name, default)
+
+
+class DataWarning(UserWarning):
+    """Something in the data that is likely a mistake; the message says what, and the mend."""
+
+
+class Program(nn.Module):
+    """A latent variable model and its guide: two Pyro stories over a batch.
+
+    A batch maps the names of sites to tensors ``[B, *event_shape]``; a bare tensor is short for
+    ``{"x": tensor}``; NaN means not observed. A subclass holds ``nn.Module``s and writes ``model`` and
+    ``guide`` with plain ``pyro.sample`` in a plate of B data::
+
+        class Mine(pv.Program):
+            def model(self, batch):
+                with self.plate(batch):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                    self.sample("x", dist.Normal(self.decoder(z), 1.0).to_event(1), batch)
+
+            def guide(self, batch):
+                with self.plate(batch):
+                    pyro.sample("z", dist.Normal(self.encoder(batch["x"]), 0.5).to_event(1))
+
+    ``self.sample(name, distribution, batch)`` is ``pyro.sample`` that observes the batch's value of that
+    name, of which elements may be missing. Parameters are this module's own: they are announced to Pyro
+    under names unique to the instance, and never kept in the global parameter store.
+
+    Attributes:
+        max_plate_nesting: plates within each other in the model, that of the data included.
+        options: what it was made with, from which a registered model is made again.
+        event_shapes: shape of a value of each site of the data, as far as it is known.
+    """
+
+    max_plate_nesting: int = 1
+    initialized: Tensor
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.options: dict[str, Any] = {}
+        self.event_shapes: dict[str, tuple[int, ...]] = {}
+        self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+
+    def __init_subclass__(cls, **keywords: Any) -> None:
+        super().__init_subclass__(**keywords)
+        for name in ("model", "guide"):
+            if name in vars(cls):
+                setattr(cls, name, _story(vars(cls)[name]))
+
+    def model(self, batch: Any) -> Any:
+        """The generative story: latents, then what is observed."""
+        raise NotImplementedError(f"{type(self).__name__} has no model(self, batch)")
+
+    def guide(self, batch: Any) -> Any:
+        """The inference story: the latents, given what is observed."""
+        raise NotImplementedError(f"{type(self).__name__} has no guide(self, batch)")
+
+    def plate(self, batch: Mapping[str, Tensor]) -> Any:
+        """The plate ``"data"``, over the B data of a batch.
+
+        Raises:
+            ValueError: a site's values have another shape than the program was built for.
+        """
+        sizes = {name: len(value) for name, value in batch.items()}
+        for name in self.event_shapes.keys() & batch.keys():
+            shape = self.event_shapes[name]
+            if tuple(batch[name].shape[1:]) != shape:
+                raise ValueError(
+                    f"this {type(self).__name__} was built for {name} of shape "
+                    f"[{', '.join(['B', *map(str, shape)])}], but {name} has shape "
+                    f"{list(batch[name].shape)}; for a single datum use {name}[None]"
+                )
+        if len(set(sizes.values())) != 1:
+            raise ValueError(f"a batch needs as many values of each site, but has {sizes}")
+        return pyro.plate("data", next(iter(sizes.values())))
+
+    def sample(
+        self, name: str, distribution: Distribution, batch: Mapping[str, Tensor] | None = None
+    ) -> Tensor:
+        """``pyro.sample`` of a site; observed where the batch has it, element by element."""
+        value = None if batch is None else batch.get(name)
+        if value is not None and may_have_gaps(name, value):
+            observed = ~value.isnan()
+            value = torch.where(observed, value, inside(support(distribution)))
+            distribution = marginal(distribution, observed)
+        with full_precision(self.device):
+            return pyro.sample(name, cast(Any, distribution), obs=value)
+
+    @property
+    def device(self) -> torch.device:
+        """Where its parameters are."""
+        return next(self.parameters(), self.initialized).device
+
+    @property
+    def dtype(self) -> torch.dtype:
+        """Of its parameters."""
+        return next(self.parameters(), torch.empty(0)).dtype
+
+    def place(self, batch: Mapping[str, Tensor] | Tensor) -> Batch:
+        """A batch on its device, real values in its dtype."""
+        return {
+            name: value.to(self.device, self.dtype if value.is_floating_point() else None)
+            for name, value in as_batch(batch).items()
+        }
+
+    def conditionals(self) -> list[Conditional]:
+        """The conditionals that it holds, without those of programs within it."""
+
+        def within(module: nn.Module) -> Iterator[nn.Module]:
+            for child in module.children():
+                if not isinstance(child, Program):
+                    yield child
+                    yield from within(child)
+
+        return [module for module in within(self) if isinstance(module, Conditional)]
+
+    def initialize(self, data: Split) -> None:
+        """Starts conditionals at the data's statistics, and standardises what their networks see.
+
+        Called by ``pv.fit`` unless it was before. Images are divided by one number; the columns of vectors,
+        unless their values are bounded, each by its own standard deviation. Densities stay on the scale of
+        the data.
+
+        Args:
+            data: the training data.
+        """
+        own = {c.site: c for c in self.conditionals() if c.site in data.event_shapes}
+        for site, c in own.items():
+            mean, std = (moment.to(self.device, self.dtype) for moment in data.moments(site))
+            c.family.initialize(self.place(data.examples)[site], mean, std, by_column=c.family.by_column)
+            if c.family.by_column and c.family.measure == LEBESGUE:
+                _warn_of_constants(site, std, mean)
+        self.see_gaps(data.gaps)
+        for c in self.conditionals():
+            for parent in c.seen:
+                if isinstance(parent, Real) and parent.site in data.event_shapes:
+                    mean, std = data.moments(parent.site)
+                    beside = own.get(parent.site)
+                    vector = len(parent.event_shape) == 1
+                    parent.initialize(mean, std, vector and (beside is None or beside.family.by_column))
+        if not self.event_shapes:
+            read = _Reading(self.place(data.batch(slice(0, 2))))
+            with self.evaluating():
+                guide = poutine.trace(self.guide).get_trace(read)
+                poutine.replay(self.model, trace=guide)(read)
+            self.event_shapes = {n: shape for n, shape in data.event_shapes.items() if n in read.names}
+        self.initialized.fill_(True)
+
+    def see_gaps(self, gaps: frozenset[str]) -> None:
+        """Makes anew, with a mask beside what they see, the networks that see sites with missing values."""
+        for c in self.conditionals():
+            new = [p for p in c.seen if isinstance(p, Real) and p.site in gaps and not p.gaps]
+            for parent in new:
+                parent.gaps = True
+            if new:
+                c.build()
+                c.to(self.device, self.dtype)
+
+    @property
+    def gaps(self) -> frozenset[str]:
+        """Sites of which its networks see a mask beside the values."""
+        return frozenset(p.site for c in self.conditionals() for p in c.seen if p.gaps)
+
+    @property
+    def classes(self) -> dict[str, int]:
+        """Sites that its networks see as labels, with the number of their classes."""
+        return {p.site: p.shape[0] for c in self.conditionals() for p in c.seen if isinstance(p, Label)}
+
+    def example(self, num_data: int = 2) -> Batch:
+        """A batch of the right shapes, for what is asked of a program and not of data.
+
+        Real values are the mean of what a network sees, labels one class after the other, and all else zero.
+        """
+        if not self.event_shapes:
+            raise ValueError(
+                f"the shapes of {type(self).__name__}'s data are not known yet: train it (pv.fit), or set "
+                "self.event_shapes = {'x': (784,)}, say, in its __init__"
+            )
+        batch = {
+            name: torch.zeros(num_data, *shape, device=self.device, dtype=self.dtype)
+            for name, shape in self.event_shapes.items()
+        }
+        for seen in (seen for c in self.conditionals() for seen in c.seen if seen.site in batch):
+            if isinstance(seen, Label):
+                batch[seen.site] = torch.arange(num_data, device=self.device) % len(seen.classes)
+            elif isinstance(seen, Real):
+                batch[seen.site] = seen.loc.expand(num_data, *seen.event_shape)
+        return batch
+
+    def generate(
+        self, num_samples: int = 1, given: Mapping[str, Any] | None = None, *, seed: int = 0
+    ) -> Batch:
+        """Draws of all sites, latent and observed, ``[num_samples, *event_shape]``: see ``simulate``."""
+        with self.evaluating(seed):
+            trace = self.simulate(num_samples, given)
+        return {
+            name: cast(Tensor, site["value"])
+            for name, site in trace.nodes.items()
+            if site["type"] == "sample" and not site_is_subsample(site)
+        }
+
+    def simulate(self, num_samples: int, given: Mapping[str, Any] | None = None) -> poutine.Trace:
+        """The trace of the model run forward for so many data, with the values of some sites given.
+
+        Args:
+            num_samples: how many.
+            given: values by site, of one datum or of all: a number, or a tensor ``[*event_shape]`` or
+                ``[num_samples, *event_shape]``.
+
+        Raises:
+            DataError: the model has no site of that name, or the value another shape.
+        """
+        batch = self.example(num_samples)
+        unknown = set(given or {}) - batch.keys()
+        if unknown:
+            raise DataError(f"the model has no site {unknown.pop()!r} to be given; it has {', '.join(batch)}")
+        known = {}
+        for name, value in (given or {}).items():
+            tensor = torch.as_tensor(value).to(batch[name])
+            try:
+                known[name] = tensor.expand_as(batch[name]) if tensor.shape[:1] != (num_samples,) else tensor
+                known[name] = known[name].reshape(batch[name].shape)
+            except RuntimeError as error:
+                shape = self.event_shapes[name]
+                raise DataError(
+                    f"{name} has shape {tuple(tensor.shape)}; give {shape}, or {(num_samples, *shape)}"
+                ) from error
+        for name in self.classes.keys() & known.keys():
+            if not ((known[name] >= 0) & (known[name] < self.classes[name])).all():
+                raise DataError(
+                    f"{name}={given and given[name]} is no class; they are 0 to {self.classes[name] - 1}"
+                )
+        model = poutine.uncondition(self.model)
+        return poutine.trace(poutine.condition(model, data=known)).get_trace(batch | known)
+
+    def explain(self, format: Any = "text", batch: Mapping[str, Tensor] | None = None) -> str:
+        """Its stories in mathematics, ``"text"``, ``"latex"`` or ``"graph"``: see ``pyro_vae.explain``."""
+        from pyro_vae.explain import explain
+
+        return explain(self, format, batch)
+
+    @contextlib.contextmanager
+    def evaluating(self, seed: int = 0) -> Iterator[None]:
+        """Evaluation mode, without gradients or validation, under a seed.
+
+        Afterwards modes and random generators are as they were.
+        """
+        modes = [(module, module.training) for module in self.modules()]
+        devices = [self.device] if self.device.type == "cuda" else []
+        with torch.no_grad(), torch.random.fork_rng(devices), pyro.validation_enabled(False):
+            seed_generators(seed, self.device)
+            self.eval()
+            try:
+                yield
+            finally:
+                for module, training in modes:
+                    module.training = training
+
+    def announce(self) -> None:
+        """Tells Pyro's handlers (SVI's parameter capture, say) of its parameters.
+
+        ``pyro.module`` would do so through the global store, where another module of the same name
+        takes precedence, and where parameters outlive their owner.
+        """
+        prefix = f"{type(self).__name__}-{id(self):x}$$$"
+        for name, parameter in self.named_parameters():
+            if parameter.requires_grad:
+                _param(parameter, constraint=constraints.real, name=prefix + name)
+                if _KNOWN.get():
+                    return
+
+
+_KNOWN: ContextVar[bool] = ContextVar("whether the parameters are known to who runs a program", default=False)
+
+
+@contextlib.contextmanager
+def parameters_known() -> Iterator[None]:
+    """Within it, programs announce one parameter, by which Pyro's ELBOs know of a gradient to take.
+
+    All of them would take a millisecond a step, and who runs the programs has them already.
+    """
+    token = _KNOWN.set(True)
+    try:
+        yield
+    finally:
+        _KNOWN.reset(token)
+
+
+def _story(function: Callable[..., Any]) -> Callable[..., Any]:
+    """A model or guide that takes a tensor for a batch, and whose program's parameters Pyro knows of."""
+
+    @functools.wraps(function)
+    def run(self: Program, batch: Any, *args: Any, **kwargs: Any) -> Any:
+        self.announce()
+        return function(self, as_batch(batch), *args, **kwargs)
+
+    return run
+
+
+@effectful(type="param")
+def _param(parameter: nn.Parameter, **_: Any) -> Tensor:
+    alias: Any = parameter.detach()  # carries the reference, which would make the parameter unpicklable
+    alias.unconstrained = weakref.ref(parameter)
+    return alias
+
+
+def _warn_of_constants(site: str, std: Tensor, mean: Tensor) -> None:
+    constant = (std == 0).nonzero()[:, 0].tolist()
+    if constant:
+        told = ", ".join(f"{i} (all {mean[i].item():g})" for i in constant[:5])
+        more = f" and {len(constant) - 5} more" if len(constant) > 5 else ""
+        warnings.warn(
+            f"constant in the training data: column {told}{more} of {site}; a density of constants says "
+            "nothing, and is measured in the unit of the other columns; leave them out: x[:, x.std(0) > 0]",
+            DataWarning,
+            stacklevel=4,
+        )
+
+
+def seed_generators(seed: int, device: torch.device) -> None:
+    """Seeds the CPU's generator and that of the device, and no other."""
+    torch.default_generator.manual_seed(seed)
+    if device.type == "cuda":
+        torch.cuda.default_generators[device.index or 0].manual_seed(seed)

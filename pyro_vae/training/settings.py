@@ -1,0 +1,195 @@
+"""The options of ``pv.fit``: the one place where they are listed, told of and checked."""
+
+from __future__ import annotations
+
+import functools
+import inspect
+import math
+import re
+import typing
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal
+
+import numpy as np
+import pyro.infer
+import torch
+from pyro.optim import PyroOptim
+
+from pyro_vae import registry
+from pyro_vae.registry import ConfigError, Trust
+from pyro_vae.training.schedules import SCHEDULES
+
+Rate = float | Callable[[float], float]
+
+
+@dataclass(frozen=True)
+class Settings:
+    """How ``pv.fit`` trains.
+
+    Args:
+        epochs: passes over the training data.
+        batch_size: data per gradient step.
+        lr: learning rate at its highest; or a function of the epochs done, such as 0.5, that is the learning
+            rate and leaves nothing to ``schedule``.
+        optimizer: any ``torch.optim`` class, or ``functools.partial`` of one with its arguments.
+        schedule: of the learning rate over the whole run: constant, cosine, linear (to 0), or burda; or a
+            factory of a scheduler, such as those of ``torch.optim.lr_scheduler``, stepped after each epoch.
+        loss: any ``pyro.infer.ELBO``.
+        beta: weight of the KL in training (beta-VAE; Higgins et al., 2017), or a function of the epochs done.
+            Where it is not 1, what is minimised bounds no log p(x); it never enters a reported ELBO.
+        warmup_epochs: epochs over which the weight of the KL rises linearly to ``beta`` (KL warm-up).
+        clip_norm: largest norm of the gradient of the mean loss.
+        patience: epochs without a better validation ELBO after which training stops; the best weights are
+            then restored. Counted from the end of the warm-up.
+        compile: whether the step is compiled (see pyro_vae.svi.SVI), which takes a few seconds for each shape
+            of batches and changes no result but in rounding; auto: in runs of at least 3000 steps.
+        precision: float32; or bf16: the networks' matrix products and convolutions in bfloat16 while
+            training, with distributions, the KL, parameters and all evaluation in float32.
+        device: cpu, cuda, or auto: cuda if there is one.
+        seed: of the noise, the order of the data and the dynamic binarisation.
+
+    Raises:
+        ConfigError: a value is of the wrong type, or will not do.
+    """
+
+    epochs: int = 100
+    batch_size: int = 128
+    lr: Rate = 1e-3
+    optimizer: Any = torch.optim.Adam
+    schedule: str | Callable[..., Any] = "cosine"
+    loss: Any = field(default_factory=pyro.infer.Trace_ELBO)
+    beta: Rate = 1.0
+    warmup_epochs: int = 0
+    clip_norm: float | None = None
+    patience: int | None = None
+    compile: bool | Literal["auto"] = "auto"
+    precision: Literal["float32", "bf16"] = "float32"
+    device: str = "auto"
+    seed: int = 0
+
+    def __post_init__(self) -> None:
+        for name, hint in typing.get_type_hints(type(self)).items():
+            value = getattr(self, name)
+            value = value.item() if isinstance(value, np.generic) else value
+            if inspect.isclass(value) and issubclass(value, pyro.infer.ELBO):
+                value = value()
+            object.__setattr__(self, name, value)
+            registry.check(name, value, hint)
+            if wrong := _CHECKS.get(name, _fine)(value):
+                told = value if isinstance(value, str) else " ".join(registry.write(value).split())
+                raise ConfigError(f"{name}={told[:80]} {wrong}")
+        if callable(self.lr) and self.schedule != "cosine":
+            raise ConfigError("lr is a function of the epoch, which is a schedule; leave schedule out")
+        if callable(self.beta) and self.warmup_epochs:
+            raise ConfigError("beta is a function of the epoch, warm-up and all; leave warmup_epochs out")
+
+    @classmethod
+    def from_plain(cls, values: Mapping[str, Any], trust: Trust = ()) -> Settings:
+        """Settings from plain values, such as those of a configuration, or objects.
+
+        Args:
+            values: by option; texts stand for parts (``"SGD(momentum=0.9)"``) and numbers.
+            trust: modules whose classes and functions may be imported.
+
+        Raises:
+            ConfigError: there is no such option, or a value will not do.
+        """
+        known = cls.documentation()
+        for name in values:
+            if name not in known:
+                raise ConfigError(f"fit has no option {name!r}; {registry.nearest(name, known)}")
+        return cls(**{name: _read(name, value, trust) for name, value in values.items()})
+
+    def to_plain(self) -> dict[str, Any]:
+        """Plain values from which ``from_plain`` makes the settings again."""
+        plain = bool | int | float | str | None
+        values = {option.name: getattr(self, option.name) for option in fields(self)}
+        return {name: v if isinstance(v, plain) else registry.write(v) for name, v in values.items()}
+
+    @classmethod
+    def documentation(cls) -> dict[str, str]:
+        """What each option is, by name."""
+        listed = re.split(r"^    (\w+): ", (inspect.getdoc(cls) or "").split("\n\n")[1], flags=re.MULTILINE)
+        return {name: " ".join(text.split()) for name, text in zip(listed[1::2], listed[2::2], strict=True)}
+
+
+def _fine(value: Any) -> str:
+    return ""
+
+
+def _positive(value: Any) -> str:
+    return "" if callable(value) or value is None or 0 < value < math.inf else "must be positive"
+
+
+def _beta(value: Any) -> str:
+    fine = callable(value) or 0 <= value < math.inf
+    return "" if fine else "must be a number from 0 up; beta=1 makes the loss the ELBO's"
+
+
+def _optimizer(value: Any) -> str:
+    cls, keywords = (value.func, value.keywords) if isinstance(value, functools.partial) else (value, {})
+    if isinstance(value, torch.optim.Optimizer | PyroOptim) or not callable(value):
+        return "must be a class, torch.optim.Adam, or functools.partial(torch.optim.SGD, momentum=0.9)"
+    if "lr" in keywords:
+        return "has an lr of its own; give it to fit: lr=..."
+    return "does not fit here; optimizer=torch.optim.Adam does" if cls in registry.UNUSABLE else ""
+
+
+def _loss(value: Any) -> str:
+    fine = isinstance(value, pyro.infer.ELBO) and type(value) not in registry.UNUSABLE
+    return "" if fine else "does not fit here; loss=pyro.infer.Trace_ELBO() does"
+
+
+def _schedule(value: Any) -> str:
+    if value in SCHEDULES if isinstance(value, str) else value not in registry.UNUSABLE:
+        return ""
+    return f"is no schedule; {registry.nearest(str(value), {**SCHEDULES, **registry.names('schedule')})}"
+
+
+_CHECKS: dict[str, Callable[[Any], str]] = {
+    **dict.fromkeys(("epochs", "batch_size", "lr", "clip_norm", "patience"), _positive),
+    "optimizer": _optimizer,
+    "schedule": _schedule,
+    "loss": _loss,
+    "beta": _beta,
+    "warmup_epochs": lambda value: "" if value >= 0 else "must not be negative",
+    "seed": lambda value: "" if 0 <= value < 2**32 else "must lie from 0 up to 2**32",
+}
+"""What is wrong with a value of the right type, by option."""
+
+
+def _read(name: str, value: Any, trust: Trust) -> Any:
+    """What a text stands for."""
+    if not isinstance(value, str):
+        return value
+    if name not in ("optimizer", "schedule", "loss"):
+        value = registry.plain(value)
+        if name not in ("lr", "beta") or not isinstance(value, str) or "." not in value:
+            return value
+        try:
+            return registry.read("function", value, trust)
+        except ConfigError as error:
+            raise ConfigError(f"{name}: {error}") from error
+    if (
+        name == "schedule"
+        and value.isidentifier()
+        and value.lower() not in map(str.lower, registry.names(name))
+    ):
+        return value  # one of this package's, or none
+    return registry.read(name, value, trust)
+
+
+def find_device(device: str) -> torch.device:
+    """The device of a name; ``auto`` is cuda if there is one, else cpu.
+
+    Raises:
+        ConfigError: there is no such device.
+    """
+    if device == "auto":
+        device = "cuda" if torch.cuda.is_available() else "cpu"
+    try:
+        return torch.zeros((), device=device).device
+    except (RuntimeError, AssertionError) as error:
+        reason = str(error).splitlines()[0]
+        raise ConfigError(f"device={device!r} cannot be used ({reason}); device='cpu' can") from error

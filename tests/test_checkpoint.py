@@ -1,0 +1,252 @@
+import contextlib
+import os
+import sys
+
+import pyro.distributions as dist
+import pytest
+import torch
+import yaml
+from runs import FIT, same
+from torch import nn
+
+import pyro_vae as pv
+from pyro_vae import checkpoint
+from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.registry import ConfigError
+
+
+class TestFiles:
+    @pytest.fixture
+    def run(self, make_vae, digits):
+        return pv.fit(make_vae(), digits, **FIT, folder="run").folder
+
+    def test_configuration_rebuilds_the_run(self, make_vae, digits, run):
+        values = yaml.safe_load((run / "config.yaml").read_text())
+        assert values["data"] == "digits"
+        assert values["binarize"] == "dynamic"
+        assert values["epochs"] == 4
+        vae = pv.load(run)
+        assert vae.latent_dim == 2
+        assert vae.options["encoder"] == pv.nets.mlp(16)
+        x = digits.test[:]
+        assert pv.evaluate.elbo(vae, x) == pv.evaluate.elbo(pv.load("run"), x)
+
+    def test_no_temporary_files_are_left(self, run):
+        assert not [p for p in run.rglob("*") if "tmp" in p.name]
+
+    def test_unfinished_run_loads_from_its_checkpoint(self, run):
+        finished = pv.load(run).state_dict()
+        (run / "model.safetensors").unlink()
+        assert same(pv.load(run).state_dict(), finished)
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.safetensors"])
+    @pytest.mark.parametrize("damage", ["truncated", "garbage", "empty", "foreign", "pickle"])
+    def test_damaged_files(self, run, name, damage):
+        path = run / name
+        if name.startswith("checkpoint"):
+            (run / "model.safetensors").unlink()
+        content = path.read_bytes()
+        if damage == "truncated":
+            path.write_bytes(content[: len(content) // 2])
+        elif damage == "garbage":
+            path.write_bytes(b"\x00\xff" * 500)
+        elif damage == "empty":
+            path.write_bytes(b"")
+        elif damage == "foreign":
+            import safetensors.torch
+
+            safetensors.torch.save_file({"weight": torch.zeros(3)}, path)
+        else:
+            torch.save({"weight": torch.zeros(3)}, path)
+        with pytest.raises(CheckpointError, match=name) as caught:
+            pv.load(run)
+        assert (
+            "did not write it" in str(caught.value) if damage == "foreign" else "damaged" in str(caught.value)
+        )
+        if name.startswith("checkpoint"):
+            with pytest.raises(CheckpointError):
+                pv.resume(run)
+
+    def test_tied_weights(self, digits):
+        class Tied(nn.Module):
+            def __init__(self, in_shape, out_shape):
+                super().__init__()
+                self.a, self.b = nn.Linear(2, 64), nn.Linear(2, 64)
+                self.b.weight = self.a.weight
+
+            def forward(self, z):
+                return (self.a(z) + self.b(-z).tanh()).reshape(*z.shape[:-1], 1, 8, 8)
+
+        vae = pv.VAE(digits.event_shape, 2, decoder=Tied)
+        pv.fit(vae, digits, **FIT, folder="tied")
+        again = pv.load("tied", program=pv.VAE(digits.event_shape, 2, decoder=Tied))
+        assert same(again.state_dict(), vae.state_dict())
+
+    def test_runs_started_at_once_have_folders_of_their_own(self):
+        assert len({checkpoint.new_folder("x") for _ in range(5)}) == 5
+
+    def test_history_is_never_behind_the_checkpoint(self, make_vae, digits, monkeypatch):
+        original, written = checkpoint.write, []
+
+        def patched(path, content, **options):
+            written.append(path.name)
+            original(path, content, **options)
+
+        monkeypatch.setattr(checkpoint, "write", patched)
+        pv.fit(make_vae(), digits, **FIT, folder="other")
+        names = ["history.csv", "checkpoint.safetensors"]
+        assert written == ["checkpoint.safetensors", "config.yaml", *names * 4, "model.safetensors"]
+
+    def test_missing_files(self, run):
+        with pytest.raises(CheckpointError, match="not the folder of a run"):
+            pv.load("nowhere")
+        (run / "model.safetensors").unlink()
+        (run / "checkpoint.safetensors").unlink()
+        with pytest.raises(CheckpointError, match="there is no"):
+            pv.load(run)
+
+    def test_weights_of_another_model(self, run):
+        text = (run / "config.yaml").read_text()
+        (run / "config.yaml").write_text(text.replace("mlp(16)", "mlp(17)"))
+        with pytest.raises(CheckpointError, match=r"of another model.*shape \[16\], expected \[17\]"):
+            pv.load(run)
+
+    @pytest.mark.parametrize("text", ["[1, 2", "just words", "\xff\xfe"])
+    def test_damaged_configuration(self, run, text):
+        (run / "config.yaml").write_bytes(text.encode("latin-1"))
+        with pytest.raises(CheckpointError, match=r"config\.yaml"):
+            pv.load(run)
+
+    def test_failed_write_keeps_the_old_file(self, run, monkeypatch):
+        path = run / "model.safetensors"
+        before = path.read_bytes()
+
+        def full(fd):
+            raise OSError("no space left on device")
+
+        monkeypatch.setattr(os, "fsync", full)
+        with pytest.raises(OSError, match="no space"):
+            checkpoint.write(path, b"half")
+        assert path.read_bytes() == before
+        assert not list(run.glob(".*tmp"))
+
+    def test_latest(self, make_vae, digits):
+        for name in ("a", "b"):
+            pv.fit(make_vae(), digits, **FIT, folder=f"runs/{name}")
+        os.utime("runs/a/checkpoint.safetensors", (2e9, 2e9))
+        assert checkpoint.latest().name == "a"
+        with pytest.raises(CheckpointError, match="pyro-vae train"):
+            checkpoint.latest("nowhere")
+
+
+class Mine(pv.VAE):
+    """A model of one's own, with the constructor of another."""
+
+
+class TestWhatIsOnesOwn:
+    def test_is_built_where_it_is_trusted(self, digits):
+        torch.manual_seed(0)
+        run = pv.fit(Mine(digits.event_shape, 2, encoder=pv.nets.mlp(8)), digits, **FIT, folder="run")
+        with pytest.raises(
+            ConfigError, match=r'trust=\["test_checkpoint"\].*pv.load\(.run., program=program\)'
+        ):
+            pv.load("run")
+        for again in (
+            pv.load("run", trust=["test_checkpoint"]),
+            pv.load("run", program=Mine(digits.event_shape, 2, encoder=pv.nets.mlp(8))),
+        ):
+            assert type(again) is Mine
+            assert same(again.state_dict(), run.program.state_dict())
+
+    def test_a_fixed_prior_is_noticed(self, make_vae, digits):
+        """Weights that were learned under another prior of the same shape are refused."""
+        pv.fit(make_vae(prior=dist.Laplace(0.0, 1.0)), digits, **FIT, folder="run")
+        with pytest.raises(CheckpointError, match="of another model"):
+            pv.load("run", program=make_vae(prior=dist.Laplace(0.0, 2.0)))
+
+
+ATTACKS = [
+    {"class_path": "subprocess.Popen", "init_args": {"args": ["touch", "owned"]}},
+    "{class_path: subprocess.Popen, init_args: {args: [touch, owned]}}",
+    "subprocess.Popen(args=['touch', 'owned'])",
+    "os.system('touch owned')",
+    "os.system",
+    "their_module.Net",
+    "their_module.run()",
+    "their_module",
+    "__import__('their_module')",
+    "__import__('os').system('touch owned')",
+    "Laplace(loc=their_module.run(), scale=1.0)",
+    "Laplace(loc=__import__('os').system('touch owned'), scale=1.0)",
+    "mlp(3, activation=their_module.Net)",
+    "mlp(3, activation={'class_path': 'their_module.run'})",
+    "StudentT(df='their_module.run()', scale={'class_path': 'subprocess.Popen'})",
+    "SGD(momentum=their_module.run())",
+    "LambdaLR(lr_lambda=their_module.run)",
+    "LambdaLR(lr_lambda='their_module.run')",
+    "(lambda: __import__('their_module'))()",
+    "Fixed(" * 400 + ")" * 400,
+    "[" * 3000,
+    ["their_module.run()"],
+    {"x": "their_module.run()", "y": ["os.system('touch owned')"]},
+    3,
+]
+
+
+class TestAStrangersConfiguration:
+    """Whatever it says, nothing is imported and nothing is run."""
+
+    @pytest.fixture
+    def run(self, make_vae, digits, tmp_path, monkeypatch):
+        (tmp_path / "their_module.py").write_text(
+            "from pathlib import Path\n"
+            "Path('owned').touch()\n"
+            "def run(*args, **kwargs): Path('owned').touch()\n"
+            "class Net:\n"
+            "    def __init__(self, *args, **kwargs): run()\n"
+        )
+        monkeypatch.syspath_prepend(tmp_path)
+        run = pv.fit(make_vae(), digits, epochs=1, batch_size=400, folder="run", progress=False)
+        return run.folder
+
+    def attack(self, run, name, attack, make):
+        values = yaml.safe_load((run / "config.yaml").read_text())
+        (run / "config.yaml").write_text(yaml.safe_dump(values | {name: attack}))
+        try:
+            return make(run)
+        finally:
+            (run / "config.yaml").write_text(yaml.safe_dump(values))
+            assert not os.path.exists("owned"), (name, attack)
+            assert "their_module" not in sys.modules
+
+    @pytest.mark.parametrize("name", ["model", "prior", "likelihood", "guide", "encoder", "decoder"])
+    def test_parts_of_the_model(self, run, name):
+        for attack in ATTACKS:
+            with pytest.raises(ConfigError, match=name):
+                self.attack(run, name, attack, pv.load)
+
+    @pytest.mark.parametrize("name", ["optimizer", "schedule", "loss", "lr", "beta"])
+    def test_parts_of_the_settings(self, run, name):
+        for attack in ATTACKS[:-1]:
+            with pytest.raises(ConfigError, match=name):
+                self.attack(run, name, attack, lambda run: pv.resume(run, progress=False))
+
+    def test_every_field(self, run):
+        for name in yaml.safe_load((run / "config.yaml").read_text()):
+            for attack in [*ATTACKS[:4], *ATTACKS[-2:]]:
+                with contextlib.suppress(ConfigError, CheckpointError, pv.data.DataError):
+                    self.attack(run, name, attack, lambda run: pv.resume(run, progress=False))
+
+    def test_of_yaml_itself(self, run):
+        for text in (
+            "model: !!python/object/apply:os.system ['touch owned']",
+            "!!python/object/new:subprocess.Popen [[touch, owned]]",
+            "model: !!python/name:their_module.run",
+            "[" * 20_000,
+            "a: &a [x, x]\nb: &b [*a, *a]\nmodel: *b\n",
+            "model: *nothing",
+        ):
+            (run / "config.yaml").write_text(text)
+            with pytest.raises((ConfigError, CheckpointError)):
+                pv.load(run)
+        assert not os.path.exists("owned")

@@ -6,27 +6,25 @@ by SIGINT and SIGTERM, with all saved; 1 a mistake in the package itself.
 
 from __future__ import annotations
 
-import argparse
 import contextlib
 import inspect
 import io
 import json
 import math
 import os
-import re
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, NoReturn
+from typing import Any, Literal
 
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
 
-from pyro_vae import checkpoint, comparison, data, evaluate, figures, models, registry, training
+from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures, models, registry, training
 from pyro_vae.checkpoint import CheckpointError
-from pyro_vae.families import COUNTING, Family, Of
+from pyro_vae.families import COUNTING, Family
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
 from pyro_vae.registry import ConfigError
@@ -36,18 +34,6 @@ from pyro_vae.training import Settings
 Part = Literal["train", "validation", "test"]
 Format = Literal["text", "latex", "graph"]
 Given = Mapping[str, Any] | None
-
-SEVERAL = ("given", "latent_dims", "trust", "priors", "likelihoods", "guides")
-"""Options that take several values."""
-KINDS = (*registry.PARTS, "between", "optimizer", "loss", "schedule")
-"""Options that name a part, whose arguments are options too."""
-FITTED = {
-    "binarize": "draw x ~ Bernoulli(grey value): dynamic, anew each epoch; static, once; threshold: x > 0.5; "
-    "none; auto: dynamic for a likelihood on {0, 1}, else none",
-    "levels": "leave grey levels the whole numbers that they are, 0 to 255 (of digits, 0 to 16), instead of "
-    "dividing them into [0, 1]; auto: for a likelihood of counts that is not on {0, 1}",
-}
-"""Options of ``pv.data.load`` that follow the likelihood, unless they are given."""
 
 
 @dataclass
@@ -149,7 +135,7 @@ def _assemble(
     options, settings = wanted.arguments(model), wanted.settings()
     chosen = options.get("likelihood") or inspect.signature(model).parameters["likelihood"].default
     family = likelihood or as_likelihood(chosen)
-    binarize, levels = (wanted.pop(name, "auto") for name in FITTED)
+    binarize, levels = (wanted.pop(name, "auto") for name in arguments.FITTED)
     if binarize == "auto":
         binarize = "dynamic" if family.binary and registry.plain(levels) is not True else "none"
     if levels == "auto":
@@ -351,29 +337,34 @@ def main(argv: Sequence[str] | None = None) -> int:
 
 def _run(argv: list[str]) -> None:
     if not argv or argv[0] in ("-h", "--help"):
-        print(_overview())
+        print(arguments.overview(COMMANDS))
         return
     command, *rest = argv
     if command not in COMMANDS:
         raise ConfigError(f"no command {command!r}; {registry.nearest(command, COMMANDS)}")
-    function, known = COMMANDS[command], _options(command)
-    plain, dotted = _separate(command, rest, known)
-    for kind, arguments in dotted.items():
-        if "help" in arguments:
-            print(_help_of(kind, arguments["help"]))
+    function = COMMANDS[command]
+    known = arguments.options(command, function)
+    plain, dotted = arguments.separate(command, rest, known)
+    for kind, own in dotted.items():
+        if "help" in own:
+            print(arguments.help_of(kind, own["help"]))
             return
-    typed = {n: v for n, v in vars(_parser(command, known).parse_args(plain)).items() if v is not None}
+    typed = {
+        n: v
+        for n, v in vars(arguments.make_parser(command, function, known).parse_args(plain)).items()
+        if v is not None
+    }
     trust = typed.pop("trust", [])
     if "given" in typed:
-        typed["given"] = _assigned(typed["given"])
+        typed["given"] = arguments.assigned(typed["given"])
     if "latent_dims" in typed:
         typed["latent_dims"] = [registry.plain(text) for text in typed["latent_dims"]]
     if command in ("train", "compare"):
         path = Path(typed.pop("config")) if "config" in typed else None
         file = checkpoint.read_config(path.parent, path.name) if path else {}
-        for kind, arguments in dotted.items():
+        for kind, own in dotted.items():
             group = file if kind in file and kind not in typed else typed
-            group[kind] = registry.options(group.get(kind) or _default(kind), arguments)
+            group[kind] = registry.options(group.get(kind) or arguments.default(kind), own)
         function(Wanted(file, typed, trust))
         return
     run = Path(typed.pop("run", None) or checkpoint.latest())
@@ -388,136 +379,6 @@ def _run(argv: list[str]) -> None:
 
 
 _OURS = (ConfigError, data.DataError, CheckpointError)
-
-
-def _separate(
-    command: str, tokens: Sequence[str], known: Mapping[str, str]
-) -> tuple[list[str], dict[str, dict[str, str]]]:
-    """Tokens for the parser, with underscores for dashes; and the arguments of parts, by part and name."""
-    plain: list[str] = []
-    dotted: dict[str, dict[str, str]] = {}
-    rest = list(tokens)
-    while rest:
-        token = rest.pop(0)
-        if not token.startswith("--"):
-            plain.append(token)
-            continue
-        option, equals, value = token[2:].partition("=")
-        name, dot, argument = option.replace("-", "_").partition(".")
-        if name not in known and name != "help":
-            near = registry.nearest(f"--{name}", [f"--{other}" for other in known])
-            raise ConfigError(f"{command} has no option {token}; {near} (pyro-vae {command} --help)")
-        if not dot:
-            plain.append(f"--{name}{equals}{value}")
-            continue
-        if name not in KINDS:
-            raise ConfigError(f"--{name} is no part, and has no arguments of its own: {token}")
-        alone = not rest or rest[0].startswith("--")
-        if not equals and argument != "help" and alone:
-            raise ConfigError(f"{token} needs a value")
-        dotted.setdefault(name, {})[argument] = value if equals else "" if alone else rest.pop(0)
-    return plain, dotted
-
-
-class _Parser(argparse.ArgumentParser):
-    def error(self, message: str) -> NoReturn:
-        raise ConfigError(f"{message} ({self.prog} --help)")
-
-
-def _parser(command: str, known: Mapping[str, str]) -> _Parser:
-    function = COMMANDS[command]
-    parser = _Parser(
-        prog=f"pyro-vae {command}",
-        description=re.split(r"\n\s*Args:", inspect.getdoc(function) or "")[0],
-        epilog="Options may be written with dashes (--data-dir) or underscores.",
-        formatter_class=argparse.RawDescriptionHelpFormatter,
-        allow_abbrev=False,
-    )
-    if command not in ("train", "compare"):
-        parser.add_argument("run", nargs="?", help="folder of the run; by default the latest")
-    for name, text in known.items():
-        several: Any = {"nargs": "+"} if name in SEVERAL else {}
-        parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar=name.upper(), **several)
-    return parser
-
-
-def _options(command: str) -> dict[str, str]:
-    """The options of a command, each with what is told of it."""
-    function, trust = COMMANDS[command], "modules of your own that files may import from"
-    if command not in ("train", "compare"):
-        return {n: t for n, t in _documented(function).items() if n != "run"} | {"trust": trust}
-    known = {"data": f"{', '.join(data.SETS)}; or a .npy, .npz or .pt file; or a folder of images"}
-    known |= {n: t for n, t in _documented(data.load).items() if n not in ("data", "labels")} | FITTED
-    known["model"] = f"what is trained: {', '.join(models.__all__)}; VAE by default"
-    for name in models.__all__[::-1]:
-        known |= {n: t for n, t in _documented(getattr(models, name)).items() if n != "event_shape"}
-    known["given"] = "what a ConditionalVAE is given: y=10 for ten classes, age=(1,) for a real value"
-    known |= Settings.documentation()
-    known |= {"folder": "of the run; by default a new one under runs/", "trust": trust}
-    known["config"] = "a run's config.yaml, or one of your own"
-    if command == "train":
-        return known | {"resume": "go on with this run, as it was"}
-    lists = {f"{kind}s": f"{kind}s to compare" for kind in ("prior", "likelihood", "guide")}
-    return lists | {"num_samples": "importance samples per datum; 100 by default"} | known
-
-
-def _documented(function: Callable[..., Any]) -> dict[str, str]:
-    """What a docstring tells of each argument."""
-    _, _, told = (inspect.getdoc(function) or "").partition("Args:\n")
-    found = re.findall(r"^    (\w+): (.*(?:\n {8,}.*)*)", re.split(r"\n\S", told)[0], re.MULTILINE)
-    return {name: re.sub(r"\s+", " ", text).replace("``", "") for name, text in found}
-
-
-def _default(kind: str) -> str:
-    """The text of a part that was not chosen."""
-    if kind in Settings.documentation():
-        return str(Settings().to_plain()[kind])
-    if kind in ("encoder", "decoder", "between"):  # whose widths are then an option by name
-        return "MLP(hidden_dims=[200, 200])" if kind == "between" else "MLP"
-    return registry.write(inspect.signature(models.HierarchicalVAE).parameters[kind].default)
-
-
-def _help_of(kind: str, name: str) -> str:
-    """The names of the parts of a kind; or what one of them takes."""
-    known = registry.names(kind)
-    if not name:
-        return f"{kind}s: {', '.join(sorted(known))}"
-    match = {other.lower(): other for other in known}.get(name.lower())
-    if match is None:
-        raise ConfigError(f"no {kind} is named {name!r}; {registry.nearest(name, known)}")
-    part = known[match]
-    told = inspect.getdoc(part) or ""
-    if isinstance(part, Of):
-        return f"{match}\n\n{told}\n\nEach is a number, network, shared or per_element."
-    return f"{match}{inspect.signature(part)}\n\n{told}"
-
-
-def _overview() -> str:
-    commands = {name: (inspect.getdoc(f) or "").split("\n")[0] for name, f in COMMANDS.items()}
-    lines = [f"  {name:<12} {text}" for name, text in commands.items()]
-    return "\n".join(
-        [
-            "usage: pyro-vae COMMAND [RUN] [options]",
-            "",
-            "The variational autoencoder as a Pyro program. Without options, pyro-vae train learns",
-            "scikit-learn's handwritten digits and draws what it learnt.",
-            "",
-            *lines,
-            "",
-            "pyro-vae COMMAND --help tells more. RUN is the folder of a run; by default the latest.",
-        ]
-    )
-
-
-def _assigned(texts: Sequence[str]) -> dict[str, Any]:
-    """``["y=3", "age=(1,)"]`` as a mapping."""
-    found = {}
-    for text in texts:
-        site, equals, value = text.partition("=")
-        if not equals:
-            raise ConfigError(f"--given {text} is no site and value; --given y=3, for example")
-        found[site] = registry.plain(value)
-    return found
 
 
 def _pictures(program: Program, part: data.Split) -> dict[str, Callable[[], Figure]]:

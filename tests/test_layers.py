@@ -13,7 +13,7 @@ ROWS = [
     ["objectives", "registry"],
     ["evaluate", "figures", "explain", "checkpoint"],
     ["training"],
-    ["comparison", "sklearn"],
+    ["comparison", "sklearn", "arguments"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -3,7 +3,7 @@
 import re
 from pathlib import Path
 
-from pyro_vae import cli
+from pyro_vae import arguments, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
@@ -29,7 +29,10 @@ def test_options_exist():
     for command, rest in commands:
         assert command in cli.COMMANDS
         for option in set(re.findall(r"--([a-z-]+)", rest)) - {"help"}:
-            assert option.replace("-", "_") in cli._options(command), (command, option)
+            assert option.replace("-", "_") in arguments.options(command, cli.COMMANDS[command]), (
+                command,
+                option,
+            )
 
 
 def test_pictures_exist():

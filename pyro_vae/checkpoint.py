@@ -76,19 +76,28 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     try:
         with safetensors.safe_open(path, "pt") as file:
             meta = json.loads((file.metadata() or {}).get("pyro_vae", "{}"))
-            if not {"class", "event_shapes", "dtype"} <= meta.keys():
+            if not isinstance(meta, dict) or not {"class", "event_shapes", "dtype"} <= meta.keys():
                 raise CheckpointError(
                     f"{path} is a safetensors file, but pyro_vae did not write it; give the folder of a "
                     "run made by pyro-vae train or pv.fit"
                 )
+            _check_identity(path, meta)
             names = list(file.keys())
             return {name: file.get_tensor(name) for name in names}, meta
     except FileNotFoundError:
         raise CheckpointError(f"there is no {path}; give the folder of a run: {_runs()}") from None
-    except (safetensors.SafetensorError, OSError, json.JSONDecodeError) as error:
+    except (safetensors.SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
         raise CheckpointError(
             f"{path} is damaged or no safetensors file ({error}); restore it from a copy, or train anew"
         ) from error
+
+
+def _check_identity(path: Path, meta: Mapping[str, Any]) -> None:
+    shapes, gaps = meta["event_shapes"], meta.get("gaps")
+    fine = meta["dtype"] in ("float16", "bfloat16", "float32", "float64")
+    fine = fine and isinstance(shapes, dict) and all(isinstance(shape, list) for shape in shapes.values())
+    if not (fine and isinstance(gaps, list) and all(isinstance(site, str) for site in gaps)):
+        raise CheckpointError(f"{path} is damaged: what it says of its program is not what was written")
 
 
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
@@ -254,6 +263,8 @@ def build(
     program: Program | None = None,
 ) -> Program:
     """The untrained program of a run, from its configuration if none is given, as its identity says."""
+    if isinstance(program, Program) and program.options:
+        _refuse_another(program, values, folder)
     try:
         if program is None:
             cls = registry.read("model", values.get("model", ""), trust)
@@ -261,7 +272,7 @@ def build(
             program = cls(**shape, **options(cls, values, trust))
         if not isinstance(program, Program):
             raise ConfigError(f"model={values.get('model')}, a {type(program).__name__}, is no pv.Program")
-    except (TypeError, ValueError) as error:
+    except (TypeError, ValueError, RuntimeError) as error:
         raise ConfigError(
             f"{error}. If the run's model or parts of it are your own, build it as it was and pass it: "
             f"pv.load({str(folder)!r}, program=program)"
@@ -270,6 +281,16 @@ def build(
     program.event_shapes = shapes | program.event_shapes
     program.see_gaps(frozenset(meta["gaps"]))
     return program.to(getattr(torch, meta["dtype"]))
+
+
+def _refuse_another(program: Program, values: Mapping[str, Any], folder: Path) -> None:
+    for name, value in describe(program).items():
+        nameless = "<" in f"{value}{values.get(name)}"  # a lambda, say
+        if not nameless and name in values and values[name] != value:
+            raise CheckpointError(
+                f"{folder} is a run with {name}={values[name]!r}, and the program given has {value!r}; build "
+                f"it with the parts listed in {CONFIG}"
+            )
 
 
 def new_folder(name: str) -> Path:

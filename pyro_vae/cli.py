@@ -72,17 +72,17 @@ def train(wanted: Wanted) -> None:
     names, --likelihood.help Normal the arguments. A part of your own goes by its import path:
     --encoder my_module.MyNet.
     """
-    if resume := wanted.pop("resume"):
+    if resume := wanted.typed.pop("resume", None):
         if wanted.typed:
             raise ConfigError("--resume goes on with a run as it was, and takes no other option")
         run = training.resume(resume, trust=wanted.trust)
     else:
-        folder = wanted.pop("folder")
+        folder = wanted.typed.pop("folder", None)
         model, options, settings, loaded = _assemble(wanted)
         torch.manual_seed(settings.get("seed", 0))
         try:
             program = model(**options)
-        except (TypeError, ValueError) as error:
+        except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(str(error)) from error
         with _folder(folder, loaded.name) as place:
             run = training.fit(program, loaded, **settings, folder=place)
@@ -103,10 +103,10 @@ def compare(wanted: Wanted) -> None:
     Laplace 'StudentT(df=4.0)'. Called again with the same --folder, it goes on where it was stopped.
     """
     parts: dict[str, Any] = {
-        f"{kind}s": [registry.read(kind, text, "*") for text in wanted.pop(f"{kind}s", [])]
+        f"{kind}s": [registry.read(kind, text, "*") for text in wanted.typed.pop(f"{kind}s", [])]
         for kind in ("prior", "likelihood", "guide")
     }
-    folder, num_samples = wanted.pop("folder"), registry.plain(wanted.pop("num_samples", 100))
+    folder, num_samples = wanted.typed.pop("folder", None), registry.plain(wanted.pop("num_samples", 100))
     registry.check("num_samples", num_samples, int)
     try:
         likelihoods = [as_likelihood(part) for part in parts["likelihoods"]]
@@ -395,7 +395,7 @@ def _pictures(program: Program, part: data.Split) -> dict[str, Callable[[], Figu
             drawn["manifold"] = lambda: figures.manifold(program)
     if isinstance(program, models.ConditionalVAE) and any(type(k) is int for k in program.given.values()):
         drawn["styles"] = lambda: figures.styles(program, part)
-    if isinstance(program, models.HierarchicalVAE):
+    if isinstance(program, models.HierarchicalVAE) and len(program.sites) > 1:
         drawn["levels"] = lambda: figures.levels(program)
     return drawn
 

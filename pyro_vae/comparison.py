@@ -156,6 +156,7 @@ def compare(
         DataError: the data lie outside a likelihood's support.
     """
     lists = {"prior": priors, "likelihood": likelihoods, "guide": guides}
+    lists = {kind: [parts] if isinstance(parts, str) else parts for kind, parts in lists.items()}
     varied = {kind: [_part(kind, part) for part in parts] for kind, parts in lists.items()}
     varied = {kind: parts for kind, parts in varied.items() if parts}
     variants = [dict(zip(varied, parts, strict=True)) for parts in itertools.product(*varied.values())]

@@ -175,6 +175,11 @@ class Program(nn.Module):
 
         return [module for module in within(self) if isinstance(module, Conditional)]
 
+    def _within(self) -> list[Program]:
+        """Programs within it that have not met data yet; one that was trained stays as it is."""
+        inner = [module for module in self.modules() if isinstance(module, Program) and module is not self]
+        return [program for program in inner if not program.initialized]
+
     def initialize(self, data: Split) -> None:
         """Starts conditionals at the data's statistics, and standardises what their networks see.
 
@@ -185,6 +190,8 @@ class Program(nn.Module):
         Args:
             data: the training data.
         """
+        for program in self._within():
+            program.initialize(data)
         own = {c.site: c for c in self.conditionals() if c.site in data.event_shapes}
         for site, c in own.items():
             mean, std = (moment.to(self.device, self.dtype) for moment in data.moments(site))
@@ -209,18 +216,21 @@ class Program(nn.Module):
 
     def see_gaps(self, gaps: frozenset[str]) -> None:
         """Makes anew, with a mask beside what they see, the networks that see sites with missing values."""
+        device, dtype = self.device, self.dtype
+        for program in self._within():
+            program.see_gaps(gaps)
         for c in self.conditionals():
             new = [p for p in c.seen if isinstance(p, Real) and p.site in gaps and not p.gaps]
             for parent in new:
                 parent.gaps = True
             if new:
                 c.build()
-                c.to(self.device, self.dtype)
+                c.to(device, dtype)
 
     @property
     def gaps(self) -> frozenset[str]:
         """Sites of which its networks see a mask beside the values."""
-        return frozenset(p.site for c in self.conditionals() for p in c.seen if p.gaps)
+        return frozenset(seen.site for seen in self.modules() if isinstance(seen, Real) and seen.gaps)
 
     @property
     def classes(self) -> dict[str, int]:
@@ -277,20 +287,18 @@ class Program(nn.Module):
             raise DataError(f"the model has no site {unknown.pop()!r} to be given; it has {', '.join(batch)}")
         known = {}
         for name, value in (given or {}).items():
-            tensor = torch.as_tensor(value).to(batch[name])
+            shape, classes = self.event_shapes[name], self.classes.get(name)
             try:
-                known[name] = tensor.expand_as(batch[name]) if tensor.shape[:1] != (num_samples,) else tensor
-                known[name] = known[name].reshape(batch[name].shape)
-            except RuntimeError as error:
-                shape = self.event_shapes[name]
-                raise DataError(
-                    f"{name} has shape {tuple(tensor.shape)}; give {shape}, or {(num_samples, *shape)}"
-                ) from error
-        for name in self.classes.keys() & known.keys():
-            if not ((known[name] >= 0) & (known[name] < self.classes[name])).all():
-                raise DataError(
-                    f"{name}={given and given[name]} is no class; they are 0 to {self.classes[name] - 1}"
-                )
+                tensor = torch.as_tensor(value)
+                if classes and not torch.isin(tensor, torch.arange(classes).to(tensor)).all():
+                    raise ValueError
+                one = tuple(tensor.shape) in ((), shape)
+                tensor = tensor.expand_as(batch[name]) if one else tensor.reshape(batch[name].shape)
+            except (RuntimeError, TypeError, ValueError) as error:
+                wanted = f"{shape}, or {(num_samples, *shape)}" if shape else f"one, or {num_samples}"
+                what = f"classes from 0 to {classes - 1}" if classes else "numbers"
+                raise DataError(f"{name}={value!r} is no value of {name}: give {what}, {wanted}") from error
+            known[name] = tensor.to(batch[name])
         model = poutine.uncondition(self.model)
         return poutine.trace(poutine.condition(model, data=known)).get_trace(batch | known)
 

@@ -178,9 +178,17 @@ class Split:
         """Refuses real data whose variation single precision does not resolve.
 
         Raises:
-            DataError: all data are equal, or far from 0 on their own scale, or tiny, or huge.
+            DataError: data are equal, or tiny, or huge, or far from 0 on their own scale, as a column may be.
         """
         mean, std = self.moments(site)
+        far = (mean.abs() > 1e5 * std) & (std > 0)
+        if mean.dim() == 1 and site not in self._whole and far.any():
+            column = int(far.nonzero()[0])
+            raise DataError(
+                f"column {column} of the training data{_where(site)} varies by {std[column].item():.3g} "
+                f"(standard deviation) around {mean[column].item():.3g}, which single precision does not "
+                "resolve; take its mean off: x - x.mean(0)"
+            )
         unit, size = std.square().mean().sqrt().item(), mean.abs().max().item()
         if site not in self._whole and (not 1e-6 < unit < 1e15 or size > 1e5 * unit):
             raise DataError(

@@ -60,6 +60,8 @@ def check(program: Program, data: Split) -> None:
         for name, site in sites(one):
             if site["infer"].get("was_observed") and name in data.event_shapes:
                 _check_site(program, data, name, site["fn"], many.nodes[name]["fn"])
+    if data.gaps & data.event_shapes.keys():
+        _check_gaps(program, data)
 
 
 def _check_site(program: Program, data: Split, name: str, one: Any, many: Any) -> None:
@@ -82,6 +84,19 @@ def _check_site(program: Program, data: Split, name: str, one: Any, many: Any) -
             marginal(many, torch.ones(shape, dtype=torch.bool, device=program.device))
         except ValueError as error:
             raise DataError(f"{name} has missing values (NaN), and {error}") from error
+
+
+def _check_gaps(program: Program, data: Split) -> None:
+    """Whether the model leaves out what is missing, as ``self.sample`` does and ``pyro.sample`` does not."""
+    batch = program.place(data.batch(slice(0, 64)))
+    with program.evaluating(), observing(data.gaps):
+        trace = poutine.trace(program.model).get_trace(batch)
+        for name, site in sites(trace):
+            if site["is_observed"] and name in data.gaps and site["value"].isnan().any():
+                raise DataError(
+                    f"{name} has missing values (NaN), which pyro.sample(obs=...) takes for values; in the "
+                    f"model write self.sample({name!r}, distribution, batch), which leaves them out"
+                )
 
 
 def _base(distribution: Any) -> Any:

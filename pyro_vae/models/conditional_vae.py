@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
+from numbers import Integral
 from typing import Any
 
 from torch import Tensor
@@ -74,7 +75,7 @@ class ConditionalVAE(Program):
         self.options = {
             "event_shape": x,
             "given": dict(self.given),
-            "latent_dim": latent_dim,
+            "latent_dim": z[0],
             "conditional_prior": conditional_prior,
             "prior": prior,
             "likelihood": as_likelihood(likelihood),
@@ -82,7 +83,7 @@ class ConditionalVAE(Program):
             "encoder": encoder,
             "decoder": decoder,
         }
-        self.event_shape, self.latent_dim = x, latent_dim
+        self.event_shape, self.latent_dim = x, z[0]
         self.event_shapes = {"x": x} | {s: () if isinstance(k, int) else k for s, k in self.given.items()}
         if conditional_prior:
             self.p_z = Conditional("z", Normal(), z, self._seen(), nets.mlp(64))
@@ -139,14 +140,14 @@ class ConditionalVAE(Program):
 def _check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
     checked: dict[str, int | tuple[int, ...]] = {}
     for site, what in dict(given).items():
-        classes = isinstance(what, int) and not isinstance(what, bool) and what > 0
+        classes = isinstance(what, Integral) and not isinstance(what, bool) and what > 0
         shape = isinstance(what, tuple | list) and all(type(n) is int and n > 0 for n in what)
         if site in ("x", "z") or not (classes or shape):
             raise ValueError(
                 f"given={given!r}: {site!r} needs a number of classes or a shape, and another name than x or "
                 'z; for example given={"y": 10, "age": (1,)}'
             )
-        checked[site] = what if classes else tuple(what)
+        checked[site] = int(what) if isinstance(what, Integral) else tuple(what)
     if not checked:
         raise ValueError('nothing is given; give labels, given={"y": 10}, or take a pv.VAE')
     return checked

@@ -70,7 +70,7 @@ class HierarchicalVAE(Program):
         between: nets.Net = nets.mlp(200, 200),
     ):
         super().__init__()
-        dims = tuple(latent_dims)
+        dims = tuple(d.item() if hasattr(d, "item") else d for d in latent_dims)  # NumPy's numbers
         x, _ = check_shape("HierarchicalVAE", event_shape, min(dims, default=0))
         if inference not in ("bottom_up", "top_down"):
             raise ValueError(f'inference={inference!r} is neither "bottom_up" nor "top_down"')

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from operator import index
 from typing import Any
 
 import torch
@@ -23,7 +24,13 @@ def check_shape(model: str, event_shape: Any, latent_dim: Any) -> tuple[Shape, S
     if not isinstance(event_shape, Sequence) or isinstance(event_shape, str):
         raise ValueError(f"event_shape={event_shape!r} is no shape; {example}")
     shape = tuple(event_shape)
-    if not shape or not all(type(n) is int and n > 0 for n in (*shape, latent_dim)):
+    try:
+        shape, latent_dim = tuple(map(index, shape)), index(latent_dim)
+    except TypeError:
+        raise ValueError(
+            f"event_shape={event_shape} and latent_dim={latent_dim!r} need whole numbers; {example}"
+        ) from None
+    if not shape or min(*shape, latent_dim) < 1:
         raise ValueError(
             f"a {model} needs at least one pixel and one latent, but got event_shape={event_shape} "
             f"and latent_dim={latent_dim}; {example}"

@@ -72,14 +72,14 @@ class VAE(Program):
         x, z = check_shape("VAE", event_shape, latent_dim)
         self.options = {
             "event_shape": x,
-            "latent_dim": latent_dim,
+            "latent_dim": z[0],
             "prior": prior,
             "likelihood": as_likelihood(likelihood),
             "guide": as_guide(guide),
             "encoder": encoder,
             "decoder": decoder,
         }
-        self.event_shape, self.latent_dim, self.event_shapes = x, latent_dim, {"x": x}
+        self.event_shape, self.latent_dim, self.event_shapes = x, z[0], {"x": x}
         self.p_z = Conditional("z", as_prior(prior), z)
         self.q_z = Conditional("z", as_guide(guide), z, (Real("x", x),), encoder, support=self.p_z.support)
         self.p_x = Conditional("x", as_likelihood(likelihood), x, (Latent("z", z),), decoder)

@@ -39,6 +39,8 @@ def log_weights(program: Program, batch: Mapping[str, Tensor] | Tensor, num_part
     for trace, sign in ((model, 1), (guide, -1)):
         trace.compute_log_prob()
         for name, site in sites(trace):
+            if not site["is_observed"] and name not in guide.nodes:
+                continue  # drawn from the model itself: its density is that of its draw, and cancels
             if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
                 raise ValueError(
                     f"site {name!r} lies outside the plate 'data', so that it has no weight datum by datum"

@@ -11,7 +11,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -280,7 +280,8 @@ def fit(
     program.to(place)
     data.to(place)
     for site in data.train.event_shapes:
-        data.train.check_scale(site)
+        if site != "y" and site not in program.classes:  # labels have no scale
+            data.train.check_scale(site)
     splits = [split for split in (data.train, data.validation, data.test) if len(split)]
     for split in splits:
         evaluate.check(program, split)
@@ -447,6 +448,13 @@ def _opening(training: _Training) -> Iterator[str]:
     yield f"{settings.epochs * training.num_batches} steps, {kind}, {settings.precision}{why}"
     with program.evaluating():
         model, guide = traces(program, program.place(training.data.train.batch(slice(0, 1))), 1)
+        own = {id(parameter) for parameter in program.parameters()}
+        for name, site in [*model.nodes.items(), *guide.nodes.items()]:
+            if site["type"] == "param" and id(cast(Any, site["value"]).unconstrained()) not in own:
+                raise ConfigError(
+                    f"the program makes a parameter {name!r} by pyro.param, which is Pyro's and would not be "
+                    "trained or kept; make it the program's: self.scale = nn.Parameter(torch.zeros(()))"
+                )
         estimated = [site for site, closed in in_closed_form(model, guide).items() if not closed]
     told = f"as estimated from draws ({', '.join(estimated)})" if estimated else "in closed form"
     yield f"KL reported {told}"

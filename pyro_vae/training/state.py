@@ -86,6 +86,18 @@ def restore(
         CheckpointError: it is of other data, or of another program.
     """
     path = folder / checkpoint.CHECKPOINT
+    try:
+        return _restore(path, program, svi, rate, fingerprint)
+    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        raise CheckpointError(
+            f"{path} is damaged ({error!r}); restore it from a copy, or train anew"
+        ) from error
+
+
+def _restore(
+    path: Path, program: Program, svi: SVI, rate: LearningRate, fingerprint: str
+) -> tuple[State, dict[str, Tensor]]:
+    folder = path.parent
     tensors, meta = checkpoint.load_tensors(path)
     if meta["fingerprint"] != fingerprint:
         raise CheckpointError(

@@ -1,6 +1,7 @@
 import contextlib
 import os
 import sys
+from pathlib import Path
 
 import pyro.distributions as dist
 import pytest
@@ -161,8 +162,11 @@ class TestWhatIsOnesOwn:
     def test_a_fixed_prior_is_noticed(self, make_vae, digits):
         """Weights that were learned under another prior of the same shape are refused."""
         pv.fit(make_vae(prior=dist.Laplace(0.0, 1.0)), digits, **FIT, folder="run")
-        with pytest.raises(CheckpointError, match="of another model"):
+        with pytest.raises(CheckpointError, match="is a run with prior='Laplace"):
             pv.load("run", program=make_vae(prior=dist.Laplace(0.0, 2.0)))
+        one, other = (make_vae(prior=dist.Laplace(0.0, scale)) for scale in (1.0, 2.0))
+        with pytest.raises(CheckpointError, match="of another model"):
+            pv.checkpoint.load_state(other, one.state_dict(), Path("run"))
 
 
 ATTACKS = [

@@ -301,7 +301,7 @@ def test_commands_on_conditions_and_levels(output):
     assert main(["train", "--folder", "deep", *SMALL, "--model", "HierarchicalVAE"]) == 0
     output()
     assert main(["sample", "run", "--given", "y=3"]) == 0
-    assert "no class" in fails(2, output, "sample", "run", "--given", "y=13")
+    assert "classes from 0 to 9" in fails(2, output, "sample", "run", "--given", "y=13")
     assert "no site 'w'" in fails(2, output, "sample", "run", "--given", "w=1")
     assert main(["styles", "run"]) == main(["levels", "deep"]) == main(["explain", "deep"]) == 0
     text = output()

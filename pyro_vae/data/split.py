@@ -187,7 +187,7 @@ class Split:
             raise DataError(
                 f"column {column} of the training data{_where(site)} varies by {std[column].item():.3g} "
                 f"(standard deviation) around {mean[column].item():.3g}, which single precision does not "
-                "resolve; take its mean off: x - x.mean(0)"
+                "resolve; standardise it: (x - x.mean(0)) / x.std(0)"
             )
         unit, size = std.square().mean().sqrt().item(), mean.abs().max().item()
         if site not in self._whole and (not 1e-6 < unit < 1e15 or size > 1e5 * unit):

@@ -140,7 +140,7 @@ class ConditionalVAE(Program):
 def _check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
     checked: dict[str, int | tuple[int, ...]] = {}
     for site, what in dict(given).items():
-        classes = isinstance(what, Integral) and not isinstance(what, bool) and what > 0
+        classes = isinstance(what, Integral) and not isinstance(what, bool) and int(what) > 0
         shape = isinstance(what, tuple | list) and all(type(n) is int and n > 0 for n in what)
         if site in ("x", "z") or not (classes or shape):
             raise ValueError(

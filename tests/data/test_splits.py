@@ -233,7 +233,7 @@ class TestCheck:
         x = loc + scale * np.random.default_rng(0).normal(size=(100, 3))
         with pytest.raises(DataError, match="standardise"):
             whole(x).check_scale()
-        with pytest.raises(DataError, match="data of site 'w' vary"):
+        with pytest.raises(DataError, match="data of site 'w' var"):
             whole({"x": np.eye(100), "w": x}).check_scale("w")
 
     def test_scales_that_are_fine(self):

@@ -15,7 +15,7 @@ from pyro_vae.training import Settings
 
 SEVERAL = ("given", "latent_dims", "trust", "priors", "likelihoods", "guides")
 """Options that take several values."""
-KINDS = (*registry.PARTS, "between", "optimizer", "loss", "schedule")
+KINDS = (*registry.PARTS, "optimizer", "loss", "schedule")
 """Options that name a part, whose arguments are options too."""
 FITTED = {
     "binarize": "draw x ~ Bernoulli(grey value): dynamic, anew each epoch; static, once; threshold: x > 0.5; "

@@ -107,7 +107,7 @@ class Label(nn.Module):
 
     def __init__(self, site: str, num_classes: int):
         super().__init__()
-        self.site, self.event_shape, self.shape, self.gaps = site, (), (num_classes,), False
+        self.site, self.event_shape, self.shape = site, (), (num_classes,)
         self.register_buffer("classes", torch.arange(num_classes).to(torch.get_default_dtype()))
 
     def forward(self, y: Tensor) -> Tensor:
@@ -119,12 +119,7 @@ class Latent(nn.Module):
 
     def __init__(self, site: str, event_shape: Shape):
         super().__init__()
-        self.site, self.event_shape, self.shape, self.gaps = (
-            site,
-            tuple(event_shape),
-            tuple(event_shape),
-            False,
-        )
+        self.site, self.event_shape, self.shape = site, tuple(event_shape), tuple(event_shape)
 
     def forward(self, z: Tensor) -> Tensor:
         return z
@@ -226,14 +221,10 @@ class Conditional(nn.Module):
         """The network's output, though it be made for a single batch dimension."""
         leading = [x.shape[: x.dim() - len(s.event_shape)] for x, s in zip(parents, self.seen, strict=True)]
         batch = torch.broadcast_shapes(*leading)
-        inputs = []
-        for x, own, seen in zip(parents, leading, self.seen, strict=True):
-            value = seen(x)
-            inputs.append(
-                value.expand(*batch, *seen.shape).reshape(-1, *seen.shape)
-                if own != batch
-                else value.reshape(-1, *seen.shape)
-            )
+        inputs = [
+            seen(x).expand(*batch, *seen.shape).reshape(-1, *seen.shape)
+            for x, seen in zip(parents, self.seen, strict=True)
+        ]
         y: Tensor = self.net(*inputs)
         out_shape = self.family.param_shape()
         if tuple(y.shape[1:]) != tuple(out_shape):

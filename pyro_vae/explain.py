@@ -26,8 +26,8 @@ from pyro_vae.constraints import bounds, domain, support
 from pyro_vae.families import COUNTING, LEBESGUE
 from pyro_vae.families.named import Normal
 from pyro_vae.objectives import in_closed_form
-from pyro_vae.objectives.elbo import latents, sites
-from pyro_vae.program import Batch, Program
+from pyro_vae.objectives.elbo import latents
+from pyro_vae.program import Batch, Program, sites
 
 Format = Literal["text", "latex", "graph"]
 

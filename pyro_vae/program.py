@@ -264,11 +264,7 @@ class Program(nn.Module):
         """Draws of all sites, latent and observed, ``[num_samples, *event_shape]``: see ``simulate``."""
         with self.evaluating(seed):
             trace = self.simulate(num_samples, given)
-        return {
-            name: cast(Tensor, site["value"])
-            for name, site in trace.nodes.items()
-            if site["type"] == "sample" and not site_is_subsample(site)
-        }
+        return {name: site["value"] for name, site in sites(trace)}
 
     def simulate(self, num_samples: int, given: Mapping[str, Any] | None = None) -> poutine.Trace:
         """The trace of the model run forward for so many data, with the values of some sites given.
@@ -384,6 +380,13 @@ def _warn_of_constants(site: str, std: Tensor, mean: Tensor) -> None:
             DataWarning,
             stacklevel=4,
         )
+
+
+def sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
+    """The sample sites of a program in their order, without those that plates make to subsample."""
+    for name, site in trace.nodes.items():
+        if site["type"] == "sample" and not site_is_subsample(site):
+            yield name, site
 
 
 def seed_generators(seed: int, device: torch.device) -> None:

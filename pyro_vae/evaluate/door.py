@@ -15,8 +15,7 @@ from pyro_vae.constraints import domain, support
 from pyro_vae.data import DataError, Split
 from pyro_vae.distributions import marginal
 from pyro_vae.families.univariate import mend
-from pyro_vae.objectives.elbo import sites
-from pyro_vae.program import Program, as_batch
+from pyro_vae.program import Program, as_batch, sites
 
 
 def as_split(data: Split | Mapping[str, Tensor] | Tensor) -> Split:
@@ -60,7 +59,7 @@ def check(program: Program, data: Split) -> None:
         for name, site in sites(one):
             if site["infer"].get("was_observed") and name in data.event_shapes:
                 _check_site(program, data, name, site["fn"], many.nodes[name]["fn"])
-    if data.gaps & data.event_shapes.keys():
+    if data.gaps:
         _check_gaps(program, data)
 
 

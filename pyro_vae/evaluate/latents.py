@@ -9,8 +9,7 @@ from torch import Tensor
 
 from pyro_vae.evaluate.door import as_split, check
 from pyro_vae.evaluate.likelihood import Data, check_positive, over_batches
-from pyro_vae.objectives.elbo import sites
-from pyro_vae.program import Batch, Program
+from pyro_vae.program import Batch, Program, sites
 
 
 def active_units(

@@ -18,9 +18,8 @@ from pyro_vae.data import DataError, Split
 from pyro_vae.evaluate.door import as_split, check
 from pyro_vae.families import COUNTING, LEBESGUE
 from pyro_vae.objectives import elbo_terms, importance_weighted_bound, log_weights
-from pyro_vae.objectives.elbo import sites
 from pyro_vae.objectives.importance import by_datum, traces
-from pyro_vae.program import Batch, Program
+from pyro_vae.program import Batch, Program, sites
 from pyro_vae.svi import CompilationWarning, Compile
 
 Data = Split | Mapping[str, Tensor] | Tensor

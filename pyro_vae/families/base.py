@@ -17,6 +17,9 @@ Shape = tuple[int, ...]
 COUNTING = "counting measure"
 LEBESGUE = "Lebesgue measure on the data's scale"
 
+FLOOR = 1e-3
+"""Smallest scale in its unit: without one, a density of constant values would rise for ever."""
+
 
 class NeedsNumberError(ValueError):
     """A family whose ``parameter`` must be given as a number."""

@@ -10,10 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae import distributions
-from pyro_vae.families.base import COUNTING, Family, Shape, check_count, scale
+from pyro_vae.families.base import COUNTING, FLOOR, Family, Shape, check_count, scale
 from pyro_vae.families.univariate import whole_numbers
-
-FLOOR = 1e-3
 
 
 class _Levels(Family):

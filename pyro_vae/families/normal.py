@@ -11,10 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae.distributions import Reshaped
-from pyro_vae.families.base import Family, Shape, check_count, scale, units
-
-FLOOR = 1e-3
-"""Smallest standard deviation of an element by itself, in its unit."""
+from pyro_vae.families.base import FLOOR, Family, Shape, check_count, scale, units
 
 
 class _Correlated(Family):

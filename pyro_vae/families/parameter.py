@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.constraints import bounds, to_constrained
-from pyro_vae.families.base import NeedsNumberError, Shape, refuse_others
+from pyro_vae.families.base import FLOOR, NeedsNumberError, Shape, refuse_others
 
 Source = float | Literal["network", "shared", "per_element"]
 """Where a parameter comes from: a fixed number; ``"network"``, a value per datum and element;
@@ -21,7 +21,6 @@ Role = Literal["location", "scale", "rate", "other"]
 
 _NAMED = get_args(get_args(Source)[1])
 _EARLIER = {"decoder": "network", "per_pixel": "per_element"}
-FLOOR = 1e-3
 
 
 class Parameter(nn.Module):

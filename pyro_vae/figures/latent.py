@@ -26,8 +26,7 @@ from pyro_vae.figures.stories import (
     told,
     typical,
 )
-from pyro_vae.objectives.elbo import sites
-from pyro_vae.program import Program
+from pyro_vae.program import Program, sites
 
 
 def interpolation(program: Program, start: Datum, end: Datum, num_steps: int = 12) -> Figure:

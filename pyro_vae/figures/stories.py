@@ -15,8 +15,7 @@ from torch import Tensor
 from pyro_vae import distributions
 from pyro_vae.conditional import observing
 from pyro_vae.data import DataError, Split
-from pyro_vae.objectives.elbo import sites
-from pyro_vae.program import Batch, Program
+from pyro_vae.program import Batch, Program, sites
 
 Datum = Mapping[str, Tensor] | Tensor
 Data = Split | Datum

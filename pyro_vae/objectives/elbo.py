@@ -7,12 +7,12 @@ from typing import Any
 
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import kl_divergence as analytic_kl
 
 from pyro_vae.distributions import has_closed_form
+from pyro_vae.program import sites
 
 
 def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
@@ -76,13 +76,6 @@ def latents(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str, Any, 
             after = before <= set(drawn[: drawn.index(name)])
             yield name, guide_trace.nodes[name]["fn"], site["fn"], site["value"], after
             before.add(name)
-
-
-def sites(trace: Trace) -> Iterator[tuple[str, Any]]:
-    """The sample sites of a program in their order, without those that plates make to subsample."""
-    for name, site in trace.nodes.items():
-        if site["type"] == "sample" and not site_is_subsample(site):
-            yield name, site
 
 
 class scale_latents(Messenger):  # named as Pyro names its handlers

@@ -10,8 +10,7 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.objectives.elbo import sites
-from pyro_vae.program import Batch, Program, as_batch
+from pyro_vae.program import Batch, Program, as_batch, sites
 
 
 def log_weights(program: Program, batch: Mapping[str, Tensor] | Tensor, num_particles: int = 1) -> Tensor:

@@ -2,606 +2,202 @@
 
     python benchmarks/speed.py --data-dir DIR
 
-prints the tables of the README and draws its figure; it takes about ten minutes on two cores. Every peer
+prints the table of the README; it takes about five minutes on two cores that do nothing else. Every peer
 trains the same network (784-400-50 and back, softplus) on the same images, binarised anew each epoch, with
-Adam; peers take turns within each round, and the figures are medians over rounds. Ratios within one run
-mean something; milliseconds depend on the machine and on what else it does. NumPyro and pythae take part if
-they are installed (pip install -e ".[benchmark]" brings NumPyro).
+Adam, each in a process of its own; they take turns within each round. Ratios are taken within a round, and
+told as their median with their quartiles: they mean something, where milliseconds depend on the
+machine and on what else it does. ``--all`` adds all peers, batches of 128 and 2048, a convolutional
+network, and the waits for the compiler; ``--figure FILE`` draws the cost against the network's size;
+``--threads 1 2 4`` repeats all with so many. NumPyro and pythae take part if they are installed (pip
+install -e ".[benchmark]" brings NumPyro).
 """
 
 from __future__ import annotations
 
 import argparse
-import math
+import dataclasses
+import os
+import platform
 import statistics
-import time
-import warnings
-from collections.abc import Callable, Iterator
-from dataclasses import dataclass, field
+import tempfile
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import matplotlib.pyplot as plt
-import numpy as np
+import peers
 import pyro
-import pyro.distributions as dist
+import sleef
 import torch
-import torch.nn.functional as F
-from pyro.infer import JitTrace_ELBO, RenyiELBO, Trace_ELBO
-from torch import Tensor, nn
-from torch.utils.data import DataLoader
-from torchvision import datasets, transforms
-
-import pyro_vae as pv
-from pyro_vae.svi import SVI
-
-LR = 1e-3
-
-
-@dataclass
-class Setting:
-    """What all peers have in common."""
-
-    data: pv.data.Data
-    data_dir: str
-    device: torch.device
-    batch_size: int = 256
-    latent_dim: int = 50
-    hidden: Callable[[], pv.nets.Net] = field(default=lambda: pv.nets.mlp(400, activation=nn.Softplus))
-
-    def nets(self) -> tuple[nn.Module, nn.Module]:
-        """Encoder to location and raw scale, decoder to logits; the same weights at each call."""
-        torch.manual_seed(0)
-        shape = self.data.event_shape
-        encoder = self.hidden()(shape, (2 * self.latent_dim,))
-        return encoder.to(self.device), self.hidden()((self.latent_dim,), shape).to(self.device)
-
-    def batches(self, epoch: int) -> Iterator[Tensor]:
-        """An epoch of binarised batches: ours, which the hand-written peers are given too."""
-        self.data.train.redraw(epoch)
-        batches = self.data.train.batches(self.batch_size, torch.randperm(len(self.data.train)))
-        return (batch["x"] for batch in batches)
-
-    def loader(self) -> DataLoader[Any]:
-        """An epoch as tutorials feed it: images decoded one by one."""
-        images = datasets.MNIST(self.data_dir, transform=transforms.ToTensor())
-        subset = torch.utils.data.Subset(images, range(len(self.data.train)))
-        return DataLoader(subset, self.batch_size, shuffle=True)
-
-
-@dataclass
-class Peer:
-    """A way of training.
-
-    Attributes:
-        step: of a batch, as ``prepare`` has made it.
-        epoch: a whole one, with its data; its number is given.
-        nets: its encoder and decoder as they are now, to evaluate.
-        prepare: of a batch ``[B, 1, 28, 28]``.
-        scale: from the encoder's raw scale.
-    """
-
-    step: Callable[[Any], Any]
-    epoch: Callable[[int], None]
-    nets: Callable[[], tuple[nn.Module, nn.Module]]
-    prepare: Callable[[Tensor], Any] = lambda x: x
-    scale: Callable[[Tensor], Tensor] = F.softplus
-
-
-def over_batches(setting: Setting, step: Callable[[Tensor], Any]) -> Callable[[int], None]:
-    def epoch(number: int) -> None:
-        for x in setting.batches(number):
-            step(x)
-
-    return epoch
-
-
-def over_loader(setting: Setting, step: Callable[[Tensor], Any]) -> Callable[[int], None]:
-    loader = setting.loader()
-
-    def epoch(_: int) -> None:
-        total = 0.0
-        for images, _labels in loader:
-            total += float(step(torch.bernoulli(images).to(setting.device)))
-
-    return epoch
-
-
-# Peers
-
-
-def pyro_example(setting: Setting, loss: Any, fast: bool = False) -> Peer:
-    """As examples/vae/vae.py of Pyro has it; ``fast``: data in one tensor and no validation."""
-    encoder, decoder = setting.nets()
-    names = f"encoder-{id(encoder)}", f"decoder-{id(decoder)}"
-
-    def model(x: Tensor) -> None:
-        pyro.module(names[1], decoder)
-        with pyro.plate("data", x.shape[0]):
-            zeros = x.new_zeros(torch.Size((x.shape[0], setting.latent_dim)))
-            z = pyro.sample("latent", dist.Normal(zeros, torch.ones_like(zeros)).to_event(1))
-            pyro.sample("obs", dist.Bernoulli(logits=decoder(z), validate_args=False).to_event(3), obs=x)
-
-    def guide(x: Tensor) -> None:
-        pyro.module(names[0], encoder)
-        with pyro.plate("data", x.shape[0]):
-            loc, raw_scale = encoder(x).chunk(2, -1)
-            pyro.sample("latent", dist.Normal(loc, F.softplus(raw_scale)).to_event(1))
-
-    svi = pyro.infer.SVI(model, guide, pyro.optim.Adam({"lr": LR}), loss)
-
-    def step(x: Tensor) -> float:
-        with pyro.validation_enabled(not fast), warnings.catch_warnings():
-            warnings.simplefilter("ignore")  # of torch.jit
-            return svi.step(x) / len(x)
-
-    return Peer(step, (over_batches if fast else over_loader)(setting, step), lambda: (encoder, decoder))
-
-
-def elbo_loss(
-    encoder: nn.Module, decoder: nn.Module, x: Tensor, to_scale: Callable[[Tensor], Tensor] = F.softplus
-) -> Tensor:
-    """The loss as one writes it by hand, with logits and the KL in closed form."""
-    loc, raw_scale = encoder(x).chunk(2, -1)
-    scale = to_scale(raw_scale)
-    logits = decoder(loc + scale * torch.randn_like(scale))
-    reconstruction = F.binary_cross_entropy_with_logits(logits, x, reduction="sum")
-    kl = 0.5 * (loc.square() + scale.square() - 1).sum() - scale.log().sum()
-    return (reconstruction + kl) / len(x)
-
-
-def of_log_variance(raw: Tensor) -> Tensor:
-    """Scale from the logarithm of the variance, as tutorials have it."""
-    return torch.exp(0.5 * raw)
-
-
-def tutorial(setting: Setting) -> Peer:
-    """PyTorch as tutorials write it: DataLoader, sigmoid and binary cross-entropy, plain Adam."""
-    encoder, decoder = setting.nets()
-    optimizer = torch.optim.Adam([*encoder.parameters(), *decoder.parameters()], LR)
-
-    def step(x: Tensor) -> float:
-        optimizer.zero_grad()
-        loc, log_var = encoder(x).chunk(2, -1)
-        z = loc + torch.exp(0.5 * log_var) * torch.randn_like(log_var)
-        bce = F.binary_cross_entropy(torch.sigmoid(decoder(z)), x, reduction="sum")
-        kl = -0.5 * torch.sum(1 + log_var - loc.pow(2) - log_var.exp())
-        loss = (bce + kl) / len(x)
-        loss.backward()
-        optimizer.step()
-        return loss.item()
-
-    return Peer(step, over_loader(setting, step), lambda: (encoder, decoder), scale=of_log_variance)
-
-
-def by_hand(setting: Setting, compiled: bool, precision: str = "float32") -> Peer:
-    """PyTorch at its best: data in one tensor, logits, fused Adam, and torch.compile."""
-    encoder, decoder = setting.nets()
-    parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.Adam(parameters, LR, fused=True)
-
-    def loss_of(x: Tensor) -> Tensor:
-        with torch.autocast(setting.device.type, torch.bfloat16, enabled=precision == "bf16"):
-            return elbo_loss(encoder, decoder, x)
-
-    function = torch.compile(loss_of) if compiled else loss_of
-
-    def step(x: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        loss = function(x)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    return Peer(step, over_batches(setting, step), lambda: (encoder, decoder))
-
-
-def by_hand_graphed(setting: Setting) -> Peer:
-    """The same, its whole step recorded as a CUDA graph for each shape."""
-    encoder, decoder = setting.nets()
-    parameters = [*encoder.parameters(), *decoder.parameters()]
-    optimizer = torch.optim.Adam(parameters, LR, fused=True, capturable=True)
-    function = torch.compile(lambda x: elbo_loss(encoder, decoder, x))
-    graphs: dict[Any, Any] = {}
-
-    def eager(x: Tensor) -> Tensor:
-        optimizer.zero_grad(set_to_none=True)
-        loss: Tensor = function(x)
-        loss.backward()
-        optimizer.step()
-        return loss.detach()
-
-    def step(x: Tensor) -> Tensor:
-        if x.shape not in graphs:
-            static = x.clone()
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    eager(static)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                loss = eager(static)
-            graphs[x.shape] = graph, static, loss
-        graph, static, loss = graphs[x.shape]
-        static.copy_(x)
-        graph.replay()
-        return loss
-
-    return Peer(step, over_batches(setting, step), lambda: (encoder, decoder))
-
-
-def numpyro_example(setting: Setting) -> Peer:
-    """As NumPyro's example has it: the loop over an epoch is itself compiled."""
-    import jax
-    import jax.numpy as jnp
-    import numpyro
-    import numpyro.distributions as ndist
-    from jax.example_libraries import stax
-
-    latent, pixels = setting.latent_dim, math.prod(setting.data.event_shape)
-    pairs = [[layer for layer in net.modules() if isinstance(layer, nn.Linear)] for net in setting.nets()]
-    stacks = [
-        [part for layer in pair for part in (stax.Dense(layer.out_features), stax.Softplus)] for pair in pairs
-    ]
-    encoder, decoder = (stax.serial(*stack[:-1]) for stack in stacks)
-
-    def model(x: Any) -> None:
-        decode = numpyro.module("decoder", decoder, (len(x), latent))
-        with numpyro.plate("batch", len(x)):
-            z = numpyro.sample("z", ndist.Normal(0, 1).expand([latent]).to_event(1))
-            numpyro.sample("obs", ndist.Bernoulli(logits=decode(z)).to_event(1), obs=x)
-
-    def guide(x: Any) -> None:
-        encode = numpyro.module("encoder", encoder, (len(x), pixels))
-        loc, raw_scale = jnp.split(encode(x), 2, -1)
-        with numpyro.plate("batch", len(x)):
-            numpyro.sample("z", ndist.Normal(loc, jax.nn.softplus(raw_scale)).to_event(1))
-
-    svi = numpyro.infer.SVI(model, guide, numpyro.optim.Adam(LR), numpyro.infer.Trace_ELBO())
-    size, train = setting.batch_size, setting.data.train
-    first = svi.init(jax.random.PRNGKey(0), jnp.zeros((size, pixels)))
-    params = svi.get_params(first)
-    for name, pair in zip(("encoder$params", "decoder$params"), pairs, strict=True):
-        arrays = [
-            tuple(jnp.asarray(p.detach().cpu().numpy().T) for p in layer.parameters()) for layer in pair
-        ]
-        params[name] = [part for array in arrays for part in (array, ())][:-1]
-    carry = [first._replace(optim_state=svi.optim.init(params), rng_key=jax.random.PRNGKey(1))]
-    update = jax.jit(svi.update)
-
-    @jax.jit
-    def run(carry: Any, values: Any, order: Any) -> Any:
-        def body(i: Any, carry: Any) -> Any:
-            rows = jax.lax.dynamic_slice_in_dim(order, i * size, size)
-            return svi.update(carry, values[rows].astype(jnp.float32))[0]
-
-        return jax.lax.fori_loop(0, len(order) // size, body, carry)
-
-    def step(x: Any) -> None:
-        carry[0], loss = update(carry[0], x)
-        jax.block_until_ready(loss)
-
-    def epoch(number: int) -> None:
-        train.redraw(number)
-        values = jnp.asarray(train.sources["x"].values.reshape(len(train), pixels).cpu().numpy())
-        order = np.random.default_rng(number).permutation(len(train))
-        carry[0] = jax.block_until_ready(run(carry[0], values, jnp.asarray(order)))
-        rest = order[len(order) // size * size :]
-        if len(rest):
-            step(values[rest].astype(jnp.float32))
-
-    def nets() -> tuple[nn.Module, nn.Module]:
-        pair = setting.nets()
-        for name, net in zip(("encoder$params", "decoder$params"), pair, strict=True):
-            layers = [layer for layer in net.modules() if isinstance(layer, nn.Linear)]
-            trained = [value for value in svi.get_params(carry[0])[name] if value]
-            for layer, (weight, bias) in zip(layers, trained, strict=True):
-                layer.weight.data.copy_(torch.tensor(np.asarray(weight).T))
-                layer.bias.data.copy_(torch.tensor(np.asarray(bias)))
-        return pair
-
-    return Peer(step, epoch, nets, lambda x: jnp.asarray(x.reshape(len(x), pixels).cpu().numpy()))
-
-
-def pythae_trainer(setting: Setting) -> Peer:
-    """pythae's own trainer and networks' interface, on binarised data in memory."""
-    import logging
-
-    from pythae.data.datasets import BaseDataset
-    from pythae.models import VAE, VAEConfig
-    from pythae.models.base.base_utils import ModelOutput
-    from pythae.models.nn import BaseDecoder, BaseEncoder
-    from pythae.trainers import BaseTrainer, BaseTrainerConfig
-
-    logging.disable(logging.INFO)
-    inner = setting.nets()
-
-    class Encoder(BaseEncoder):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = inner[0]
-
-        def forward(self, x: Tensor) -> Any:
-            loc, log_var = self.net(x).chunk(2, -1)
-            return ModelOutput(embedding=loc, log_covariance=log_var)
-
-    class Decoder(BaseDecoder):  # type: ignore[misc]
-        def __init__(self) -> None:
-            super().__init__()
-            self.net = inner[1]
-
-        def forward(self, z: Tensor) -> Any:
-            return ModelOutput(reconstruction=torch.sigmoid(self.net(z)))
-
-    shape, train = setting.data.event_shape, setting.data.train
-    settings = VAEConfig(input_dim=shape, latent_dim=setting.latent_dim, reconstruction_loss="bce")
-    model = VAE(settings, encoder=Encoder(), decoder=Decoder())
-    values = BaseDataset(train.sources["x"].values.float(), torch.zeros(len(train)))
-    options = BaseTrainerConfig(
-        output_dir="pythae", per_device_train_batch_size=setting.batch_size, learning_rate=LR
-    )
-    trainer = BaseTrainer(model, values, None, options)
-    trainer.set_optimizer()
-    trainer._setup_callbacks()
-    trainer.callback_handler.callbacks = []
-
-    def step(x: Tensor) -> float:
-        output = trainer.model({"data": x})
-        trainer._optimizers_step(output)
-        return float(output.loss)
-
-    def epoch(number: int) -> None:
-        train.redraw(number)
-        values.data = train.sources["x"].values.float()
-        trainer.train_step(number)
-
-    return Peer(step, epoch, lambda: inner, scale=of_log_variance)
-
-
-def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> Peer:
-    """This package's VAE and step."""
-    torch.manual_seed(0)
-    vae = pv.VAE(
-        setting.data.event_shape, setting.latent_dim, encoder=setting.hidden(), decoder=setting.hidden()
-    ).to(setting.device)
-    for own, given in zip((vae.q_z.net, vae.p_x.net), setting.nets(), strict=True):
-        own.load_state_dict(given.state_dict())
-    graphed = {"capturable": True} if setting.device.type == "cuda" else {}
-    optimizer = torch.optim.Adam(
-        vae.parameters(), torch.tensor(LR, device=setting.device), fused=True, **graphed
-    )
-    svi = SVI(
-        vae.model, vae.guide, optimizer, Trace_ELBO(), compile=compile, precision=precision, reduction="mean"
-    )
-    return Peer(svi.step, over_batches(setting, svi.step), lambda: (vae.q_z.net, vae.p_x.net))
-
-
-def matrix_products(setting: Setting, dtype: torch.dtype) -> Peer:
-    """The floor: the products of the dense network's forward and backward passes, and nothing else."""
-    layers = [layer for net in setting.nets() for layer in net.modules() if isinstance(layer, nn.Linear)]
-    size, device = setting.batch_size, setting.device
-
-    def random(*shape: int) -> Tensor:
-        return torch.randn(*shape, dtype=dtype, device=device)
-
-    operands = [
-        (random(size, layer.in_features), layer.weight.detach().to(dtype), random(size, layer.out_features))
-        for layer in layers
-    ]
-
-    def step(_: Any) -> None:
-        for i, (x, weight, gradient) in enumerate(operands):
-            x @ weight.t()
-            gradient.t() @ x
-            if i:  # nobody asks for the gradient of the images
-                gradient @ weight
-
-    def epoch(_: int) -> None:
-        for _ in range(-(-len(setting.data.train) // size)):
-            step(None)
-
-    return Peer(step, epoch, setting.nets)
-
-
-Makers = dict[str, Callable[[Setting], Peer]]
-SLOW: Makers = {
-    "Pyro's example (SVI, pyro.optim, DataLoader)": lambda s: pyro_example(s, Trace_ELBO()),
-    "the same with JitTrace_ELBO": lambda s: pyro_example(s, JitTrace_ELBO()),
-    "PyTorch as in tutorials": tutorial,
-    "pythae": pythae_trainer,
-}
-PEERS: Makers = {
-    "Pyro, data in one tensor, no validation": lambda s: pyro_example(s, Trace_ELBO(), fast=True),
-    "PyTorch by hand, fused Adam": lambda s: by_hand(s, compiled=False),
-    "the same, torch.compile": lambda s: by_hand(s, compiled=True),
-    "the same, torch.compile, bf16": lambda s: by_hand(s, compiled=True, precision="bf16"),
-    "NumPyro": numpyro_example,
-    "ours, eager": lambda s: ours(s, compile=False),
-    "ours, float32": ours,
-    "ours, bf16": lambda s: ours(s, "bf16"),
-}
-FLOORS: Makers = {
-    "float32 products alone": lambda s: matrix_products(s, torch.float32),
-    "bf16 products alone": lambda s: matrix_products(s, torch.bfloat16),
-}
-ON_CUDA: Makers = {"PyTorch by hand, compiled, one CUDA graph": by_hand_graphed}
-OURS = "ours, float32"
-
-
-# Measurements
-
-
-def make(makers: Makers, setting: Setting) -> dict[str, Peer]:
-    """The peers that are installed."""
-    peers = {}
-    for name, maker in makers.items():
-        try:
-            peers[name] = maker(setting)
-        except ImportError as error:
-            print(f"({name} does not take part: {error})")
-    return peers
-
-
-def seconds(function: Callable[[], Any], device: torch.device) -> float:
-    """Of one call, with all that it has launched."""
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    began = time.perf_counter()
-    function()
-    if device.type == "cuda":
-        torch.cuda.synchronize()
-    return time.perf_counter() - began
-
-
-def interleaved(
-    functions: dict[str, Callable[[], Any]], rounds: int, device: torch.device
-) -> dict[str, float]:
-    """Median seconds of each, which take turns in each round."""
-    times: dict[str, list[float]] = {name: [] for name in functions}
-    for _ in range(rounds):
-        for name, function in functions.items():
-            times[name].append(seconds(function, device))
-    return {name: statistics.median(values) for name, values in times.items()}
-
-
-def measure_steps(makers: Makers, setting: Setting, rounds: int, steps: int) -> dict[str, float]:
-    """Median milliseconds of a step on batches made beforehand."""
-    peers = make(makers, setting)
-    batches = [x for x, _ in zip(setting.batches(0), range(steps), strict=False)]
-    if len(batches[0]) < setting.batch_size:
-        raise SystemExit("there are fewer images than a batch has")
-    functions = {}
-    for name, peer in peers.items():
-        prepared = [peer.prepare(x) for x in batches if len(x) == setting.batch_size]
-
-        def run(peer: Peer = peer, prepared: list[Any] = prepared) -> None:
-            for x in prepared:
-                peer.step(x)
-
-        for _ in range(2):  # what happens once, compiling among it
-            run()
-        functions[name] = run
-    found = interleaved(functions, rounds, setting.device)
-    return {name: 1000 * value / len(prepared) for name, value in found.items()}
-
-
-def measure_epochs(
-    makers: Makers, setting: Setting, rounds: int
-) -> tuple[dict[str, float], dict[str, float]]:
-    """Median seconds of an epoch, and the test ELBO after all of them."""
-    peers = make(makers, setting)
-    numbers = {name: iter(range(rounds + 1)) for name in peers}
-    functions = {name: lambda p=peer, n=name: p.epoch(next(numbers[n])) for name, peer in peers.items()}
-    for function in functions.values():
-        function()
-    found = interleaved(functions, rounds, setting.device)
-    return found, {name: test_elbo(peer, setting) for name, peer in peers.items()}
-
-
-@torch.no_grad()
-def test_elbo(peer: Peer, setting: Setting) -> float:
-    """Mean over the binarised test images, in nats."""
-    torch.manual_seed(0)
-    test, total = setting.data.test, 0.0
-    for batch in test.batches(1000):
-        total -= float(elbo_loss(*peer.nets(), batch["x"], peer.scale)) * len(batch["x"])
-    return total / len(test)
-
-
-def measure_log_likelihood(
-    setting: Setting, rounds: int, num_images: int = 100, num_samples: int = 5000
-) -> None:
-    """The importance-weighted log-likelihood beside the decoder's products and Pyro's own estimator."""
-    vae = pv.VAE(
-        setting.data.event_shape, setting.latent_dim, encoder=setting.hidden(), decoder=setting.hidden()
-    ).to(setting.device)
-    x, chunk = setting.data.test[:num_images], 4000
-    weights = [layer.weight.detach() for layer in vae.p_x.net.modules() if isinstance(layer, nn.Linear)]
-    z = torch.randn(chunk, setting.latent_dim, device=setting.device)
-
-    def products() -> None:
-        for _ in range(num_images * num_samples // chunk):
-            y = z
-            for weight in weights:
-                y = y @ weight.t()
-
-    def of_pyro() -> None:
-        loss = RenyiELBO(alpha=0.0, num_particles=num_samples, vectorize_particles=True)
-        with pyro.validation_enabled(False), torch.no_grad():
-            for image in x:
-                loss.loss(vae.model, vae.guide, image[None])
-
-    def estimate(compile: bool, images: Tensor = x) -> Callable[[], Any]:
-        return lambda: pv.evaluate.log_likelihood(vae, images, num_samples=num_samples, compile=compile)
-
-    functions = {
-        "Pyro's RenyiELBO": of_pyro,
-        "ours, eager": estimate(False),
-        "ours, compiled, with the compiling": estimate(True),
-        "twice": estimate(True, setting.data.test[: 2 * num_images]),
-        "float32 products alone": products,
-    }
-    for function in functions.values():
-        function()
-    found = interleaved(functions, max(3, rounds // 2), setting.device)
-    # Compiling takes as long for 200 images as for 100: the difference is without it.
-    found["ours, compiled"] = found.pop("twice") - found["ours, compiled, with the compiling"]
-    floor = found["float32 products alone"]
-    print(f"\n## log p(x), K = {num_samples}, {num_images} images\n\n| | s | / products |\n|---|---:|---:|")
-    for name, value in found.items():
-        print(f"| {name} | {value:.2f} | {value / floor:.2f} |")
-
-
-def table(title: str, columns: dict[str, dict[str, float]], ratio: str, unit: str) -> None:
-    """A Markdown table of measurements, and how many times as long as ours each takes."""
-    print(f"\n## {title}\n\n| | {unit} | / ours float32 |" + "".join(f" {c} |" for c in list(columns)[1:]))
-    print("|---|---:|---:|" + "---:|" * (len(columns) - 1))
-    first, *others = columns.values()
-    for name, value in first.items():
-        rest = "".join(f" {other[name]:.2f} |" for other in others)
-        print(f"| {name} | {value:.2f} | {value / first[ratio]:.2f} |{rest}")
-
-
-def draw_sweeps(setting: Setting, rounds: int, path: Path) -> None:
+from peers import OURS
+from worker import LIKELIHOODS, Order, Worker
+
+from pyro_vae.engine import products
+from pyro_vae.svi import AUTO_STEPS
+from pyro_vae.training.loop import COMPILED_STEPS
+
+PYRO, COMPILED = "Pyro's example (SVI, pyro.optim, DataLoader)", "the same, torch.compile"
+FLOAT32, BF16, EAGER = "float32 products alone", "ours, bf16", "ours, eager"
+Times = dict[str, list[float]]
+
+
+def interleaved(orders: Iterable[Order], rounds: int, elbos: dict[str, float] | None = None) -> Times:
+    """Seconds of a unit of each in each round; ``elbos`` is given what each has learned."""
+    workers: dict[str, Worker] = {}
+    try:
+        for order in orders:
+            try:
+                workers[order.name] = Worker(order)
+            except ChildProcessError as error:
+                print(f"({order.name} does not take part: {error})")
+        times: Times = {name: [] for name in workers}
+        for _ in range(rounds):
+            for name, worker in workers.items():
+                times[name].append(worker())
+        if elbos is not None:
+            elbos |= {name: worker("elbo") for name, worker in workers.items()}
+        return times
+    finally:
+        for worker in workers.values():
+            worker.close()
+
+
+def ratio(times: Times, of: str, to: str) -> str:
+    """Median over rounds, with the quartiles, which half of the rounds lie between."""
+    if of not in times or to not in times:
+        return "not measured"
+    found = [a / b for a, b in zip(times[of], times[to], strict=True)]
+    low, _, high = statistics.quantiles(found, method="inclusive") if len(found) > 1 else found * 3
+    return f"{statistics.median(found):.2f} ({low:.2f} to {high:.2f})"
+
+
+def table(title: str, times: Times, unit: str, to: str = OURS, elbos: dict[str, float] | None = None) -> None:
+    """A Markdown table of medians, and of how many times as long as ours each takes."""
+    more = " test ELBO |" if elbos else ""
+    print(f"\n## {title}\n\n| | {unit} | / {to} |{more}\n|---|---:|---:|" + ("---:|" if elbos else ""))
+    scale = 1000 if unit == "ms" else 1
+    for name, values in times.items():
+        cell = f" {elbos[name]:.2f} |" if elbos else ""
+        print(f"| {name} | {scale * statistics.median(values):.2f} | {ratio(times, name, to)} |{cell}")
+
+
+def heading(device: str) -> None:
+    """The machine, as far as it matters."""
+    print(f"{products.processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")
+    print(f"torch {torch.__version__}, Pyro {pyro.__version__}, Python {platform.python_version()}")
+    if device == "cuda":
+        print(torch.cuda.get_device_name())
+    before, after = sleef.in_fresh_process("log1p")
+    state = "slowed down" if before > 1.5 * after else "not slowed down"
+    print(f"log1p was {state} by constants not in memory: {before:.2f} ms, {after:.2f} with the cure")
+
+
+def claims(base: Order, rounds: int, everything: bool) -> None:
+    """The ratios of the README, for a number of threads."""
+
+    def orders(names: Iterable[str], **changes: Any) -> list[Order]:
+        return [dataclasses.replace(base, name=name, **changes) for name in names]
+
+    cuda = list(peers.ON_CUDA) if base.device == "cuda" else []
+    with_us = [PYRO, OURS, BF16] if not everything else [*peers.SLOW, *peers.STEPS, *cuda]
+    elbos: dict[str, float] = {}
+    epochs = interleaved(orders(with_us, unit="epochs", warm_up=1), max(3, rounds // 2), elbos)
+    names = [COMPILED, "NumPyro", OURS, BF16, FLOAT32]
+    if everything:
+        names = [*peers.STEPS, *cuda, *peers.FLOORS]
+    steps = interleaved(orders(names, unit="steps"), rounds)
+    chosen = LIKELIHOODS if everything else LIKELIHOODS[2:]
+    likelihood = interleaved(orders(chosen, unit="likelihood", number=40, warm_up=1), max(3, rounds // 2))
+    table("Epoch, batch 256", epochs, "s", elbos=elbos)
+    table("Step, batch 256", steps, "ms")
+    table("log p(x), K = 5000, 40 images", likelihood, "s", FLOAT32)
+    print(f"\n## {base.threads} threads\n\n| | ratio |\n|---|---:|")
+    for text, times, of, to in (
+        ("epoch, Pyro's official way / ours", epochs, PYRO, OURS),
+        ("step, NumPyro / ours", steps, "NumPyro", OURS),
+        ("step, torch.compile by hand / ours", steps, COMPILED, OURS),
+        ("step, ours / float32 products", steps, OURS, FLOAT32),
+        ("K = 5000, ours / float32 products", likelihood, "ours, compiled", FLOAT32),
+        ("epoch, ours float32 / ours bf16", epochs, OURS, BF16),
+    ):
+        print(f"| {text} | {ratio(times, of, to)} |")
+
+
+def others(base: Order, rounds: int) -> None:
+    """Other batches, and a convolutional network."""
+    for size in (128, 2048):
+        found = interleaved(
+            [
+                dataclasses.replace(base, name=name, batch_size=size, number=40 if size < 2048 else 8)
+                for name in [*peers.STEPS, *peers.FLOORS]
+            ],
+            rounds,
+        )
+        table(f"Step, batch {size}", found, "ms")
+    names = [name for name in peers.STEPS if name != "NumPyro"]
+    found = interleaved([dataclasses.replace(base, name=name, widths=(), number=5) for name in names], rounds)
+    table("Step, convolutional network (32, 64)", found, "ms")
+
+
+def waits(base: Order, rounds: int) -> None:
+    """What the compiler makes one wait for, and how well runs choose whether to wait."""
+    print("\n## Seconds until two steps are done\n\n| | the first time | the second time |\n|---|---:|---:|")
+    found: dict[str, tuple[float, float]] = {}
+    for name in (COMPILED, EAGER, OURS, BF16, "NumPyro"):
+        with tempfile.TemporaryDirectory() as folder:
+            order = dataclasses.replace(base, name=name, number=2, warm_up=1)
+            workers = [Worker(order, {"TORCHINDUCTOR_CACHE_DIR": folder}) for _ in range(2)]
+            for worker in workers:
+                worker.close()
+            first, second = (worker.ready for worker in workers)
+            found[name] = first, second
+            print(f"| {name} | {first:.1f} | {second:.1f} |")
+    print("\n## Regret: seconds longer than the best choice, for runs compiled for the first time")
+    print("\n| network, batch | steps | best, s | never | always | fit | SVI, auto |")
+    print("|---|---:|---:|---:|---:|---:|---:|")
+    wait = found[OURS][0] - found[EAGER][0]
+    for changes in ({"widths": (32,), "latent_dim": 2, "batch_size": 32}, {}, {"batch_size": 1024}):
+        each = dataclasses.replace(base, **changes)
+        orders = [dataclasses.replace(each, name=name, number=20) for name in (EAGER, OURS)]
+        eager, ours = (statistics.median(times) for times in interleaved(orders, rounds).values())
+        for steps in (100, 1000, 3000, 10_000, 100_000):
+            never, always = steps * eager, wait + steps * ours
+            fit = always if steps >= COMPILED_STEPS else never
+            later = never if steps <= AUTO_STEPS else AUTO_STEPS * eager + wait + (steps - AUTO_STEPS) * ours
+            best = min(never, always)
+            regrets = " | ".join(f"{value - best:.1f}" for value in (never, always, fit, later))
+            print(f"| {each.widths[0]}, {each.batch_size} | {steps} | {best:.1f} | {regrets} |")
+
+
+def draw(base: Order, rounds: int, path: Path) -> None:
     """Milliseconds of a step against the network's size, and seconds of an epoch against the data's."""
-    chosen = ["Pyro, data in one tensor, no validation", "the same, torch.compile", OURS, "ours, bf16"]
-    labels = ["Pyro", "PyTorch by hand, torch.compile", "ours, float32", "ours, bf16"]
-    makers = {name: PEERS[name] for name in chosen}
-
-    def variant(**changes: Any) -> Setting:
-        return Setting(**(vars(setting) | changes))
-
-    def mlp(*widths: int) -> Callable[[], pv.nets.Net]:
-        return lambda: pv.nets.mlp(*widths, activation=nn.Softplus)
-
-    sweeps = {
-        "width of the hidden layer": {w: variant(hidden=mlp(w)) for w in (50, 100, 200, 400, 800)},
-        "number of hidden layers of 400": {n: variant(hidden=mlp(*[400] * n)) for n in (1, 2, 3, 4)},
-        "latent dimensions": {d: variant(latent_dim=d) for d in (2, 10, 50, 200)},
+    chosen = {
+        "Pyro, data in one tensor, no validation": "Pyro",
+        COMPILED: "PyTorch by hand, torch.compile",
+        OURS: "ours, float32",
+        BF16: "ours, bf16",
+    }
+    sweeps: dict[str, dict[int, dict[str, Any]]] = {
+        "width of the hidden layer": {w: {"widths": (w,)} for w in (50, 100, 200, 400, 800)},
+        "number of hidden layers of 400": {n: {"widths": (400,) * n} for n in (1, 2, 3, 4)},
+        "latent dimensions": {d: {"latent_dim": d} for d in (2, 10, 50, 200)},
+        "images": {n: {"size": n, "unit": "epochs"} for n in (6000, 13500, 27000, 54000)},
     }
     figure, axes = plt.subplots(1, 4, figsize=(15, 3.8), layout="constrained")
-    for axis, (label, variants) in zip(axes, sweeps.items(), strict=False):
-        found = [measure_steps(makers, each, rounds, 20) for each in variants.values()]
-        for name, text in zip(chosen, labels, strict=True):
-            axis.plot(list(variants), [each[name] for each in found], "o-", label=text)
-        axis.set(xlabel=label, ylabel="ms per step", ylim=(0, None))
-    sizes = [6000, 13500, 27000, 54000]
-    found = []
-    for size in sizes:
-        values = setting.data.train
-        part = pv.data.Split(values.sources["x"].values[:size].float())
-        data = pv.data.Data(part, part, setting.data.test, "part", {}, "")
-        found.append(measure_epochs(makers, variant(data=data), max(2, rounds // 3))[0])
-    for name, text in zip(chosen, labels, strict=True):
-        axes[3].plot(sizes, [each[name] for each in found], "o-", label=text)
-    axes[3].set(xlabel="images", ylabel="s per epoch", ylim=(0, None))
+    for axis, (label, variants) in zip(axes, sweeps.items(), strict=True):
+        found = [
+            interleaved([dataclasses.replace(base, name=name, number=20, **each) for name in chosen], rounds)
+            for each in variants.values()
+        ]
+        unit, scale = ("s per epoch", 1) if label == "images" else ("ms per step", 1000)
+        for name, text in chosen.items():
+            values = [scale * statistics.median(times[name]) for times in found]
+            axis.plot(list(variants), values, "o-", label=text)
+        axis.set(xlabel=label, ylabel=unit, ylim=(0, None))
     axes[1].set_xticks([1, 2, 3, 4])
     figure.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=4, frameon=False)
-    figure.suptitle(
-        f"784-400-50 VAE, batch {setting.batch_size}, on {setting.device}: cost of a step and of an epoch"
-    )
+    where = f"{products.processor()}, {base.threads} threads" if base.device == "cpu" else base.device
+    figure.suptitle(f"784-400-50 VAE, batch {base.batch_size}: cost of a step and of an epoch ({where})")
     figure.savefig(path, dpi=100)
     print(f"\n{path}")
 
@@ -613,37 +209,20 @@ def main() -> None:
     parser.add_argument("--data-dir", required=True, help="folder of MNIST, in torchvision's layout")
     parser.add_argument("--device", default="cuda" if torch.cuda.is_available() else "cpu")
     parser.add_argument("--rounds", type=int, default=9)
-    parser.add_argument("--figure", type=Path, default=Path("speed.png"))
-    parser.add_argument(
-        "--only", nargs="*", default=["epochs", "steps", "conv", "likelihood", "figure"], metavar="PART"
-    )
+    parser.add_argument("--threads", type=int, nargs="*", default=[torch.get_num_threads()])
+    parser.add_argument("--size", type=int, help="training images used; all of them by default")
+    parser.add_argument("--all", action="store_true", help="all peers and settings")
+    parser.add_argument("--figure", type=Path, help="where to draw the costs against sizes")
     chosen = parser.parse_args()
-    device = torch.device(chosen.device)
-    on_gpu = device.type == "cuda"
-    where = torch.cuda.get_device_name(device) if on_gpu else f"{torch.get_num_threads()} threads"
-    print(f"{device} ({where}), torch {torch.__version__}, Pyro {pyro.__version__}")
-    data = pv.data.load("mnist", data_dir=chosen.data_dir, binarize="dynamic").to(device)
-    setting = Setting(data, chosen.data_dir, device)
-    cuda = ON_CUDA if on_gpu else {}
-    if "epochs" in chosen.only:
-        rounds = max(3, chosen.rounds // 2)
-        times, elbos = measure_epochs(SLOW | PEERS | cuda, setting, rounds)
-        columns = {"s": times, f"test ELBO after {rounds + 1} epochs": elbos}
-        table("Epoch, 784-400-50, batch 256", columns, OURS, "s")
-    if "steps" in chosen.only:
-        for size in (128, 256, 2048):
-            each = Setting(**(vars(setting) | {"batch_size": size}))
-            found = measure_steps(PEERS | cuda | FLOORS, each, chosen.rounds, 40 if size < 2048 else 8)
-            table(f"Step, 784-400-50, batch {size}", {"ms": found}, OURS, "ms")
-    if "conv" in chosen.only:
-        each = Setting(**(vars(setting) | {"hidden": lambda: pv.nets.conv(32, 64)}))
-        makers = {name: maker for name, maker in (PEERS | cuda).items() if name != "NumPyro"}
-        found = measure_steps(makers, each, chosen.rounds, 5)
-        table("Step, convolutional network (32, 64), batch 256", {"ms": found}, OURS, "ms")
-    if "likelihood" in chosen.only:
-        measure_log_likelihood(setting, chosen.rounds)
-    if "figure" in chosen.only:
-        draw_sweeps(setting, max(3, chosen.rounds // 2), chosen.figure)
+    heading(chosen.device)
+    for threads in chosen.threads:
+        base = Order(OURS, "steps", chosen.data_dir, device=chosen.device, threads=threads, size=chosen.size)
+        claims(base, chosen.rounds, chosen.all)
+        if chosen.all:
+            others(base, chosen.rounds)
+            waits(base, max(3, chosen.rounds // 2))
+    if chosen.figure:
+        draw(base, max(3, chosen.rounds // 2), chosen.figure)
 
 
 if __name__ == "__main__":

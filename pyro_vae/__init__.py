@@ -16,6 +16,7 @@ from pyro_vae import (
     objectives,
     priors,
     registry,
+    sleef,
     svi,
     training,
 )
@@ -27,6 +28,8 @@ from pyro_vae.program import Program
 from pyro_vae.training import Run, fit, resume
 
 __version__ = version("pyro_vae")
+
+sleef.touch_constants()
 
 __all__ = [
     "VAE",

@@ -2,18 +2,20 @@
 
 from __future__ import annotations
 
-import copy
+import functools
 import logging
 import warnings
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
-from math import isfinite
+from math import inf, isfinite
 from typing import Any, Literal, cast
 
 import pyro
+import pyro.infer
 import torch
 from pyro import poutine
 from pyro.infer import ELBO
+from pyro.infer.abstract_infer import TracePosterior
 from pyro.optim import PyroOptim
 from pyro.poutine.runtime import am_i_wrapped
 from pyro.poutine.util import site_is_subsample
@@ -32,6 +34,14 @@ CHECK_EVERY = 32
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest distance of a compiled gradient from the eager one, relative to its norm."""
 
+UNCOMPILED: dict[type[ELBO], Any] = {
+    pyro.infer.JitTrace_ELBO: pyro.infer.Trace_ELBO,
+    pyro.infer.JitTraceGraph_ELBO: pyro.infer.TraceGraph_ELBO,
+    pyro.infer.JitTraceEnum_ELBO: pyro.infer.TraceEnum_ELBO,
+    pyro.infer.JitTraceMeanField_ELBO: pyro.infer.TraceMeanField_ELBO,
+}
+"""Objectives that compile themselves, to what they compute: one of two compilers is enough."""
+
 _LOGGER = logging.getLogger(__name__)
 
 
@@ -43,8 +53,8 @@ class CompilationWarning(UserWarning):
     """Something is run eagerly that was to be compiled; the message says why."""
 
 
-class SVI:
-    """Stochastic variational inference, with the interface of ``pyro.infer.SVI`` and a compiled step.
+class SVI(pyro.infer.SVI):
+    """Stochastic variational inference: ``pyro.infer.SVI`` with a compiled step.
 
     Takes any Pyro model and guide of static structure: which sites there are, and their shapes, may
     depend on the shapes of the arguments but not on the values of tensors. The step is traced once for
@@ -59,27 +69,34 @@ class SVI:
     the programs reach by their closures and globals, are followed in the same way; those that Python does
     not show (a file's, an iterator's) are noticed by the next check.
 
-    The first step is eager, with Pyro's validation on to catch mistakes; later ones are without.
+    The first step is eager, with Pyro's validation, if that is on, to catch mistakes; later ones without.
+
+    Otherwise it is used as Pyro's, but that losses are tensors, one that is not finite is an error, and
+    ``svi.loss`` is the objective itself.
 
     Args:
         model: Pyro model.
         guide: Pyro guide, called with the same arguments.
         optim: a ``torch.optim`` optimizer over the parameters to be learned (one with ``fused=True`` is
             fastest), or a ``pyro.optim`` one, which learns all parameters of model and guide.
-        loss: the objective.
+        loss: the objective: an ``ELBO``, of which the ``Jit`` kinds are computed as those without; or a
+            function of model, guide and their arguments to a tensor.
+        loss_and_grads: of a function, another one that also adds the gradients to the parameters'
+            ``.grad``; None to differentiate the loss.
+        num_samples, num_steps: what ``run()`` draws from the posterior, and takes; deprecated in Pyro.
         compile: True; False; or ``"auto"``: after the first 1000 steps.
         precision: ``"float32"`` leaves dtypes as they are; ``"bf16"`` runs the matrix products and
             convolutions within model and guide in bfloat16, by ``torch.autocast``; densities are computed
             outside of it. Parameters and their gradients keep their dtype.
-        reduction: ``"sum"``: the loss is that of Pyro; ``"mean"``: divided by the length of the first
-            tensor among the arguments, in the order of lists and dicts.
+        reduction: ``"sum"``: the loss is that of Pyro; ``"mean"``: one number, divided by the length of the
+            first tensor among the arguments, in the order of lists and dicts.
         clip_norm: largest norm of the gradient; None for no clipping.
         terms: also computed in each step, and found in ``svi.terms``: a function of the traces of the model
             and of the guide to a tensor.
         log: called with a line on each compilation.
 
     Raises:
-        ValueError: an option is none of those above, or the optimizer is LBFGS, which needs a closure.
+        ValueError: an option, the loss or the optimizer is none of those above, or LBFGS.
 
     Reference: Hoffman et al., 2013, "Stochastic variational inference".
     """
@@ -91,7 +108,10 @@ class SVI:
         model: Callable[..., Any],
         guide: Callable[..., Any],
         optim: torch.optim.Optimizer | PyroOptim,
-        loss: ELBO,
+        loss: ELBO | Callable[..., Any],
+        loss_and_grads: Callable[..., Any] | None = None,
+        num_samples: int = 0,
+        num_steps: int = 0,
         *,
         compile: Compile = "auto",
         precision: Precision = "float32",
@@ -107,10 +127,18 @@ class SVI:
         ):
             if value not in accepted:
                 raise ValueError(f"{name}={value!r} is none of {', '.join(map(repr, accepted))}")
-        if isinstance(optim, torch.optim.LBFGS):
-            raise ValueError("LBFGS evaluates the loss several times in a step; give torch.optim.Adam, say")
-        self.model, self.guide, self.optim = model, guide, optim
-        self.loss = copy.copy(loss)  # an ELBO keeps what it guessed of the model's plates
+        if not isinstance(optim, PyroOptim | torch.optim.Optimizer) or isinstance(optim, torch.optim.LBFGS):
+            raise ValueError(
+                f"optim is a {type(optim).__name__}, and must be an optimizer of pyro.optim or torch.optim "
+                "that takes gradients: LBFGS needs a closure, a MultiOptimizer the loss, by its own step"
+            )
+        if not isinstance(loss, ELBO) and not callable(loss):
+            raise ValueError(f"loss is a {type(loss).__name__}, and must be an ELBO or a function")
+        if num_samples or num_steps:
+            warnings.warn("num_samples and num_steps are deprecated in Pyro", FutureWarning, stacklevel=2)
+        TracePosterior.__init__(self)
+        self.model, self.guide, self.optim, self.loss = model, guide, optim, loss
+        self._loss_and_grads, self.num_samples, self._steps_to_run = loss_and_grads, num_samples, num_steps
         self.compile, self.precision, self.reduction = compile, precision, reduction
         self.clip_norm, self.log = clip_norm, log
         self.num_steps = 0
@@ -119,7 +147,7 @@ class SVI:
         self._steps: Any = None  # the compiled ones
         self._failed: Tensor | None = None  # on a GPU: whether one of them has
         self._pending: list[tuple[Tensor, int, Any, Any]] = []  # steps that were not looked at
-        self._captured: list[nn.Parameter] = []
+        self._captured: dict[nn.Parameter, None] = {}  # by Pyro, in any step
         self._warned = False
         self._device = torch.device("cpu")
 
@@ -133,7 +161,7 @@ class SVI:
     def parameters(self) -> list[nn.Parameter]:
         """What is learned."""
         if isinstance(self.optim, PyroOptim):
-            return self._captured
+            return list(self._captured)
         return [p for group in self.optim.param_groups for p in group["params"]]
 
     @property
@@ -143,11 +171,25 @@ class SVI:
         coarsest = TOLERANCE[torch.bfloat16]
         return max((TOLERANCE.get(dtype, coarsest) for dtype in dtypes), default=coarsest)
 
-    def step(self, *args: Any, **kwargs: Any) -> Tensor:
+    @property
+    def loss_and_grads(self) -> Callable[..., Any]:
+        """Of model, guide and their arguments to the loss, adding its gradients to the parameters'."""
+        if isinstance(self.loss, ELBO):
+            return self._method("loss_and_grads")
+        return self._loss_and_grads or functools.partial(_differentiate, self.loss)
+
+    @property
+    def roots(self) -> list[Any]:
+        """The objects that a step starts from, and that are to be watched."""
+        held = (value for _, value in self._held_by_loss() if not isinstance(value, Hashable))
+        return [self.model, self.guide, self.loss, self._loss_and_grads, *held]
+
+    def step(self, *args: Any, **kwargs: Any) -> Any:
         """Takes one gradient step.
 
         Returns:
-            The loss, a scalar tensor, so that nothing waits for it unless it is read.
+            The loss, a scalar tensor, so that nothing waits for it unless it is read, by ``float`` say; a
+            tuple of them where the objective gives several, if ``reduction="sum"``: ReweightedWakeSleep does.
 
         Raises:
             NonFiniteLossError: the loss or the gradient's norm is not finite; parameters and optimizer are
@@ -166,14 +208,17 @@ class SVI:
                 result = self._evaluate(args, kwargs, validate=self.num_steps == 0)
             except ValueError as error:
                 # Pyro's validation refuses NaN too; tell it from mistakes, and by the site where it arose.
-                text = self._explain(*context)
+                try:
+                    text = self._explain(*context)
+                except Exception:
+                    raise error from None  # it is a mistake
                 if text.startswith("the loss is"):
                     raise NonFiniteLossError(text) from error
                 raise
         loss, norm, terms, gradients = result
         if failed is None:
             self.check()
-            if not isfinite((loss + norm).item()):
+            if not isfinite((loss.sum() + norm).item()):
                 raise NonFiniteLossError(self._explain(*context))
             self._update(result)
         if obstacle is not None:  # and not the arguments, with which the eager step would have failed too
@@ -187,14 +232,24 @@ class SVI:
             self._pending.append((failed.clone(), *context))
             if len(self._pending) >= CHECK_EVERY:
                 self.check()
-        return loss
+        if isinstance(self.loss, pyro.infer.TraceTailAdaptive_ELBO):
+            return torch.full_like(loss, inf)  # as Pyro tells what is not computed
+        return tuple(loss) if loss.dim() else loss
 
     @torch.no_grad()
-    def evaluate_loss(self, *args: Any, **kwargs: Any) -> float:
-        """Estimates the loss, as Pyro's SVI does, without gradients."""
+    def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
+        """Estimates the loss, as Pyro's SVI does, without gradients: a number, or a tuple as of ``step``."""
         with pyro.validation_enabled(False):
-            loss = cast(Any, self.loss).loss(self.model, self.guide, *args, **kwargs)
-        return float(sum(loss) if isinstance(loss, tuple) else loss) * self._factor((args, kwargs))
+            loss = self._method("loss")(self.model, self.guide, *args, **kwargs)
+        loss = self._reduce(loss, self._factor((args, kwargs))).tolist()
+        return tuple(loss) if isinstance(loss, list) else loss
+
+    def run(self, *args: Any, **kwargs: Any) -> SVI:
+        """Takes ``num_steps`` steps and draws ``num_samples`` of the posterior; deprecated in Pyro."""
+        warnings.warn("run is deprecated; use step and pyro.infer.Predictive", FutureWarning, stacklevel=2)
+        for _ in range(self._steps_to_run):
+            self.step(*args, **kwargs)
+        return cast(SVI, TracePosterior.run(self, *args, **kwargs))
 
     def check(self) -> None:
         """Waits for the steps taken, and raises NonFiniteLossError if one of them failed."""
@@ -226,19 +281,17 @@ class SVI:
             parameter.grad = None
         with ExitStack() as stack:
             stack.enter_context(torch.enable_grad())
-            stack.enter_context(pyro.validation_enabled(validate))
-            pyro_optim = isinstance(self.optim, PyroOptim)
-            captured = stack.enter_context(poutine.trace(param_only=True)) if pyro_optim else None
+            if not validate:
+                stack.enter_context(pyro.validation_enabled(False))
+            captured = stack.enter_context(poutine.trace(param_only=True))
             if record:
                 stack.enter_context(record)
-            total = cast(Any, self.loss).loss_and_grads(*programs, *args, **kwargs)
-        if captured is not None and not record:
+            total = self.loss_and_grads(*programs, *args, **kwargs)
+        if isinstance(self.optim, PyroOptim) and not record:
             sites = captured.trace.nodes.values()
             parameters = list(dict.fromkeys(cast(Any, site["value"]).unconstrained() for site in sites))
-            self._captured = parameters
-        # ReweightedWakeSleep has two losses, of the model and of the guide.
-        total = sum(total) if isinstance(total, tuple) else total
-        loss = torch.as_tensor(total, device=self._device).detach() * factor
+            self._captured |= dict.fromkeys(parameters)
+        loss = self._reduce(total, factor)
         found = record.gradients if record else [parameter.grad for parameter in parameters]
         gradients = {p: g for p, g in zip(parameters, found, strict=True) if g is not None}
         values = list(gradients.values())
@@ -252,28 +305,33 @@ class SVI:
             clip = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
             values = record.scale(values, clip) if record else [value * clip for value in values]
         with torch.no_grad(), pyro.validation_enabled(False):
-            traces = [program.trace for program in programs]
+            traces = [program.traced for program in programs]
             terms = self._terms(*traces) if self._terms else loss.new_zeros(0)
         return loss, norm, terms, dict(zip(gradients, values, strict=True))
 
-    def _programs(self, within: Context | None = None) -> list[Any]:
+    def _programs(self, within: Context | None = None) -> list[_Program]:
         """Model and guide, which keep the trace of their last run."""
         contexts = [within] if within else []
         if self.precision == "bf16":
             # A weight is used once in a step: a cache would save nothing, and outlive the tracing.
             kind = self._device.type
             contexts.append(lambda: torch.autocast(kind, torch.bfloat16, cache_enabled=False))
+        return [_Program(program, contexts) for program in (self.model, self.guide)]
 
-        def run_within(program: Callable[..., Any]) -> Callable[..., Any]:
-            def run(*args: Any, **kwargs: Any) -> Any:
-                with ExitStack() as stack:
-                    for context in contexts:
-                        stack.enter_context(context())
-                    return program(*args, **kwargs)
+    def _method(self, name: str) -> Callable[..., Any]:
+        """``loss`` or ``loss_and_grads`` of the objective; a function is its own ``loss``."""
+        if not isinstance(self.loss, ELBO):
+            return self.loss
+        plain = UNCOMPILED.get(type(self.loss))
+        return functools.partial(getattr(plain, name), self.loss) if plain else getattr(self.loss, name)
 
-            return run
-
-        return [poutine.trace(run_within(program)) for program in (self.model, self.guide)]
+    def _reduce(self, total: Any, factor: float) -> Tensor:
+        """What an objective returns, as one tensor: ReweightedWakeSleep has two losses, for example."""
+        if isinstance(self.loss, pyro.infer.TraceTailAdaptive_ELBO):
+            total = 0.0  # it is never computed, and infinite: the gradient alone is looked at
+        several = isinstance(total, tuple) and self.reduction == "sum"
+        losses = [torch.as_tensor(loss, device=self._device).detach() for loss in _several(total)]
+        return (torch.stack(losses) if several else torch.stack(losses).sum()) * factor
 
     def _factor(self, arguments: Any) -> float:
         if self.reduction == "sum":
@@ -287,7 +345,7 @@ class SVI:
         for parameter in self.parameters:
             parameter.grad = gradients.get(parameter)
         if isinstance(self.optim, PyroOptim):
-            self.optim(list(gradients))
+            self.optim(self.parameters)
             for parameter in gradients:  # which another SVI may share
                 parameter.grad = None
         else:
@@ -316,9 +374,16 @@ class SVI:
 
     def _settings(self) -> tuple[Any, ...]:
         """What a step depends on besides its arguments and parameters."""
-        own = self.model, self.guide, self.precision, self.clip_norm, self.reduction, self._terms
+        programs = self.model, self.guide, self.loss, self._loss_and_grads
+        own = programs, self.precision, self.clip_norm, self.reduction, self._terms
+        # What is not hashable is among the roots.
+        return own, tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in self._held_by_loss())
+
+    def _held_by_loss(self) -> list[tuple[str, Any]]:
+        """The attributes of the objective, or of that which the function is a method of."""
+        held = getattr(getattr(self.loss, "__self__", self.loss), "__dict__", {})
         # The nesting of plates is guessed by the objective itself, at its first use.
-        return own, tuple((k, v) for k, v in vars(self.loss).items() if k != "max_plate_nesting")
+        return [(name, value) for name, value in held.items() if name != "max_plate_nesting"]
 
     def _give_up(self, reason: str, *, once: bool = False) -> None:
         """Takes steps eagerly from here on."""
@@ -334,7 +399,7 @@ class SVI:
     def _warn_of_untrained(self, gradients: dict[nn.Parameter, Tensor]) -> None:
         """A module that Pyro has copied (pyro.module does, of one in channels_last) trains the copy."""
         untrained = [p for p in self.parameters if p.requires_grad and p not in gradients]
-        if untrained:
+        if untrained and not isinstance(self.optim, PyroOptim):  # which has those of the copy
             shapes = ", ".join(str(list(p.shape)) for p in untrained[:5])
             number = f"{len(untrained)} of the optimizer's parameters"
             text = f"{number} have no gradient and stay as they are; their shapes: {shapes}"
@@ -352,19 +417,21 @@ class SVI:
             programs = self._programs()
             with pyro.validation_enabled(False), torch.no_grad(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered")  # it is what we are after
-                total = cast(Any, self.loss).loss(*programs, *args, **kwargs)
-                loss = float(sum(total) if isinstance(total, tuple) else total)
+                objective = self._method("loss")
+                if isinstance(self.loss, pyro.infer.TraceTailAdaptive_ELBO):  # whose own is not implemented
+                    objective = functools.partial(cast(Any, pyro.infer.Trace_ELBO).loss, self.loss)
+                loss = float(sum(_several(objective(*programs, *args, **kwargs))))
                 if not isfinite(loss):
                     for program, name in zip(reversed(programs), ("guide", "model"), strict=True):
-                        for site_name, site in program.trace.nodes.items():
+                        for site_name, site in program.traced.nodes.items():
                             if site["type"] != "sample" or site_is_subsample(site):
                                 continue
-                            density = site["fn"].log_prob(site["value"])
-                            for what, value in (("value", site["value"]), ("log-density", density)):
-                                if not torch.isfinite(value).all():
+                            fn, value = cast(tuple[Any, Tensor], (site["fn"], site["value"]))
+                            for what, found in (("value", value), ("log-density", fn.log_prob(value))):
+                                if not torch.isfinite(found).all():
                                     return (
                                         f"the loss is {loss} in step {step}: the {what} at site "
-                                        f"{site_name!r} of the {name}, a {site['fn']}, is not finite"
+                                        f"{site_name!r} of the {name}, a {fn}, is not finite"
                                     )
         return (
             f"the gradient's norm is not finite in step {step}, where the loss is "
@@ -379,6 +446,41 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"].fill_(lr)
         else:
             group["lr"] = lr
+
+
+class _Program(functools.partial[Any]):
+    """A program within contexts, which keeps the trace of its last run.
+
+    Else it is as it was: objectives look through a ``partial(handler, program)``, and ask for attributes.
+    """
+
+    def __new__(cls, program: Callable[..., Any], contexts: Sequence[Context]) -> _Program:
+        self = super().__new__(cls, program, contexts, program)
+        self.traced = poutine.Trace()
+        return self
+
+    def __call__(self, *args: Any, **kwargs: Any) -> Any:
+        with poutine.trace() as handler, ExitStack() as stack:
+            for context in self.args[0]:
+                stack.enter_context(context())
+            result = self.func(*args, **kwargs)
+        self.traced = handler.trace
+        return result
+
+    def __getattr__(self, name: str) -> Any:
+        return getattr(self.func, name)
+
+
+def _differentiate(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    """``loss_and_grads`` of a function, as Pyro has it."""
+    value = loss(*args, **kwargs)
+    if getattr(value, "requires_grad", False):
+        value.backward(retain_graph=True)
+    return value
+
+
+def _several(total: Any) -> tuple[Any, ...]:
+    return total if isinstance(total, tuple) else (total,)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

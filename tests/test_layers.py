@@ -6,7 +6,7 @@ from pathlib import Path
 import pyro_vae
 
 ROWS = [
-    ["constraints", "distributions", "nets", "data", "engine", "svi"],
+    ["constraints", "distributions", "nets", "data", "engine", "sleef", "svi"],
     ["families", "priors", "likelihoods", "guides"],
     ["conditional", "program"],
     ["models"],

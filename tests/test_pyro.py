@@ -1,6 +1,9 @@
 """The VAE is ordinary Pyro: every inference algorithm applies."""
 
 import copy
+import importlib
+import re
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -222,3 +225,46 @@ def test_prior_swap_is_one_line(make_vae, x):
     vae = make_vae(prior=dist.Laplace(0.0, 1.0))
     svi = SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 1e-2}), Trace_ELBO())
     assert svi.step(x) > 0
+
+
+def test_pyros_own_tests_are_compared(monkeypatch, capsys, tmp_path):
+    """By benchmarks/pyro_world.py: here a file of three tests stands for Pyro's."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")
+    world = importlib.import_module("pyro_world")
+    (tmp_path / "test_own.py").write_text(
+        """
+import pyro, pyro.distributions as dist, torch
+from pyro.infer import SVI, Trace_ELBO
+
+def learn(shift):
+    def model():
+        loc = pyro.param("loc", lambda: torch.zeros(()))
+        pyro.sample("x", dist.Normal(loc + shift(loc), 1.0), obs=torch.ones(()))
+    svi = SVI(model, lambda: None, pyro.optim.SGD({"lr": 0.1}), Trace_ELBO())
+    for _ in range(4):
+        svi.step()
+    return type(svi).__mro__[1].__module__
+
+def test_same():
+    learn(lambda loc: 0.0)
+
+def test_eager():
+    learn(lambda loc: loc.item())
+
+def test_by_name():
+    assert learn(lambda loc: 0.0) == "pyro.infer.svi"
+
+def test_without():
+    pass
+"""
+    )
+    options = ["--pyro", str(tmp_path), "--only", "test_own.py", "--record"]
+    monkeypatch.setattr("sys.argv", ["pyro_world.py", "tests", *options])
+    for _ in range(2):  # of which the second goes on where there is nothing left
+        world.main()
+        out = capsys.readouterr().out
+        (row,) = [line for line in out.splitlines() if line.startswith("| test_own.py")]
+        assert row.split(" | ")[1:12] == ["4", "3", "3", "2", "0", "1", "1", "1", "0", "6", "6"]
+        assert "| 3 | the first step |" in out
+        assert re.search(r"\| 3 \| .*reads the values of a tensor", out)
+        assert "test_by_name`: passed with Pyro's, failed with ours: AssertionError" in out

@@ -10,16 +10,23 @@ API                                            used for; what breaks it
 torch.fx.experimental.proxy_tensor.make_fx     recording operations; ``experimental`` may move.
 torch._inductor: compile_fx, config            compiling the record; ``torch.compile`` would trace Python.
 torch.utils._python_dispatch                   seeing operations that write, or whose shapes are values.
+torch._C.DisableTorchFunction                  reading a value, for a guard, out of what is recorded.
 OpOverload._schema                             which arguments an operation writes; another format.
 torch.utils._pytree                            tensors within arguments.
 node.meta["val"]                               shapes within a record: a convention of make_fx.
-torch.ops.mkldnn._linear_pointwise             products on a CPU. Where it is gone, MKL multiplies, slower.
+torch._guards: tracing; FakeTensorMode,        the surroundings without which inductor's cache is not used.
+  ShapeEnv
+torch.ops.mkldnn._linear_pointwise             products on a CPU. Where it is gone, MKL multiplies.
+torch._inductor.runtime.cache_dir_utils        the folder where measurements of products are kept.
 torch._foreach_mul                             clipping all gradients in one kernel.
 torch._C._get_tracing_state, as Pyro asks it   told "yes", Pyro branches on no tensor. Were it to ask in
                                                another way, it would branch, and the trace be refused.
 pyro.util.torch_isnan, torch_isinf             likewise: Pyro's search for NaN at each site.
 Distribution._validate_sample                  likewise: validation, in distributions made before.
 pyro.infer.util.Dice.compute_expectation       likewise: TraceEnum_ELBO selects by value.
+EnergyDistance.__call__                        likewise: its pairs are where a triangle is not zero.
+pyro.distributions.transforms.spline:          likewise: the inverse of a quadratic spline asserts a tensor.
+  _monotonic_rational_spline
 nn.Module: _parameters, _buffers, _modules,    noticing what was replaced, and putting it back.
   _forward_hooks, _forward_pre_hooks
 Tensor._backward_hooks                         noticing hooks on gradients.
@@ -36,6 +43,7 @@ from __future__ import annotations
 import contextlib
 import sys
 from collections.abc import Callable, Iterator, Sequence
+from pathlib import Path
 from typing import Any, cast
 from unittest import mock
 
@@ -48,21 +56,26 @@ from torch.distributions import Distribution
 from torch.fx import GraphModule
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
-from torch.utils._python_dispatch import TorchDispatchMode
-from torch.utils._pytree import tree_flatten, tree_leaves, tree_unflatten
+from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
+from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-__all__ = ["TorchDispatchMode", "make_fx", "tree_flatten", "tree_leaves", "tree_unflatten"]
+__all__ = ["TorchDispatchMode", "make_fx", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
 
 
 def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     """Compiles the graph, which draws from the generators of eager PyTorch: the noise is the same."""
+    from torch._guards import TracingContext, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
+    # Without a shape environment, though no shape is symbolic, inductor leaves its cache alone.
+    fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
     settings = {"fallback_random": True}
     if not any(tensor.is_cuda for tensor in inputs):
         settings["layout_optimization"] = False  # which slows down convolutions on a CPU
-    with config.patch(settings):
+    with config.patch(settings), tracing(TracingContext(fake)):
         return cast(Callable[..., Any], compile_fx(graph, inputs))
 
 
@@ -78,6 +91,28 @@ def written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[
                 for tensor in value if isinstance(value, list | tuple) else [value]:
                     if isinstance(tensor, Tensor):
                         yield tensor
+
+
+@contextlib.contextmanager
+def unseen() -> Iterator[None]:
+    """What is done within is not recorded, nor seen by any mode."""
+    with torch._C.DisableTorchFunction(), _disable_current_modes():
+        yield
+
+
+TO_COPY: Any = torch.ops.aten._to_copy.default
+READ: Any = torch.ops.aten._local_scalar_dense.default
+
+
+def mutates(func: Any) -> bool:
+    """Whether an operation writes to its arguments, the first of which it then returns."""
+    return getattr(func, "_schema", None) is not None and func._schema.is_mutable
+
+
+def aliases(func: Any) -> bool:
+    """Whether what an operation returns shares the memory of its first argument."""
+    schema = getattr(func, "_schema", None)
+    return schema is not None and any(result.alias_info is not None for result in schema.returns)
 
 
 def scale(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:
@@ -116,6 +151,33 @@ class _Zeros(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
 
+class _Pairs(TorchFunctionMode):
+    """``x.new_ones(n, n).tril(-1).nonzero()`` has a shape that is known: EnergyDistance makes pairs so."""
+
+    def __init__(self) -> None:
+        super().__init__()
+        self.ones: list[Tensor] = []
+        self.triangles: list[Tensor] = []
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        if func is Tensor.nonzero and any(args[0] is triangle for triangle in self.triangles):
+            rows, columns = args[0].shape
+            return torch.tril_indices(rows, columns, -1, device=args[0].device).T
+        result = func(*args, **(kwargs or {}))
+        if func is Tensor.new_ones:
+            self.ones.append(result)
+        elif func is Tensor.tril and args[1:] == (-1,) and any(args[0] is ones for ones in self.ones):
+            self.triangles.append(result)
+        return result
+
+
+class _Held(TorchFunctionMode):
+    """``assert tensor`` holds. Where it would not, neither would the result be finite."""
+
+    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
+        return True if func is Tensor.__bool__ else func(*args, **(kwargs or {}))
+
+
 @contextlib.contextmanager
 def traced_pyro() -> Iterator[None]:
     """Pyro avoids branches on tensors while it is traced: so its modules, and nobody else's, are told it is.
@@ -127,23 +189,49 @@ def traced_pyro() -> Iterator[None]:
     modules = [names for names in modules if names.get("torch") is torch]
     dice: Any = pyro.infer.util.Dice
     expectation = dice.compute_expectation
+    energy: Any = pyro.infer.EnergyDistance
+    distance = energy.__call__
+
+    def with_pairs(self: Any, *args: Any, **kwargs: Any) -> Any:
+        with _Pairs():
+            return distance(self, *args, **kwargs)
 
     def without_selection(self: Any, costs: Any) -> Any:
         with _Zeros():
             return expectation(self, costs)
 
+    splines: Any = sys.modules["pyro.distributions.transforms.spline"]  # of which a function has the name
+    spline = splines._monotonic_rational_spline
+
+    def without_assertion(*args: Any, **kwargs: Any) -> Any:
+        with _Held():
+            return spline(*args, **kwargs)
+
     with (
+        mock.patch.object(splines, "_monotonic_rational_spline", without_assertion),
         # Which does not reach distributions made or expanded before.
         mock.patch.object(Distribution, "_validate_sample", return_value=None),
         # Pyro looks for NaN at each site by a branch on tensors; the caller looks at the result.
         mock.patch.object(pyro.util, "torch_isnan", return_value=False),
         mock.patch.object(pyro.util, "torch_isinf", return_value=False),
         mock.patch.object(dice, "compute_expectation", without_selection),
+        mock.patch.object(energy, "__call__", with_pairs),
         contextlib.ExitStack() as stack,
     ):
         for names in modules:
             stack.enter_context(mock.patch.dict(names, torch=told))
         yield
+
+
+@contextlib.contextmanager
+def unchanged_store() -> Iterator[None]:
+    """Afterwards Pyro's store has the parameters of before, and new ones: TraceGraph_ELBO replaces some."""
+    store: Any = pyro.get_param_store()
+    held = store._params, store._param_to_name
+    before = [dict(each) for each in held]
+    yield
+    for each, kept in zip(held, before, strict=True):
+        each.update(kept)
 
 
 # What a program may change
@@ -186,7 +274,7 @@ def skipped(optim: Any, failed: Tensor) -> Iterator[None]:
         optim.found_inf = None
 
 
-# Products on a CPU
+# Products on a CPU, by oneDNN
 
 _LIBRARY = torch.library.Library("pyro_vae", "DEF")
 _LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
@@ -203,31 +291,13 @@ def _linear_meta(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[0]))
 
 
-def use_onednn(graph: GraphModule) -> None:
-    """Has oneDNN compute the products of float32 matrices on a CPU.
+def onednn() -> bool:
+    """Whether oneDNN can be asked for a product."""
+    return torch.backends.mkldnn.is_available() and hasattr(torch.ops.mkldnn, "_linear_pointwise")
 
-    PyTorch leaves them to MKL, which is as fast on Intel's processors, and half as fast on AMD's.
-    """
-    if not torch.backends.mkldnn.is_available() or not hasattr(torch.ops.mkldnn, "_linear_pointwise"):
-        return
-    aten, nodes = torch.ops.aten, graph.graph
-    for node in list(nodes.nodes):
-        if node.op != "call_function" or node.target not in (aten.mm.default, aten.addmm.default):
-            continue
-        *bias, a, b = node.args
-        values = [argument.meta.get("val") for argument in node.args]
-        if node.kwargs or len(bias) != len(values) - 2 or not all(isinstance(v, Tensor) for v in values):
-            continue
-        if bias and values[0].dim() != 1:
-            continue
-        if any(v.dtype != torch.float32 or v.device.type != "cpu" for v in values):
-            continue
-        if values[-2].numel() * values[-1].shape[1] < 2**16:  # a call costs more than it saves
-            continue
-        with nodes.inserting_before(node):
-            weight = nodes.call_function(aten.t.default, (b,))
-            product = nodes.call_function(
-                torch.ops.pyro_vae.linear.default, (a, weight, bias[0] if bias else None)
-            )
-        node.replace_all_uses_with(product)
-        nodes.erase_node(node)
+
+def cache_folder() -> Path:
+    """Where inductor keeps what it has compiled."""
+    from torch._inductor.runtime.cache_dir_utils import cache_dir
+
+    return Path(cache_dir())

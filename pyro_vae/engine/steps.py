@@ -12,18 +12,21 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.engine import private, replay
+from pyro_vae.engine.describe import describe
+from pyro_vae.engine.guards import NoValues
 from pyro_vae.engine.replay import Replay, Result
-from pyro_vae.engine.trace import CompilationError, Compiled, NoValues, Recording, rollback
+from pyro_vae.engine.trace import CompilationError, Compiled, Recording, rollback
 
 MAX_STEPS = 16
 """Different shapes, modes and so on for which a step is compiled, before it is given up."""
+
+MAX_ONCE = 4
+"""Steps in a row that are compiled for arguments of one shape, and used but once, before it is given up."""
 
 
 class Inference(Protocol):
     """What steps are of, as ``pyro_vae.svi.SVI`` has it."""
 
-    model: Callable[..., Any]
-    guide: Callable[..., Any]
     optim: Any
     log: Callable[[str], None]
     num_compilations: int
@@ -32,6 +35,8 @@ class Inference(Protocol):
     def parameters(self) -> list[nn.Parameter]: ...
     @property
     def tolerance(self) -> float: ...
+    @property
+    def roots(self) -> list[Any]: ...
 
 
 @dataclass
@@ -41,6 +46,8 @@ class Step:
     compiled: Compiled
     trained: list[nn.Parameter]
     parameters: list[tuple[Any, ...]]
+    shapes: list[Any]
+    kept: list[Any]  # which are told by their identity, that nothing else may take
     uses: int = 0
     recordable: bool = True
     replay: Replay | None = None
@@ -81,12 +88,14 @@ class Steps:
         self.failed: Tensor | None = None
         """On a GPU: whether a step failed, since when none is taken."""
         self._steps: dict[Any, list[Step]] = {}
+        self._made: list[Step] = []  # the same, in the order in which they were
 
     @property
     def kind(self) -> str:
         """How they are taken."""
-        steps = [step for of_key in self._steps.values() for step in of_key]
-        return "CUDA graph" if any(step.replay for step in steps) else "compiled" if steps else "eager"
+        if any(step.replay for step in self._made):
+            return "CUDA graph"
+        return "compiled" if self._made else "eager"
 
     def find(self, args: Any, kwargs: Any) -> Callable[[], tuple[Result, Tensor | None]]:
         """The compiled step for these arguments, not yet taken.
@@ -103,18 +112,27 @@ class Steps:
         kinds = ("cpu", "cuda")
         autocast = tuple((torch.is_autocast_enabled(kind), torch.get_autocast_dtype(kind)) for kind in kinds)
         surroundings = autocast, torch.get_default_dtype()
-        key = spec, tuple(map(_describe, leaves)), self.settings(), surroundings
+        watched: list[Any] = []
+        key = spec, tuple(describe(leaf, watched) for leaf in leaves), self.settings(), surroundings
         parameters = self._describe_parameters()
         steps = self._steps.setdefault(key, [])
-        step = next((s for s in steps if s.parameters == parameters and not s.compiled.watch.changed()), None)
+        fitting = [s for s in steps if s.parameters == parameters and not s.compiled.watch.changed()]
+        step = next((s for s in fitting if s.compiled.guards.hold(inputs)), None)
         if step is None:
+            once = [s for s in self._made if s.shapes == _shapes(inputs)][-MAX_ONCE:]
+            if len(once) == MAX_ONCE and all(s.uses == 1 for s in once):
+                raise CompilationError(
+                    f"it was compiled {MAX_ONCE} times for one step each, since attributes, or values that "
+                    "it reads from its arguments, change; pass what changes as tensors"
+                )
             if self.svi.num_compilations == MAX_STEPS:
                 raise CompilationError(
                     f"it was compiled {MAX_STEPS} times already, for other arguments, parameters or "
                     "attributes; pass what changes as tensors of the same shape"
                 )
-            step = self._compile(leaves, spec, inputs)
+            step = self._compile(leaves, spec, inputs, watched)
             steps.append(step)
+            self._made.append(step)
         step.uses += 1
         if math.log10(step.uses).is_integer():
             try:
@@ -141,7 +159,7 @@ class Steps:
         loss, norm, *_ = result
         if self.failed is None:
             self.failed = torch.zeros((), dtype=torch.bool, device=loss.device)
-        self.failed.logical_or_(~torch.isfinite(loss + norm))
+        self.failed.logical_or_(~torch.isfinite(loss.sum() + norm))
         with private.skipped(self.svi.optim, self.failed):
             self.update(result)
 
@@ -159,10 +177,10 @@ class Steps:
         else:
             self.svi.log("recorded the compiled step as a CUDA graph")
 
-    def _compile(self, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> Step:
+    def _compile(self, leaves: list[Any], spec: Any, inputs: list[Tensor], watched: list[Any]) -> Step:
         began = time.monotonic()
         if not isinstance(self.svi.optim, torch.optim.Optimizer):
-            with rollback():  # for Pyro's to meet its parameters
+            with rollback(), private.unchanged_store():  # for Pyro's to meet its parameters
                 args, kwargs = private.tree_unflatten(leaves, spec)
                 self.evaluate(args, kwargs)
         trained: list[nn.Parameter] = []
@@ -176,11 +194,12 @@ class Steps:
             return [loss, norm, terms, *gradients.values()]
 
         self.svi.num_compilations += 1
-        compiled = Compiled(function, inputs, (self.svi.model, self.svi.guide))
+        roots = [*self.svi.roots, *watched]
+        compiled = Compiled(function, inputs, roots, besides=[self.svi], guarded=True)
         seconds = time.monotonic() - began
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
         self.svi.log(f"compiled the step for arguments of shape {shapes} in {seconds:.1f} s")
-        return Step(compiled, trained, self._describe_parameters())
+        return Step(compiled, trained, self._describe_parameters(), _shapes(inputs), watched)
 
     def _check(self, step: Step, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> None:
         """Refuses a compiled step that differs from the eager one."""
@@ -200,9 +219,5 @@ class Steps:
         return [(id(p), p.requires_grad, p.dtype, p.device) for p in self.svi.parameters]
 
 
-def _describe(leaf: Any) -> Any:
-    if isinstance(leaf, Tensor):
-        return leaf.shape, leaf.stride(), leaf.dtype, leaf.device, leaf.requires_grad
-    if isinstance(leaf, bool | int | float | str | bytes | torch.dtype | torch.device | torch.Size | None):
-        return type(leaf), leaf
-    raise CompilationError(f"an argument is a {type(leaf).__name__}, whose changes cannot be seen")
+def _shapes(inputs: Sequence[Tensor]) -> list[Any]:
+    return [(tensor.shape, tensor.dtype) for tensor in inputs]

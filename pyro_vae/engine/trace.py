@@ -17,8 +17,15 @@ from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.engine import private
+from pyro_vae.engine import private, products
+from pyro_vae.engine.cpu import OPERATIONS
+from pyro_vae.engine.guards import Guards, NoValues
+from pyro_vae.engine.selections import Indexing, Selections, spread
 from pyro_vae.engine.watch import Watch
+
+MOST_OPERATIONS = 5000
+"""Of a record that inductor compiles, for which it takes minutes; for more, longer than in proportion. Run as
+it is, a record that long (of a loop over a long sequence) was no faster than the program."""
 
 Function = Callable[..., list[Tensor]]
 
@@ -38,21 +45,30 @@ class Compiled:
             the same as without compiling, seed for seed.
         inputs: tensors that it is to be called with, or others of the same shapes and dtypes.
         roots: what the function runs, if it is not reached by its closure.
+        besides: what is not watched, though it may be reached.
+        guarded: whether values of inputs may be read, so that ``guards`` are to hold at each call.
 
     Raises:
         CompilationError: the function depends on the values of tensors, or there is no compiler.
     """
 
-    def __init__(self, function: Function, inputs: Sequence[Tensor], roots: Sequence[Any] = ()):
-        self.watch = Watch(roots or [function])
+    def __init__(
+        self,
+        function: Function,
+        inputs: Sequence[Tensor],
+        roots: Sequence[Any] = (),
+        besides: Sequence[Any] = (),
+        guarded: bool = False,
+    ):
+        self.watch = Watch(roots or [function], besides)
         try:
             with rollback() as changed, _observing() as called:
-                graph = _trace(function, inputs)
+                graph, self.guards = _trace(function, inputs, guarded)
         except Exception as error:
             self.watch.restore()
             raise CompilationError(f"it cannot be traced: {_first_line(error)}") from error
         drawn_on = private.drawn_on(graph)
-        private.use_onednn(graph)
+        products.choose(graph)
         self.closed_over = _lift_constants(graph)
         self.devices = {tensor.device.type for tensor in self.closed_over} | drawn_on
         """Where the tensors that it closes over are, and where its random numbers are drawn."""
@@ -137,6 +153,8 @@ class Recording(TorchFunctionMode):
         return func(*args, **(kwargs or {}))
 
     def _backward(self, loss: Tensor, *_: Any, **__: Any) -> None:
+        if not self.parameters:
+            return
         found = torch.autograd.grad(
             loss, self.parameters, torch.full_like(loss, self.factor), retain_graph=True, allow_unused=True
         )
@@ -144,32 +162,6 @@ class Recording(TorchFunctionMode):
             if gradient is not None:
                 before = self.gradients[i]
                 self.gradients[i] = gradient if before is None else before + gradient
-
-
-_READERS = {getattr(Tensor, f"__{name}__") for name in ("bool", "float", "int", "index", "complex", "array")}
-_READERS |= {Tensor.item, Tensor.numpy, Tensor.tolist}
-_MAKERS = {torch.tensor, torch.as_tensor, Tensor.new_tensor}
-
-
-class NoValues(TorchFunctionMode):
-    """Refuses to turn a tensor's values into Python's, which would be recorded as constants."""
-
-    def __torch_function__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        makes = func in _MAKERS and isinstance(args[-1], list | tuple)
-        reads = makes and any(isinstance(leaf, Tensor) for leaf in private.tree_leaves(args[-1]))
-        if reads or func in _READERS:
-            raise TypeError(f"{func.__name__} reads the values of a tensor")
-        return func(*args, **(kwargs or {}))
-
-
-class _NoShapesFromValues(private.TorchDispatchMode):
-    def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
-        if torch.Tag.dynamic_output_shape in func.tags and not (
-            func is torch.ops.aten.index.Tensor
-            and all(index is None or index.dtype not in (torch.bool, torch.uint8) for index in args[1])
-        ):
-            raise TypeError(f"the shape of what {func} returns depends on the values of a tensor")
-        return func(*args, **(kwargs or {}))
 
 
 class _Undo(private.TorchDispatchMode):
@@ -219,11 +211,20 @@ def _observing() -> Iterator[list[nn.Module]]:
         hook.remove()
 
 
-def _trace(function: Function, inputs: Sequence[Tensor]) -> GraphModule:
-    """The tensor operations of the function, recorded while it runs."""
-    with NoValues(), _NoShapesFromValues(), pyro.validation_enabled(False), private.traced_pyro():
-        # Copies of the tensor objects, for one may be given twice, or be closed over as well.
-        return private.make_fx(function)(*[t.detach().requires_grad_(t.requires_grad) for t in inputs])
+def _trace(function: Function, inputs: Sequence[Tensor], guarded: bool) -> tuple[GraphModule, Guards]:
+    """The tensor operations of the function, recorded while it runs, and the values that it reads."""
+    # Copies of the tensor objects, for one may be given twice, or be closed over as well.
+    copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in inputs]
+    selections, guards = Selections(), Guards(copies if guarded else [])
+    function_modes, modes = (NoValues(), Indexing()), (selections, guards)
+    with contextlib.ExitStack() as stack:
+        for mode in (*function_modes, *modes, pyro.validation_enabled(False), private.traced_pyro()):
+            stack.enter_context(cast(Any, mode))
+        graph = private.make_fx(function, OPERATIONS)(*copies)
+    guards.close()
+    if selections.found:
+        spread(graph)
+    return graph, guards
 
 
 def _lift_constants(graph: GraphModule) -> list[Tensor]:
@@ -247,6 +248,11 @@ def _lift_constants(graph: GraphModule) -> list[Tensor]:
 
 
 def _compile(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
+    if len(graph.graph.nodes) > MOST_OPERATIONS:
+        raise CompilationError(
+            f"its {len(graph.graph.nodes)} operations, more than {MOST_OPERATIONS}, would take inductor "
+            "minutes; write loops as operations on tensors, or shorten them"
+        )
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found"
     # Signals wait until the compiler, which inherits the mask, is done: Ctrl-C must not kill it alone.
     waiting = {signal.SIGINT, signal.SIGTERM}

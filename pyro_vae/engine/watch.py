@@ -28,12 +28,14 @@ class Watch:
 
     Args:
         roots: functions, methods or modules that the program starts from.
+        besides: objects that the program may hold but not use: what runs it, and changes at each step.
     """
 
-    def __init__(self, roots: Iterable[Any]):
+    def __init__(self, roots: Iterable[Any], besides: Iterable[Any] = ()):
         self._modules: dict[int, nn.Module] = {}
         self._slots: list[tuple[Any, Any, Any]] = []  # a holder, the key, and what was found there
-        self._seen: dict[int, Any] = {}  # by reference, so that no other object takes an id
+        # By reference, so that no other object takes an id.
+        self._seen: dict[int, Any] = {id(value): value for value in besides}
         for root in roots:
             self._visit(root)
         self._before = [(held, dict(held)) for held in private.dicts([*self._modules.values()])]
@@ -106,11 +108,11 @@ class Watch:
             self._visit_function(value)
         elif isinstance(value, Distribution | Transform):
             self._hold(vars(value), plain=False)
-        elif hasattr(value, "__dict__") and type(value).__module__.partition(".")[0] not in _LIBRARIES:
+        elif hasattr(value, "__dict__") and not of_library(value):
             self._hold(vars(value))
 
     def _visit_function(self, function: types.FunctionType) -> None:
-        if (function.__module__ or "").partition(".")[0] in _LIBRARIES:
+        if of_library(function):
             return
         for cell in function.__closure__ or ():
             self._slot(cell, None)
@@ -130,10 +132,15 @@ class Watch:
 
     def _slot(self, holder: Any, key: Any) -> None:
         value = _get(holder, key)
-        own = type(value).__module__.partition(".")[0] not in _LIBRARIES
-        if own or type(value) in _PLAIN or isinstance(value, Tensor | Distribution):
+        if not of_library(value) or type(value) in _PLAIN or isinstance(value, Tensor | Distribution):
             self._slots.append((holder, key, value))  # others are Pyro's to replace, as it does with caches
         self._visit(value)
+
+
+def of_library(value: Any) -> bool:
+    """Whether a function, or the class of an object, is a library's."""
+    module = value.__module__ if isinstance(value, types.FunctionType) else type(value).__module__
+    return (module or "").partition(".")[0] in _LIBRARIES
 
 
 def _get(holder: Any, key: Any) -> Any:

@@ -1,7 +1,8 @@
 """Measures of a trained program. Nothing here changes a parameter, or the state of a random generator."""
 
+from pyro_vae.evaluate.batched import Batched
 from pyro_vae.evaluate.door import check
 from pyro_vae.evaluate.latents import active_units
 from pyro_vae.evaluate.likelihood import ELBO, LogLikelihood, elbo, log_likelihood
 
-__all__ = ["ELBO", "LogLikelihood", "active_units", "check", "elbo", "log_likelihood"]
+__all__ = ["ELBO", "Batched", "LogLikelihood", "active_units", "check", "elbo", "log_likelihood"]

@@ -196,7 +196,7 @@ def log_likelihood(
     sizes = [chunk] * (num_samples // chunk) + [num_samples % chunk] * (num_samples % chunk > 0)
     if compile == "auto":
         compile = num_samples * len(split) >= COMPILED_ROWS
-    weigh: dict[Any, Callable[..., list[Tensor]]] = {}
+    compiled: dict[int, Any] = {}
 
     def terms(batch: Batch) -> Tensor:
         inputs = list(batch.values())
@@ -204,9 +204,11 @@ def log_likelihood(
         def eager(*tensors: Tensor) -> list[Tensor]:
             return [log_weights(program, dict(zip(batch, tensors, strict=True)), chunk)]
 
-        if not weigh:  # for the shape of the first batches; the last may be smaller
-            weigh[len(inputs[0])] = _compiled(eager, inputs, program) if compile else eager
-        weights = weigh.get(len(inputs[0]), eager)
+        if compile and not compiled:  # for the shape of the first batches; the last may be smaller
+            compiled[len(inputs[0])] = _compiled(eager, inputs, program)
+        weights = compiled.get(len(inputs[0]))
+        if weights is None or not weights.fits(inputs):
+            weights = eager
         log_w = [weights(*inputs)[0] if n == chunk else log_weights(program, batch, n) for n in sizes]
         return importance_weighted_bound(torch.cat(log_w))[None]
 
@@ -241,8 +243,8 @@ def measure_of(program: Program, data: Split) -> tuple[str, int]:
     return measure, levels if measure == COUNTING else 0
 
 
-def _compiled(function: Any, inputs: list[Tensor], program: Program) -> Callable[..., list[Tensor]]:
-    """The compiled function, or with a warning the function itself, where it cannot be compiled."""
+def _compiled(function: Any, inputs: list[Tensor], program: Program) -> Any:
+    """The compiled function, or with a warning None, where it cannot be compiled."""
     try:
         from pyro_vae.engine import Compiled
 
@@ -251,7 +253,7 @@ def _compiled(function: Any, inputs: list[Tensor], program: Program) -> Callable
     except Exception as error:  # private API of another version of PyTorch, say
         text = f"the log-likelihood is estimated eagerly, not compiled: {error}"
         warnings.warn(text, CompilationWarning, stacklevel=5)
-        return cast(Callable[..., list[Tensor]], function)
+        return None
     return compiled
 
 

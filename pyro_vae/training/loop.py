@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import functools
 import inspect
 import math
@@ -35,8 +36,8 @@ from pyro_vae.training.settings import Settings, find_device
 from pyro_vae.training.signals import Interrupted, alone, collected
 from pyro_vae.training.state import State
 
-COMPILED_STEPS = 3000
-"""Length of a run, in steps, from which on it is worth waiting for the compiler."""
+COMPILED_STEPS = 1000
+"""Steps on batches of one size from which on it is worth waiting for the compiler."""
 
 Callback = Callable[[int, Mapping[str, float], Program], Any]
 
@@ -117,7 +118,7 @@ class _Training:
             self.rate.begin_step(done)
             beta = torch.full((), self.beta(done), dtype=dtype, device=device)
             batch = {site: value.to(device) for site, value in batch.items()}
-            with self.locating():
+            with self.locating(), self.ragged(len(next(iter(batch.values())))):
                 loss = self.svi.step(batch, beta)
             losses = torch.cat([loss[None], self.svi.terms])
             sums = sums if len(sums) else losses.new_zeros(losses.shape, dtype=torch.float64)
@@ -216,6 +217,21 @@ class _Training:
         states.save(
             self.folder, self.state, self.program, self.best, self.svi, self.rate, self.data.fingerprint
         )
+
+    @contextmanager
+    def ragged(self, size: int) -> Iterator[None]:
+        """The step on an epoch's last batch, where it is smaller, is eager: it is not worth a compilation."""
+        if (
+            size == min(self.settings.batch_size, len(self.data.train))
+            or self.settings.epochs >= COMPILED_STEPS
+        ):
+            yield
+            return
+        compiles, self.svi.compile = self.svi.compile, False
+        try:
+            yield
+        finally:
+            self.svi.compile = compiles
 
     @contextmanager
     def locating(self) -> Iterator[None]:
@@ -348,7 +364,7 @@ def _prepare(
         _annealed(program.model),
         _annealed(program.guide),
         optimizer,
-        settings.loss,
+        copy.copy(settings.loss),  # which keeps what it guesses of the program's plates
         compile=compiled,
         precision=settings.precision,
         reduction="mean",

@@ -37,8 +37,14 @@ def test_products_of_matrices():
 
 
 def test_values_cannot_be_read():
+    def function(x):
+        return [x if x.sum() > 0 else -x]
+
     with pytest.raises(CompilationError, match="cannot be traced"):
-        Compiled(lambda x: [x if x.sum() > 0 else -x], [torch.ones(3)])
+        Compiled(function, [torch.ones(3)])
+    guards = Compiled(function, [torch.ones(3)], guarded=True).guards
+    assert guards.hold([torch.ones(3)])
+    assert not guards.hold([-torch.ones(3)])
 
 
 def test_random_numbers_are_those_of_eager():

@@ -56,9 +56,9 @@ class CompilationWarning(UserWarning):
 class SVI(pyro.infer.SVI):
     """Stochastic variational inference: ``pyro.infer.SVI`` with a compiled step.
 
-    Takes any Pyro model and guide of static structure: which sites there are, and their shapes, may
-    depend on the shapes of the arguments but not on the values of tensors. The step is traced once for
-    each shape of the arguments through all of Pyro, gradients included, and compiled. It is the same
+    Takes any Pyro model and guide of static structure: which sites there are, and their shapes, may depend on
+    the shapes of the arguments, and on few numbers computed from them, but on no other values of tensors. The
+    step is traced once for each through all of Pyro, gradients included, and compiled. It is the same
     function as the eager step, seed for seed: that is checked when it is compiled and again at its
     10th, 100th, 1000th ... use, and where it fails, the step is eager from there on, with a warning.
     Equal are loss and gradients, each of them, whose distance is within 1e-3 of the eager one's norm in
@@ -71,8 +71,7 @@ class SVI(pyro.infer.SVI):
 
     The first step is eager, with Pyro's validation, if that is on, to catch mistakes; later ones without.
 
-    Otherwise it is used as Pyro's, but that losses are tensors, one that is not finite is an error, and
-    ``svi.loss`` is the objective itself.
+    Otherwise it is used as Pyro's, but that losses are tensors, and one that is not finite is an error.
 
     Args:
         model: Pyro model.
@@ -137,7 +136,7 @@ class SVI(pyro.infer.SVI):
         if num_samples or num_steps:
             warnings.warn("num_samples and num_steps are deprecated in Pyro", FutureWarning, stacklevel=2)
         TracePosterior.__init__(self)
-        self.model, self.guide, self.optim, self.loss = model, guide, optim, loss
+        self.model, self.guide, self.optim, self.objective = model, guide, optim, loss
         self._loss_and_grads, self.num_samples, self._steps_to_run = loss_and_grads, num_samples, num_steps
         self.compile, self.precision, self.reduction = compile, precision, reduction
         self.clip_norm, self.log = clip_norm, log
@@ -174,15 +173,20 @@ class SVI(pyro.infer.SVI):
     @property
     def loss_and_grads(self) -> Callable[..., Any]:
         """Of model, guide and their arguments to the loss, adding its gradients to the parameters'."""
-        if isinstance(self.loss, ELBO):
+        if isinstance(self.objective, ELBO):
             return self._method("loss_and_grads")
-        return self._loss_and_grads or functools.partial(_differentiate, self.loss)
+        return self._loss_and_grads or functools.partial(_differentiate, self.objective)
+
+    @property
+    def loss(self) -> Callable[..., Any]:
+        """Of model, guide and their arguments to the loss."""
+        return self._method("loss")
 
     @property
     def roots(self) -> list[Any]:
         """The objects that a step starts from, and that are to be watched."""
         held = (value for _, value in self._held_by_loss() if not isinstance(value, Hashable))
-        return [self.model, self.guide, self.loss, self._loss_and_grads, *held]
+        return [self.model, self.guide, self.objective, self._loss_and_grads, *held]
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Takes one gradient step.
@@ -232,7 +236,7 @@ class SVI(pyro.infer.SVI):
             self._pending.append((failed.clone(), *context))
             if len(self._pending) >= CHECK_EVERY:
                 self.check()
-        if isinstance(self.loss, pyro.infer.TraceTailAdaptive_ELBO):
+        if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):
             return torch.full_like(loss, inf)  # as Pyro tells what is not computed
         return tuple(loss) if loss.dim() else loss
 
@@ -320,14 +324,14 @@ class SVI(pyro.infer.SVI):
 
     def _method(self, name: str) -> Callable[..., Any]:
         """``loss`` or ``loss_and_grads`` of the objective; a function is its own ``loss``."""
-        if not isinstance(self.loss, ELBO):
-            return self.loss
-        plain = UNCOMPILED.get(type(self.loss))
-        return functools.partial(getattr(plain, name), self.loss) if plain else getattr(self.loss, name)
+        if not isinstance(self.objective, ELBO):
+            return self.objective
+        plain = UNCOMPILED.get(type(self.objective))
+        return functools.partial(getattr(plain, name), self.objective) if plain else getattr(self.objective, name)
 
     def _reduce(self, total: Any, factor: float) -> Tensor:
         """What an objective returns, as one tensor: ReweightedWakeSleep has two losses, for example."""
-        if isinstance(self.loss, pyro.infer.TraceTailAdaptive_ELBO):
+        if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):
             total = 0.0  # it is never computed, and infinite: the gradient alone is looked at
         several = isinstance(total, tuple) and self.reduction == "sum"
         losses = [torch.as_tensor(loss, device=self._device).detach() for loss in _several(total)]
@@ -374,14 +378,14 @@ class SVI(pyro.infer.SVI):
 
     def _settings(self) -> tuple[Any, ...]:
         """What a step depends on besides its arguments and parameters."""
-        programs = self.model, self.guide, self.loss, self._loss_and_grads
+        programs = self.model, self.guide, self.objective, self._loss_and_grads
         own = programs, self.precision, self.clip_norm, self.reduction, self._terms
         # What is not hashable is among the roots.
         return own, tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in self._held_by_loss())
 
     def _held_by_loss(self) -> list[tuple[str, Any]]:
         """The attributes of the objective, or of that which the function is a method of."""
-        held = getattr(getattr(self.loss, "__self__", self.loss), "__dict__", {})
+        held = getattr(getattr(self.objective, "__self__", self.objective), "__dict__", {})
         # The nesting of plates is guessed by the objective itself, at its first use.
         return [(name, value) for name, value in held.items() if name != "max_plate_nesting"]
 
@@ -418,8 +422,8 @@ class SVI(pyro.infer.SVI):
             with pyro.validation_enabled(False), torch.no_grad(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered")  # it is what we are after
                 objective = self._method("loss")
-                if isinstance(self.loss, pyro.infer.TraceTailAdaptive_ELBO):  # whose own is not implemented
-                    objective = functools.partial(cast(Any, pyro.infer.Trace_ELBO).loss, self.loss)
+                if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):  # whose own is not implemented
+                    objective = functools.partial(cast(Any, pyro.infer.Trace_ELBO).loss, self.objective)
                 loss = float(sum(_several(objective(*programs, *args, **kwargs))))
                 if not isfinite(loss):
                     for program, name in zip(reversed(programs), ("guide", "model"), strict=True):

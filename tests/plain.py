@@ -109,5 +109,7 @@ def train(make, xs, **options):
         modules.append(module)
         if compile:
             compiled = svi
-    assert losses[0] == pytest.approx(losses[1], rel=1e-5)
+    assert losses[0] == pytest.approx(
+        losses[1], rel=1e-4
+    )  # Adam makes much of a rounding where gradients are small
     return compiled, *modules

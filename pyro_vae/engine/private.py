@@ -42,7 +42,7 @@ from __future__ import annotations
 
 import contextlib
 import sys
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
 from typing import Any, cast
 from unittest import mock
@@ -249,14 +249,28 @@ def dicts(modules: Sequence[nn.Module]) -> list[dict[Any, Any]]:
     return held
 
 
-def look(module: nn.Module) -> list[Any]:
-    """What is compared of a module: its children, hooks and tensors."""
-    state: list[Any] = [*map(id, module._modules.values())]
-    state += (*module._forward_hooks, *module._forward_pre_hooks)
-    for tensor in (*module._parameters.values(), *module._buffers.values()):
-        if tensor is not None:
-            state += (id(tensor), tensor.requires_grad, tensor.dtype, tensor.device, tensor.stride())
-            state.append(len(tensor._backward_hooks or ()))
+def look(modules: Iterable[nn.Module]) -> list[Any]:
+    """What is compared of modules and Pyro's store, at each step: their children, hooks and tensors."""
+    store: Any = pyro.get_param_store()
+    state = [*map(id, store._params.values())]
+    for module in modules:
+        held = vars(module)
+        if children := held["_modules"]:
+            state += map(id, children.values())
+        if held["_forward_hooks"] or held["_forward_pre_hooks"]:
+            state += (*held["_forward_hooks"], *held["_forward_pre_hooks"])
+        for tensors in (held["_parameters"], held["_buffers"]):
+            for t in tensors.values():
+                if t is not None:
+                    state += (
+                        id(t),
+                        t.requires_grad,
+                        t.dtype,
+                        t.device,
+                        t.stride(),
+                        t._backward_hooks and len(t._backward_hooks),
+                    )
+        state.append(None)
     return state
 
 

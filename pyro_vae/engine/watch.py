@@ -8,7 +8,6 @@ import types
 from collections.abc import Iterable, Sequence
 from typing import Any
 
-import pyro
 from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 
@@ -55,14 +54,19 @@ class Watch:
 
     def changed(self) -> bool:
         """Whether anything was replaced, switched, frozen or set."""
-        if self._look() != self._state:
-            return True
-        for holder, key, before in self._slots:
-            now = _get(holder, key)
-            equal = type(now) is type(before) and type(now) in _PLAIN and now == before
-            if now is not before and not equal:
+        modules, rest = self._state
+        for held, number, plain, others in modules:  # at each step, and so by identity first
+            if len(held) != number:
                 return True
-        return False
+            for key, value in plain:
+                if held.get(key, _get) is not value and _differs(held.get(key, _get), value):
+                    return True
+            for key in others:
+                if type(held.get(key)) in _PLAIN:
+                    return True
+        if private.look(self._modules.values()) != rest:
+            return True
+        return any(_differs(_get(holder, key), before) for holder, key, before in self._slots)
 
     def restore(self) -> None:
         """Puts back what the program has replaced in modules and in the parameter store since the start."""
@@ -71,12 +75,14 @@ class Watch:
                 held.clear()
                 held.update(before)
 
-    def _look(self) -> list[Any]:
-        state: list[Any] = []
-        for module in self._modules.values():
-            state += [value for value in vars(module).values() if type(value) in _PLAIN]
-            state += private.look(module)
-        return state + [id(parameter) for _, parameter in pyro.get_param_store().named_parameters()]
+    def _look(self) -> tuple[list[Any], list[Any]]:
+        """What modules hold: how many attributes, those that are plain, the others' names; and the rest."""
+        modules = []
+        for held in map(vars, self._modules.values()):
+            plain = [(key, value) for key, value in held.items() if type(value) in _PLAIN]
+            others = [key for key in held if type(held[key]) not in _PLAIN and key not in private.OF_MODULES]
+            modules.append((held, len(held), plain, others))
+        return modules, private.look(self._modules.values())
 
     def _visit(self, value: Any) -> None:
         if type(value) in _PLAIN or isinstance(value, Tensor | type | types.ModuleType):
@@ -135,6 +141,10 @@ class Watch:
         if not of_library(value) or type(value) in _PLAIN or isinstance(value, Tensor | Distribution):
             self._slots.append((holder, key, value))  # others are Pyro's to replace, as it does with caches
         self._visit(value)
+
+
+def _differs(now: Any, before: Any) -> bool:
+    return now is not before and not (type(now) is type(before) and type(now) in _PLAIN and now == before)
 
 
 def of_library(value: Any) -> bool:

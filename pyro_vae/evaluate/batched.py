@@ -58,7 +58,7 @@ class Batched:
             return self.function(*batch)
         key = tuple((tensor.shape, tensor.stride(), tensor.dtype, tensor.device) for tensor in batch)
         compiled = self._compiled.get(key)
-        if compiled is None or not compiled.fits(batch):
+        if compiled is None or compiled.watch.changed():
             try:
                 compiled = self._compile(batch)
             except Exception as error:  # private API of another version of PyTorch, say

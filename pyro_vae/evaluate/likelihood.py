@@ -207,7 +207,7 @@ def log_likelihood(
         if compile and not compiled:  # for the shape of the first batches; the last may be smaller
             compiled[len(inputs[0])] = _compiled(eager, inputs, program)
         weights = compiled.get(len(inputs[0]))
-        if weights is None or not weights.fits(inputs):
+        if weights is None or weights.watch.changed():
             weights = eager
         log_w = [weights(*inputs)[0] if n == chunk else log_weights(program, batch, n) for n in sizes]
         return importance_weighted_bound(torch.cat(log_w))[None]

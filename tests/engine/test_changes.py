@@ -64,7 +64,7 @@ def test_changed_settings():
         svi = make_svi(module, compile=compile)
         torch.manual_seed(0)
         take(svi, *batches(B, B))
-        svi.loss.num_particles = 3
+        svi.objective.num_particles = 3
         take(svi, *batches(B))
         svi.clip_norm = 0.1
         take(svi, *batches(B))

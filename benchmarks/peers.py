@@ -144,6 +144,14 @@ def of_log_variance(raw: Tensor) -> Tensor:
     return torch.exp(0.5 * raw)
 
 
+UNIT = math.log(math.e - 1)
+"""In this package a raw scale of 0 is a scale of 1: softplus(0 + UNIT)."""
+
+
+def of_ours(raw: Tensor) -> Tensor:
+    return F.softplus(raw + UNIT)
+
+
 def tutorial(setting: Setting) -> Peer:
     """PyTorch as tutorials write it: DataLoader, sigmoid and binary cross-entropy, plain Adam."""
     encoder, decoder = setting.nets()
@@ -357,6 +365,9 @@ def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> 
     ).to(setting.device)
     for own, given in zip((vae.q_z.net, vae.p_x.net), setting.nets(), strict=True):
         own.load_state_dict(given.state_dict())
+    *_, last = (layer for layer in vae.q_z.net.modules() if isinstance(layer, nn.Linear))
+    with torch.no_grad():
+        last.bias[setting.latent_dim :] -= UNIT
     graphed = {"capturable": True} if setting.device.type == "cuda" else {}
     optimizer = torch.optim.Adam(
         vae.parameters(), torch.tensor(LR, device=setting.device), fused=True, **graphed
@@ -364,7 +375,7 @@ def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> 
     svi = SVI(
         vae.model, vae.guide, optimizer, Trace_ELBO(), compile=compile, precision=precision, reduction="mean"
     )
-    return Peer(svi.step, over_batches(setting, svi.step), lambda: (vae.q_z.net, vae.p_x.net))
+    return Peer(svi.step, over_batches(setting, svi.step), lambda: (vae.q_z.net, vae.p_x.net), scale=of_ours)
 
 
 def matrix_products(setting: Setting, dtype: torch.dtype) -> Peer:

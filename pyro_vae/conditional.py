@@ -40,8 +40,9 @@ def may_have_gaps(site: str, value: Tensor) -> bool:
     if known is not None:
         return site in known
     try:
-        return bool(value.isnan().any())
-    except (TypeError, RuntimeError, NotImplementedError):  # while a program is recorded nobody may look
+        # By tolist, which a recorded step refuses; a number it would look at before each use, at more cost.
+        return bool(value.isnan().any().tolist())
+    except (TypeError, RuntimeError, NotImplementedError):
         return True
 
 

@@ -327,7 +327,9 @@ class SVI(pyro.infer.SVI):
         if not isinstance(self.objective, ELBO):
             return self.objective
         plain = UNCOMPILED.get(type(self.objective))
-        return functools.partial(getattr(plain, name), self.objective) if plain else getattr(self.objective, name)
+        if plain is not None:
+            return functools.partial(getattr(plain, name), self.objective)
+        return getattr(self.objective, name)
 
     def _reduce(self, total: Any, factor: float) -> Tensor:
         """What an objective returns, as one tensor: ReweightedWakeSleep has two losses, for example."""
@@ -422,7 +424,8 @@ class SVI(pyro.infer.SVI):
             with pyro.validation_enabled(False), torch.no_grad(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered")  # it is what we are after
                 objective = self._method("loss")
-                if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):  # whose own is not implemented
+                if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):
+                    # Its own is not implemented.
                     objective = functools.partial(cast(Any, pyro.infer.Trace_ELBO).loss, self.objective)
                 loss = float(sum(_several(objective(*programs, *args, **kwargs))))
                 if not isfinite(loss):

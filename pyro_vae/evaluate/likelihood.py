@@ -165,7 +165,7 @@ def log_likelihood(
     data: Data,
     *,
     num_samples: int = 1000,
-    max_rows: int = 4000,
+    max_rows: int = 2000,
     compile: Compile = "auto",
     seed: int = 0,
     progress: bool = False,

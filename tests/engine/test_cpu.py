@@ -24,7 +24,8 @@ def test_special_functions_are_right_to_the_last_digits(name):
     found, exact = ours(X).double(), theirs(X.double())
     smallest = torch.finfo(torch.float32).tiny
     assert found.dtype == torch.float64
-    assert ((found - exact).abs() <= 4e-7 * exact.abs() + smallest).all()
+    # e^-|x| has the relative error of |x|, times |x|.
+    assert ((found - exact).abs() <= (3e-7 + 1e-7 * X.abs()) * exact.abs() + smallest).all()
     torch.testing.assert_close(ours(SPECIAL), theirs(SPECIAL), equal_nan=True)
 
 

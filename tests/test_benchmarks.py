@@ -42,9 +42,11 @@ def test_peers_converge_to_the_same(peers, digits):
         assert elbo == pytest.approx(expected, abs=0.5), name
 
 
+@pytest.mark.slow
 def test_the_claims_are_measured_in_processes_of_their_own(peers, mnist_dir, monkeypatch, capsys):
     speed = importlib.import_module("speed")
-    monkeypatch.setattr("sys.argv", ["speed.py", "--data-dir", mnist_dir, "--rounds", "1", "--threads", "1"])
+    options = ["--data-dir", str(mnist_dir), "--rounds", "1", "--threads", "1", "--size", "2560"]
+    monkeypatch.setattr("sys.argv", ["speed.py", *options])
     speed.main()
     out = capsys.readouterr().out
     for claim in ("Pyro's official way / ours", "step, ours / float32 products", "K = 5000, ours"):

@@ -3,18 +3,21 @@
 import re
 from pathlib import Path
 
+import pytest
+
 from pyro_vae import arguments, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-def test_python_blocks_run():
-    blocks = re.findall(r"```python\n(.*?)```", README, re.DOTALL)
-    assert len(blocks) >= 3
+@pytest.mark.parametrize("file", ["README.md", "docs/engine.md", "docs/sleef.md"])
+def test_python_blocks_run(file):
+    blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
+    assert blocks
     names: dict[str, object] = {}
     for block in blocks:
-        exec(compile(block, "README.md", "exec"), names)
+        exec(compile(block, file, "exec"), names)
 
 
 def test_ci_runs_the_test_command():

@@ -34,7 +34,7 @@ print("test", pv.evaluate.elbo(vae, data.test))
 # %% [markdown]
 # Compiled, the same steps take about half the time: `from pyro_vae.svi import SVI`, and `SVI(vae.model,
 # vae.guide, torch.optim.Adam(vae.parameters()), Trace_ELBO(), compile=True)`. `pv.fit` does that in runs of
-# 3000 steps or more, and keeps checkpoints; but nothing depends on it.
+# 1000 steps or more, and keeps checkpoints; but nothing depends on it.
 #
 # ## Posterior predictive
 #

@@ -252,7 +252,7 @@ def dicts(modules: Sequence[nn.Module]) -> list[dict[Any, Any]]:
 def look(modules: Iterable[nn.Module]) -> list[Any]:
     """What is compared of modules and Pyro's store, at each step: their children, hooks and tensors."""
     store: Any = pyro.get_param_store()
-    state = [*map(id, store._params.values())]
+    state: list[Any] = [*map(id, store._params.values())]
     for module in modules:
         held = vars(module)
         if children := held["_modules"]:

@@ -1,5 +1,6 @@
 """Plain Pyro programs with networks, and ways to take steps of them."""
 
+import copy
 import itertools
 
 import pyro
@@ -82,7 +83,9 @@ def terms(model, guide):
 def make_svi(module, loss=None, *, compile=True, lr=1e-2, **options):
     optimizer = torch.optim.Adam(module.parameters(), lr, fused=True)
     options = {"reduction": "mean"} | options
-    return SVI(module.model, module.guide, optimizer, loss or Trace_ELBO(), compile=compile, **options)
+    # An objective keeps what it guesses of the plates, and draws for the guess.
+    loss = copy.copy(loss) or Trace_ELBO()
+    return SVI(module.model, module.guide, optimizer, loss, compile=compile, **options)
 
 
 def take(svi, *xs):

@@ -49,12 +49,12 @@ def test_densities_are_in_float32(make_vae, compile):
     assert {value.dtype for value in values} == {torch.float32}
 
 
-def test_one_compilation_for_each_shape(make_vae, digits, capsys):
-    """Over a whole run with schedules of the KL and the learning rate, and a smaller last batch."""
+def test_one_compilation_for_a_run(make_vae, digits, capsys):
+    """With schedules of the KL and the learning rate; the smaller last batch is taken eagerly."""
     pv.fit(make_vae(), digits, epochs=4, batch_size=500, warmup_epochs=3, compile=True)
     assert len(digits.train) % 500
     out = capsys.readouterr().out
-    assert out.count("compiled the step for arguments of shape") == 2
+    assert out.count("compiled the step for arguments of shape") == 1
     assert "compiled, float32" in out
 
 

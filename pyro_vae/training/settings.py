@@ -43,8 +43,8 @@ class Settings:
         patience: epochs without a better validation ELBO after which training stops; the best weights are
             then restored. Counted from the end of the warm-up.
         compile: whether the step is compiled (see pyro_vae.svi.SVI), which takes a few seconds and changes no
-            result but in rounding; auto: in runs of at least 1000 steps. Steps on the smaller last batch of an
-            epoch are eager in runs of less than 1000 epochs.
+            result but in rounding; auto: in runs of at least 1000 steps. Steps on the smaller last batch of
+            an epoch are eager in runs of less than 1000 epochs.
         precision: float32; or bf16: the networks' matrix products and convolutions in bfloat16 while
             training, with distributions, the KL, parameters and all evaluation in float32.
         device: cpu, cuda, or auto: cuda if there is one.

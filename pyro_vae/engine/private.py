@@ -291,17 +291,17 @@ def skipped(optim: Any, failed: Tensor) -> Iterator[None]:
 # Products on a CPU, by oneDNN
 
 _LIBRARY = torch.library.Library("pyro_vae", "DEF")
-_LIBRARY.define("linear(Tensor x, Tensor weight, Tensor? bias) -> Tensor")
+_LIBRARY.define("linear(Tensor x, Tensor weight) -> Tensor")
 
 
 @torch.library.impl(_LIBRARY, "linear", "CPU")
-def _linear(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
-    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, bias, "none", [], "")
+def _linear(x: Tensor, weight: Tensor) -> Tensor:
+    y: Tensor = torch.ops.mkldnn._linear_pointwise(x, weight, None, "none", [], "")
     return y
 
 
 @torch.library.impl(_LIBRARY, "linear", "Meta")
-def _linear_meta(x: Tensor, weight: Tensor, bias: Tensor | None) -> Tensor:
+def _linear_meta(x: Tensor, weight: Tensor) -> Tensor:
     return x.new_empty((x.shape[0], weight.shape[0]))
 
 

@@ -44,7 +44,7 @@ def choose(graph: GraphModule) -> None:
         if onednn_is_faster(a, b):
             with nodes.inserting_before(node):
                 weight = nodes.call_function(aten.t.default, (node.args[1],))
-                product = nodes.call_function(torch.ops.pyro_vae.linear.default, (node.args[0], weight, None))
+                product = nodes.call_function(torch.ops.pyro_vae.linear.default, (node.args[0], weight))
             node.replace_all_uses_with(product)
             nodes.erase_node(node)
 
@@ -76,7 +76,7 @@ def processor() -> str:
 def _measure(a: Tensor, b: Tensor) -> bool:
     functions: tuple[Callable[[], Tensor], ...] = (
         lambda: torch.mm(a, b),
-        lambda: torch.ops.pyro_vae.linear(a, b.t(), None),
+        lambda: torch.ops.pyro_vae.linear(a, b.t()),
     )
     times: list[list[float]] = [[], []]
     for i in range(2 + ROUNDS):

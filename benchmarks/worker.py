@@ -13,6 +13,7 @@ import json
 import os
 import subprocess
 import sys
+import tempfile
 import time
 import warnings
 from collections.abc import Callable
@@ -173,15 +174,20 @@ class Worker:
 
     def __init__(self, order: Order, environment: dict[str, str] | None = None):
         command = [sys.executable, __file__, json.dumps(dataclasses.asdict(order))]
+        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and stop the peer
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,
             stdout=subprocess.PIPE,
-            stderr=subprocess.PIPE,
+            stderr=self.errors,
             text=True,
             env=os.environ | (environment or {}),
         )
-        self.ready = self._answer()
+        try:
+            self.ready = self._answer()
+        except BaseException:
+            self.close()
+            raise
 
     def __call__(self, asked: str = "go") -> float:
         assert self.process.stdin
@@ -191,15 +197,16 @@ class Worker:
 
     def _answer(self) -> float:
         assert self.process.stdout
-        assert self.process.stderr
         for line in self.process.stdout:
             if line.startswith("@"):
                 return float(line[1:])
-        raise ChildProcessError(self.process.stderr.read().strip().splitlines()[-1])
+        self.errors.seek(0)
+        raise ChildProcessError((self.errors.read().strip() or "it ended without a word").splitlines()[-1])
 
     def close(self) -> None:
         self.process.kill()
         self.process.communicate()
+        self.errors.close()
 
 
 def main() -> None:

@@ -174,7 +174,8 @@ class Worker:
 
     def __init__(self, order: Order, environment: dict[str, str] | None = None):
         command = [sys.executable, __file__, json.dumps(dataclasses.asdict(order))]
-        self.errors = tempfile.TemporaryFile("w+")  # a pipe that nobody reads would fill up and stop the peer
+        # A pipe that nobody reads would fill up, and stop the peer.
+        self.errors = tempfile.TemporaryFile("w+")  # noqa: SIM115
         self.process = subprocess.Popen(
             command,
             stdin=subprocess.PIPE,

@@ -56,3 +56,11 @@ def double():
     torch.set_default_dtype(torch.float64)
     yield
     torch.set_default_dtype(torch.float32)
+
+
+@pytest.fixture
+def uncompiled(monkeypatch):
+    """What is recorded is run as it is, which is quicker, and as right."""
+    from pyro_vae.engine import private
+
+    monkeypatch.setattr(private, "inductor", lambda graph, inputs: graph)

@@ -2,6 +2,7 @@
 
 import copy
 import itertools
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,7 @@ import torch
 from pyro.infer import Trace_ELBO
 from torch import nn
 
-from pyro_vae.svi import SVI
+from pyro_vae.svi import SVI, CompilationWarning
 
 B, SIZE = 32, 64
 NUMBERS = itertools.count()
@@ -116,3 +117,22 @@ def train(make, xs, **options):
         losses[1], rel=1e-4
     )  # Adam makes much of a rounding where gradients are small
     return compiled, *modules
+
+
+def follow(make, calls, rel=1e-5):
+    """Takes the same steps by Pyro's SVI and by ours, and gives ours, with why it was eager."""
+    losses = []
+    for of_pyro in (True, False):
+        pyro.clear_param_store()
+        torch.manual_seed(0)
+        model, guide = make()
+        optim = pyro.optim.Adam({"lr": 0.02})
+        if of_pyro:
+            svi = pyro.infer.SVI(model, guide, optim, Trace_ELBO())
+        else:
+            svi = SVI(model, guide, optim, Trace_ELBO(), compile=True)
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always")
+            losses.append([float(svi.step(*args)) for args in calls()])
+    assert losses[0] == pytest.approx(losses[1], rel=rel)
+    return svi, [str(w.message) for w in caught if issubclass(w.category, CompilationWarning)]

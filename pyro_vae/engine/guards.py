@@ -1,10 +1,10 @@
-"""Values that a program reads from its arguments: constants of the compiled step, looked at before each use.
+"""Values that a program reads of its arguments: constants of the compiled step, looked at before each use.
 
 ``assert (x >= 0).all()`` or ``if lengths.max() > 10`` is a number for Python, and another number may mean
-another program. While it is recorded, such a read is answered where the tensor was computed from the
-arguments alone, without parameters and random numbers. How it was computed is kept, so that it can be
-computed again from other arguments: where the answers are the same, so is the program. Other reads are
-refused.
+another program. While it is recorded, such a read is answered where the tensor was computed from
+arguments and from tensors that the program closes over, but no parameters and random numbers. How it was
+computed is kept, so that it can be computed again: where the answers are the same, so is the program. Other
+reads are refused. What is computed from nothing, as ``torch.arange(3)``, is the same each time.
 """
 
 from __future__ import annotations
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from typing import Any, ClassVar
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.overrides import TorchFunctionMode
 
 from pyro_vae.engine import private
@@ -41,13 +41,18 @@ class Guards(private.TorchDispatchMode):
 
     active: ClassVar[Guards | None] = None
 
-    def __init__(self, inputs: Sequence[Tensor]):
+    def __init__(self, inputs: Sequence[Tensor], guarded: bool):
         super().__init__()
+        self._guarded = guarded
         self._known = {id(tensor): _Slot(i) for i, tensor in enumerate(inputs)}
         self._kept: list[Any] = list(inputs)  # so that no other object takes an id
+        self._made = {_memory(tensor) for tensor in inputs}  # what is elsewhere was there before
+        self._constant: set[_Slot] = set()
         self._tape: list[tuple[Any, Any, list[_Slot]]] = []
         self._reads: list[tuple[Any, _Slot, Any]] = []
         self._size = len(inputs)
+        self.held: dict[_Slot, Tensor] = {}
+        """Tensors that the program closes over, and that numbers are computed from."""
 
     def __enter__(self) -> Guards:
         Guards.active = self
@@ -62,25 +67,42 @@ class Guards(private.TorchDispatchMode):
             return self.read(Tensor.item, args[0])
         result = func(*args, **(kwargs or {}))
         for written in private.written(func, args, kwargs or {}):
-            self._forget(written.untyped_storage().data_ptr())
+            self._forget(_memory(written))
         given = [leaf for leaf in private.tree_leaves((args, kwargs)) if isinstance(leaf, Tensor)]
-        random = torch.Tag.nondeterministic_seeded in func.tags
-        if random or private.mutates(func) or any(id(tensor) not in self._known for tensor in given):
-            return result
         made = [leaf for leaf in private.tree_leaves(result) if isinstance(leaf, Tensor)]
+        random = torch.Tag.nondeterministic_seeded in func.tags
         # Those of another type are PyTorch's, of which it keeps shapes only.
-        if all(type(tensor) is Tensor and not is_selection(tensor) for tensor in made):
-            slots = [_Slot(self._size + i) for i in range(len(made))]
-            self._size += len(made)
-            self._tape.append((func, private.tree_map(self._slot, (args, kwargs or {})), slots))
-            self._known.update(zip(map(id, made), slots, strict=True))
-            self._kept += made
+        plain = all(type(tensor) is Tensor and not is_selection(tensor) for tensor in made)
+        if plain and not random and not private.mutates(func) and all(map(self._knows, given)):
+            slots = [self._new(tensor) for tensor in made]
+            arguments = private.tree_map(self._slot, (args, kwargs or {}))
+            self._tape.append((func, arguments, slots))
+            if all(self._slot(tensor) in self._constant for tensor in given):
+                self._constant.update(slots)
+        self._made.update(map(_memory, made))
         return result
+
+    def _new(self, tensor: Tensor) -> _Slot:
+        slot = self._known[id(tensor)] = _Slot(self._size)
+        self._kept.append(tensor)
+        self._size += 1
+        return slot
+
+    def _knows(self, tensor: Tensor) -> bool:
+        """Whether it follows from the inputs and from what is closed over, or is closed over itself."""
+        if id(tensor) in self._known:
+            return True
+        own = type(tensor) is Tensor and not tensor.requires_grad and _memory(tensor) not in self._made
+        if not (self._guarded and own):
+            return False
+        self.held[self._new(tensor)] = tensor
+        return True
 
     def _forget(self, storage: int) -> None:
         """What shares memory with what is written to has no longer the value that was computed."""
+        self._made.add(storage)
         for tensor in self._kept:
-            if tensor.untyped_storage().data_ptr() == storage:
+            if _memory(tensor) == storage:
                 self._known.pop(id(tensor), None)
 
     def _slot(self, leaf: Any) -> Any:
@@ -90,17 +112,20 @@ class Guards(private.TorchDispatchMode):
         """The number that was asked for.
 
         Raises:
-            TypeError: it does not follow from the inputs alone.
+            TypeError: it follows from something else than inputs and what is closed over.
         """
-        if func not in _NUMBERS or id(tensor) not in self._known or len(self._reads) == MOST:
+        known = func in _NUMBERS and self._knows(tensor)
+        constant = known and self._slot(tensor) in self._constant
+        if not known or (len(self._reads) == MOST and not constant):
             raise TypeError(f"{func.__name__} reads the values of a tensor")
         with private.unseen(), torch.no_grad():
             value = func(tensor)
-        self._reads.append((func, self._known[id(tensor)], value))
+        if not constant:
+            self._reads.append((func, self._slot(tensor), value))
         return value
 
     def close(self) -> None:
-        """Keeps only what the numbers are computed by, and none of the tensors."""
+        """Keeps only what the numbers are computed by."""
         self._known, self._kept = {}, []
         needed = {slot for _, slot, _ in self._reads}
         tape = []
@@ -109,12 +134,13 @@ class Guards(private.TorchDispatchMode):
                 tape.append((func, arguments, slots))
                 needed.update(leaf for leaf in private.tree_leaves(arguments) if isinstance(leaf, _Slot))
         self._tape = tape[::-1]
+        self.held = {slot: tensor for slot, tensor in self.held.items() if slot in needed}
 
     def hold(self, inputs: Sequence[Tensor]) -> bool:
         """Whether the same numbers would be read."""
         if not self._reads:
             return True
-        values: dict[_Slot, Any] = {_Slot(i): tensor for i, tensor in enumerate(inputs)}
+        values: dict[_Slot, Any] = {_Slot(i): tensor for i, tensor in enumerate(inputs)} | self.held
         with torch.no_grad():
             for func, arguments, slots in self._tape:
                 args, kwargs = private.tree_map(
@@ -125,6 +151,11 @@ class Guards(private.TorchDispatchMode):
                 ]
                 values.update(zip(slots, made, strict=True))
             return all(func(values[slot]) == value for func, slot, value in self._reads)
+
+
+def _memory(tensor: Tensor) -> int:
+    """Where it is; nowhere, of PyTorch's own without values."""
+    return tensor.untyped_storage().data_ptr() if type(tensor) in (Tensor, nn.Parameter) else 0
 
 
 class NoValues(TorchFunctionMode):

@@ -14,6 +14,7 @@ torch._C.DisableTorchFunction                  reading a value, for a guard, out
 OpOverload._schema                             which arguments an operation writes; another format.
 torch.utils._pytree                            tensors within arguments.
 node.meta["val"]                               shapes within a record: a convention of make_fx.
+torch.fx.passes.fake_tensor_prop               the same, where a record was changed.
 torch._guards: tracing; FakeTensorMode,        the surroundings without which inductor's cache is not used.
   ShapeEnv
 torch.ops.mkldnn._linear_pointwise             products on a CPU. Where it is gone, MKL multiplies.
@@ -41,6 +42,7 @@ optimizer.found_inf, grad_scale                GradScaler's way to skip an updat
 from __future__ import annotations
 
 import contextlib
+import operator
 import sys
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from pathlib import Path
@@ -53,13 +55,34 @@ import pyro.util
 import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
-from torch.fx import GraphModule
+from torch.fx import GraphModule, Node
 from torch.fx.experimental.proxy_tensor import make_fx
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_flatten, tree_leaves, tree_map, tree_unflatten
 
-__all__ = ["TorchDispatchMode", "make_fx", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
+__all__ = ["TorchDispatchMode", "tree_flatten", "tree_leaves", "tree_map", "tree_unflatten"]
+
+
+def record(
+    function: Callable[..., Any], operations: dict[Any, Callable[..., Any]], inputs: Sequence[Tensor]
+) -> GraphModule:
+    """The operations of the function, with others in the place of some."""
+    from torch._guards import TracingContext, tracing
+    from torch._subclasses import FakeTensorMode
+
+    # Else each shape that it writes down gets a mode of its own, with a stack trace: a third of the time.
+    with tracing(TracingContext(FakeTensorMode(allow_fallback_kernels=True))):
+        return make_fx(function, operations)(*inputs)
+
+
+def propagate(graph: GraphModule, inputs: Sequence[Tensor]) -> None:
+    """Finds the shapes within a record anew."""
+    from torch._subclasses import FakeTensorMode
+    from torch.fx.passes.fake_tensor_prop import FakeTensorProp
+
+    with torch.no_grad():
+        FakeTensorProp(graph, FakeTensorMode(allow_non_fake_inputs=True)).propagate(*inputs)
 
 
 def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
@@ -113,6 +136,13 @@ def aliases(func: Any) -> bool:
     """Whether what an operation returns shares the memory of its first argument."""
     schema = getattr(func, "_schema", None)
     return schema is not None and any(result.alias_info is not None for result in schema.returns)
+
+
+def root(node: Any) -> Any:
+    """What it is a view of."""
+    while isinstance(node, Node) and (node.target is operator.getitem or aliases(node.target)):
+        node = node.args[0]
+    return node
 
 
 def scale(tensors: list[Tensor], factor: Tensor) -> list[Tensor]:

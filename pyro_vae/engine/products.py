@@ -45,6 +45,7 @@ def choose(graph: GraphModule) -> None:
             with nodes.inserting_before(node):
                 weight = nodes.call_function(aten.t.default, (node.args[1],))
                 product = nodes.call_function(torch.ops.pyro_vae.linear.default, (node.args[0], weight))
+            weight.meta["val"], product.meta["val"] = b.t(), node.meta["val"]
             node.replace_all_uses_with(product)
             nodes.erase_node(node)
 

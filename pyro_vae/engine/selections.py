@@ -227,18 +227,11 @@ def _equal(a: Node, b: Node) -> bool:
         return False
     if private.mutates(func) or torch.Tag.nondeterministic_seeded in getattr(func, "tags", ()):
         return False
-    changed = {_root(node.args[0]) for node in a.graph.nodes if private.mutates(node.target)}
-    if any(_root(argument) in changed for node in (a, b) for argument in node.all_input_nodes):
+    changed = {private.root(node.args[0]) for node in a.graph.nodes if private.mutates(node.target)}
+    if any(private.root(argument) in changed for node in (a, b) for argument in node.all_input_nodes):
         return False
     one, other = private.tree_leaves((a.args, a.kwargs)), private.tree_leaves((b.args, b.kwargs))
     return len(one) == len(other) and all(
         _equal(x, y) if isinstance(x, Node) and isinstance(y, Node) else type(x) is type(y) and x == y
         for x, y in zip(one, other, strict=True)
     )
-
-
-def _root(node: Any) -> Any:
-    """What it is a view of."""
-    while isinstance(node, Node) and (node.target is operator.getitem or private.aliases(node.target)):
-        node = node.args[0]
-    return node

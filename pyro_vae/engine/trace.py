@@ -17,15 +17,14 @@ from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.engine import private, products
+from pyro_vae.engine import private, products, regions
 from pyro_vae.engine.cpu import OPERATIONS
 from pyro_vae.engine.guards import Guards, NoValues
 from pyro_vae.engine.selections import Indexing, Selections, spread
 from pyro_vae.engine.watch import Watch
 
-MOST_OPERATIONS = 5000
-"""Of a record that inductor compiles, for which it takes minutes; for more, longer than in proportion. Run as
-it is, a record that long (of a loop over a long sequence) was no faster than the program."""
+UNDIVIDED, MOST_OPERATIONS = 2000, 5000
+"""Operations of a record that inductor compiles whole, and that it compiles at all."""
 
 Function = Callable[..., list[Tensor]]
 
@@ -72,7 +71,7 @@ class Compiled:
         self.closed_over = _lift_constants(graph)
         self.devices = {tensor.device.type for tensor in self.closed_over} | drawn_on
         """Where the tensors that it closes over are, and where its random numbers are drawn."""
-        self.watch.restrict(self.closed_over)
+        self.watch.restrict([*self.closed_over, *self.guards.held.values()])
         if self.watch.changed():
             self.watch.restore()
             raise CompilationError("it changes an attribute, a global or a parameter while it runs")
@@ -215,15 +214,16 @@ def _trace(function: Function, inputs: Sequence[Tensor], guarded: bool) -> tuple
     """The tensor operations of the function, recorded while it runs, and the values that it reads."""
     # Copies of the tensor objects, for one may be given twice, or be closed over as well.
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in inputs]
-    selections, guards = Selections(), Guards(copies if guarded else [])
+    selections, guards = Selections(), Guards(copies if guarded else [], guarded)
     function_modes, modes = (NoValues(), Indexing()), (selections, guards)
     with contextlib.ExitStack() as stack:
         for mode in (*function_modes, *modes, pyro.validation_enabled(False), private.traced_pyro()):
             stack.enter_context(cast(Any, mode))
-        graph = private.make_fx(function, OPERATIONS)(*copies)
+        graph = private.record(function, OPERATIONS, copies)
     guards.close()
     if selections.found:
         spread(graph)
+        private.propagate(graph, copies)
     return graph, guards
 
 
@@ -238,22 +238,28 @@ def _lift_constants(graph: GraphModule) -> list[Tensor]:
             raise CompilationError(f"it uses a {type(tensor).__name__} of its own")
         if id(tensor) not in lifted:
             with graph.graph.inserting_before(first):
-                lifted[id(tensor)] = tensor, graph.graph.placeholder(f"closed_over_{len(lifted)}")
+                placeholder = graph.graph.placeholder(f"closed_over_{len(lifted)}")
+            placeholder.meta["val"] = tensor
+            lifted[id(tensor)] = tensor, placeholder
         node.replace_all_uses_with(lifted[id(tensor)][1])
     graph.graph.eliminate_dead_code()
-    for node in graph.graph.nodes:
-        node.meta.clear()
     graph.recompile()
     return [tensor for tensor, _ in lifted.values()]
 
 
 def _compile(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
-    if len(graph.graph.nodes) > MOST_OPERATIONS:
-        raise CompilationError(
-            f"its {len(graph.graph.nodes)} operations, more than {MOST_OPERATIONS}, would take inductor "
-            "minutes; write loops as operations on tensors, or shorten them"
-        )
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found"
+    try:
+        if len(graph.graph.nodes) > UNDIVIDED:
+            return regions.divide(graph, _inductor, MOST_OPERATIONS)
+        for node in graph.graph.nodes:
+            node.meta.clear()
+        return _inductor(graph, inputs)
+    except Exception as error:
+        raise CompilationError(f"inductor cannot compile it: {_first_line(error)}") from error
+
+
+def _inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     # Signals wait until the compiler, which inherits the mask, is done: Ctrl-C must not kill it alone.
     waiting = {signal.SIGINT, signal.SIGTERM}
     before = signal.pthread_sigmask(signal.SIG_BLOCK, waiting) if hasattr(signal, "pthread_sigmask") else None
@@ -261,8 +267,6 @@ def _compile(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         with torch.no_grad(), warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of PyTorch about itself, when imported already
             return private.inductor(graph, inputs)
-    except Exception as error:
-        raise CompilationError(f"inductor cannot compile it: {_first_line(error)}") from error
     finally:
         if before is not None:
             signal.pthread_sigmask(signal.SIG_SETMASK, before)

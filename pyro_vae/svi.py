@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 import logging
 import warnings
-from collections.abc import Callable, Hashable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import AbstractContextManager, ExitStack
 from math import inf, isfinite
 from typing import Any, Literal, cast
@@ -21,6 +21,8 @@ from pyro.poutine.runtime import am_i_wrapped
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
+from pyro_vae.losses import Objective, several
+
 Compile = Literal["auto", True, False]
 Precision = Literal["float32", "bf16"]
 Context = Callable[[], AbstractContextManager[Any]]
@@ -33,14 +35,6 @@ CHECK_EVERY = 32
 """Steps on a GPU between two looks at whether the loss is finite, each of which waits for the GPU."""
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest distance of a compiled gradient from the eager one, relative to its norm."""
-
-UNCOMPILED: dict[type[ELBO], Any] = {
-    pyro.infer.JitTrace_ELBO: pyro.infer.Trace_ELBO,
-    pyro.infer.JitTraceGraph_ELBO: pyro.infer.TraceGraph_ELBO,
-    pyro.infer.JitTraceEnum_ELBO: pyro.infer.TraceEnum_ELBO,
-    pyro.infer.JitTraceMeanField_ELBO: pyro.infer.TraceMeanField_ELBO,
-}
-"""Objectives that compile themselves, to what they compute: one of two compilers is enough."""
 
 _LOGGER = logging.getLogger(__name__)
 
@@ -131,13 +125,16 @@ class SVI(pyro.infer.SVI):
                 f"optim is a {type(optim).__name__}, and must be an optimizer of pyro.optim or torch.optim "
                 "that takes gradients: LBFGS needs a closure, a MultiOptimizer the loss, by its own step"
             )
-        if not isinstance(loss, ELBO) and not callable(loss):
-            raise ValueError(f"loss is a {type(loss).__name__}, and must be an ELBO or a function")
+        if clip_norm is not None and not 0 < clip_norm < inf:
+            raise ValueError(
+                f"clip_norm={clip_norm!r} must be a positive number; None leaves gradients as they are"
+            )
         if num_samples or num_steps:
             warnings.warn("num_samples and num_steps are deprecated in Pyro", FutureWarning, stacklevel=2)
         TracePosterior.__init__(self)
-        self.model, self.guide, self.optim, self.objective = model, guide, optim, loss
-        self._loss_and_grads, self.num_samples, self._steps_to_run = loss_and_grads, num_samples, num_steps
+        self.model, self.guide, self.optim = model, guide, optim
+        self._objective = Objective(loss, loss_and_grads)
+        self.num_samples, self._steps_to_run = num_samples, num_steps
         self.compile, self.precision, self.reduction = compile, precision, reduction
         self.clip_norm, self.log = clip_norm, log
         self.num_steps = 0
@@ -171,22 +168,24 @@ class SVI(pyro.infer.SVI):
         return max((TOLERANCE.get(dtype, coarsest) for dtype in dtypes), default=coarsest)
 
     @property
+    def objective(self) -> ELBO | Callable[..., Any]:
+        """What is minimised, as it was given."""
+        return self._objective.given
+
+    @property
     def loss_and_grads(self) -> Callable[..., Any]:
         """Of model, guide and their arguments to the loss, adding its gradients to the parameters'."""
-        if isinstance(self.objective, ELBO):
-            return self._method("loss_and_grads")
-        return self._loss_and_grads or functools.partial(_differentiate, self.objective)
+        return self._objective.loss_and_grads
 
     @property
     def loss(self) -> Callable[..., Any]:
         """Of model, guide and their arguments to the loss."""
-        return self._method("loss")
+        return self._objective.loss
 
     @property
     def roots(self) -> list[Any]:
         """The objects that a step starts from, and that are to be watched."""
-        held = (value for _, value in self._held_by_loss() if not isinstance(value, Hashable))
-        return [self.model, self.guide, self.objective, self._loss_and_grads, *held]
+        return [self.model, self.guide, *self._objective.roots]
 
     def step(self, *args: Any, **kwargs: Any) -> Any:
         """Takes one gradient step.
@@ -236,15 +235,15 @@ class SVI(pyro.infer.SVI):
             self._pending.append((failed.clone(), *context))
             if len(self._pending) >= CHECK_EVERY:
                 self.check()
-        if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):
-            return torch.full_like(loss, inf)  # as Pyro tells what is not computed
+        if not self._objective.is_told:
+            return torch.full_like(loss, inf)
         return tuple(loss) if loss.dim() else loss
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
         """Estimates the loss, as Pyro's SVI does, without gradients: a number, or a tuple as of ``step``."""
         with pyro.validation_enabled(False):
-            loss = self._method("loss")(self.model, self.guide, *args, **kwargs)
+            loss = self.loss(self.model, self.guide, *args, **kwargs)
         loss = self._reduce(loss, self._factor((args, kwargs))).tolist()
         return tuple(loss) if isinstance(loss, list) else loss
 
@@ -322,22 +321,11 @@ class SVI(pyro.infer.SVI):
             contexts.append(lambda: torch.autocast(kind, torch.bfloat16, cache_enabled=False))
         return [_Program(program, contexts) for program in (self.model, self.guide)]
 
-    def _method(self, name: str) -> Callable[..., Any]:
-        """``loss`` or ``loss_and_grads`` of the objective; a function is its own ``loss``."""
-        if not isinstance(self.objective, ELBO):
-            return self.objective
-        plain = UNCOMPILED.get(type(self.objective))
-        if plain is not None:
-            return functools.partial(getattr(plain, name), self.objective)
-        return getattr(self.objective, name)
-
     def _reduce(self, total: Any, factor: float) -> Tensor:
-        """What an objective returns, as one tensor: ReweightedWakeSleep has two losses, for example."""
-        if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):
-            total = 0.0  # it is never computed, and infinite: the gradient alone is looked at
+        """What an objective returns, as one tensor."""
+        losses = torch.stack([loss.to(self._device) for loss in self._objective.losses(total)])
         several = isinstance(total, tuple) and self.reduction == "sum"
-        losses = [torch.as_tensor(loss, device=self._device).detach() for loss in _several(total)]
-        return (torch.stack(losses) if several else torch.stack(losses).sum()) * factor
+        return (losses if several else losses.sum()) * factor
 
     def _factor(self, arguments: Any) -> float:
         if self.reduction == "sum":
@@ -380,16 +368,15 @@ class SVI(pyro.infer.SVI):
 
     def _settings(self) -> tuple[Any, ...]:
         """What a step depends on besides its arguments and parameters."""
-        programs = self.model, self.guide, self.objective, self._loss_and_grads
-        own = programs, self.precision, self.clip_norm, self.reduction, self._terms
-        # What is not hashable is among the roots.
-        return own, tuple((k, v if isinstance(v, Hashable) else id(v)) for k, v in self._held_by_loss())
-
-    def _held_by_loss(self) -> list[tuple[str, Any]]:
-        """The attributes of the objective, or of that which the function is a method of."""
-        held = getattr(getattr(self.objective, "__self__", self.objective), "__dict__", {})
-        # The nesting of plates is guessed by the objective itself, at its first use.
-        return [(name, value) for name, value in held.items() if name != "max_plate_nesting"]
+        return (
+            self.model,
+            self.guide,
+            self._objective.state,
+            self.precision,
+            self.clip_norm,
+            self.reduction,
+            self._terms,
+        )
 
     def _give_up(self, reason: str, *, once: bool = False) -> None:
         """Takes steps eagerly from here on."""
@@ -423,11 +410,7 @@ class SVI(pyro.infer.SVI):
             programs = self._programs()
             with pyro.validation_enabled(False), torch.no_grad(), warnings.catch_warnings():
                 warnings.filterwarnings("ignore", "Encountered")  # it is what we are after
-                objective = self._method("loss")
-                if isinstance(self.objective, pyro.infer.TraceTailAdaptive_ELBO):
-                    # Its own is not implemented.
-                    objective = functools.partial(cast(Any, pyro.infer.Trace_ELBO).loss, self.objective)
-                loss = float(sum(_several(objective(*programs, *args, **kwargs))))
+                loss = float(sum(several(self._objective.finite_loss(*programs, *args, **kwargs))))
                 if not isfinite(loss):
                     for program, name in zip(reversed(programs), ("guide", "model"), strict=True):
                         for site_name, site in program.traced.nodes.items():
@@ -476,18 +459,6 @@ class _Program(functools.partial[Any]):
 
     def __getattr__(self, name: str) -> Any:
         return getattr(self.func, name)
-
-
-def _differentiate(loss: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    """``loss_and_grads`` of a function, as Pyro has it."""
-    value = loss(*args, **kwargs)
-    if getattr(value, "requires_grad", False):
-        value.backward(retain_graph=True)
-    return value
-
-
-def _several(total: Any) -> tuple[Any, ...]:
-    return total if isinstance(total, tuple) else (total,)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

@@ -19,6 +19,7 @@ def peers(monkeypatch):
     return importlib.import_module("peers")
 
 
+@pytest.mark.slow
 def test_peers_converge_to_the_same(peers, digits):
     worker = importlib.import_module("worker")
 
@@ -53,6 +54,7 @@ def test_the_claims_are_measured_in_processes_of_their_own(peers, mnist_dir, mon
         assert re.search(claim + r".*\| [0-9.]+ \(", out), claim
 
 
+@pytest.mark.slow
 def test_parts_are_tabled(monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     parts = importlib.import_module("parts")

@@ -32,9 +32,17 @@ def run(monkeypatch, capsys):
     plt.close("all")
 
 
+LONG = {"05_swap_the_likelihood", "07_is_the_posterior_right", "10_your_own_data", "five_losses"}
+
+
+def _each(paths):
+    slow = pytest.mark.slow
+    return [pytest.param(p, id=p.stem, marks=[slow] if p.stem in LONG else []) for p in paths]
+
+
 # PyTorch's, under NumPy 2, where matplotlib is given tensors.
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
-@pytest.mark.parametrize("path", [*EXAMPLES, *COURSE], ids=lambda path: path.stem)
+@pytest.mark.parametrize("path", _each([*EXAMPLES, *COURSE]))
 def test_runs_and_is_listed(path, run):
     name = path.relative_to(ROOT).as_posix()
     assert f"]({name})" in README, f"list {name} in the README"

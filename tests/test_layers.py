@@ -6,7 +6,7 @@ from pathlib import Path
 import pyro_vae
 
 ROWS = [
-    ["constraints", "distributions", "nets", "data", "engine", "sleef", "svi"],
+    ["constraints", "distributions", "nets", "data", "engine", "sleef", "losses", "svi"],
     ["families", "priors", "likelihoods", "guides"],
     ["conditional", "program"],
     ["models"],
@@ -21,6 +21,7 @@ WITHIN = {  # of the same row, in its order
     "distributions": {"constraints"},
     "data": {"constraints"},
     "engine": set(),
+    "svi": {"losses"},
     "priors": {"families"},
     "likelihoods": {"families"},
     "guides": {"families"},

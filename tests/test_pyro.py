@@ -91,6 +91,7 @@ def test_importance(make_vae, x):
     assert estimate.item() == pytest.approx(ours, abs=0.3)
 
 
+@pytest.mark.slow
 def test_nuts_samples_the_posterior(double):
     """A linear VAE, whose posterior is known."""
     vae = pv.VAE(
@@ -227,6 +228,7 @@ def test_prior_swap_is_one_line(make_vae, x):
     assert svi.step(x) > 0
 
 
+@pytest.mark.slow
 def test_pyros_own_tests_are_compared(monkeypatch, capsys, tmp_path):
     """By benchmarks/pyro_world.py: here a file of three tests stands for Pyro's."""
     monkeypatch.syspath_prepend(Path(__file__).resolve().parents[1] / "benchmarks")

@@ -11,7 +11,9 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
-@pytest.mark.parametrize("file", ["README.md", "docs/engine.md", "docs/sleef.md"])
+@pytest.mark.parametrize(
+    "file", [pytest.param("README.md", marks=pytest.mark.slow), "docs/engine.md", "docs/sleef.md"]
+)
 def test_python_blocks_run(file):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)
     assert blocks

@@ -130,6 +130,15 @@ def test_wrong_options(option):
         make_svi(Autoencoder(), **{option: "fast"})
 
 
+@pytest.mark.parametrize("clip_norm", [-1.0, 0, float("nan"), float("inf")])
+def test_only_positive_norms(clip_norm):
+    """A negative one would ascend."""
+    vae = Autoencoder()
+    optim = torch.optim.Adam(vae.parameters())
+    with pytest.raises(ValueError, match="must be a positive number"):
+        SVI(vae.model, vae.guide, optim, Trace_ELBO(), clip_norm=clip_norm)
+
+
 def test_lbfgs_is_refused():
     module = Autoencoder()
     with pytest.raises(ValueError, match="LBFGS"):

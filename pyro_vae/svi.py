@@ -26,8 +26,9 @@ from pyro_vae.losses import Objective, several
 Compile = Literal["auto", True, False]
 Precision = Literal["float32", "bf16"]
 Context = Callable[[], AbstractContextManager[Any]]
-Result = tuple[Tensor, Tensor, Tensor, dict[nn.Parameter, Tensor]]
-"""Of a step: the loss, the norm of the gradient, further terms, and the gradients, clipped."""
+Result = tuple[Tensor, Tensor, Tensor, dict[nn.Parameter, Tensor | None]]
+"""Of a step: the loss, the norm of the gradient, further terms, and the gradients, clipped; None of a
+parameter that Pyro's optimizer meets, though the loss does not depend on it."""
 
 AUTO_STEPS = 1000
 """Steps after which ``compile="auto"`` compiles: a run that is over before has not waited for it."""
@@ -290,10 +291,13 @@ class SVI(pyro.infer.SVI):
             if record:
                 stack.enter_context(record)
             total = self.loss_and_grads(*programs, *args, **kwargs)
-        if isinstance(self.optim, PyroOptim) and not record:
+        met: dict[nn.Parameter, None] = {}
+        if isinstance(self.optim, PyroOptim):
             sites = captured.trace.nodes.values()
-            parameters = list(dict.fromkeys(cast(Any, site["value"]).unconstrained() for site in sites))
-            self._captured |= dict.fromkeys(parameters)
+            met = dict.fromkeys(cast(Any, site["value"]).unconstrained() for site in sites)
+            if not record:
+                parameters = list(met)
+                self._captured |= met
         loss = self._reduce(total, factor)
         found = record.gradients if record else [parameter.grad for parameter in parameters]
         gradients = {p: g for p, g in zip(parameters, found, strict=True) if g is not None}
@@ -310,7 +314,7 @@ class SVI(pyro.infer.SVI):
         with torch.no_grad(), pyro.validation_enabled(False):
             traces = [program.traced for program in programs]
             terms = self._terms(*traces) if self._terms else loss.new_zeros(0)
-        return loss, norm, terms, dict(zip(gradients, values, strict=True))
+        return loss, norm, terms, dict.fromkeys(met) | dict(zip(gradients, values, strict=True))
 
     def _programs(self, within: Context | None = None) -> list[_Program]:
         """Model and guide, which keep the trace of their last run."""
@@ -336,14 +340,20 @@ class SVI(pyro.infer.SVI):
 
     def _update(self, result: Result) -> None:
         *_, gradients = result
-        for parameter in self.parameters:
-            parameter.grad = gradients.get(parameter)
-        if isinstance(self.optim, PyroOptim):
-            self.optim(self.parameters)
-            for parameter in gradients:  # which another SVI may share
-                parameter.grad = None
-        else:
+        if isinstance(self.optim, torch.optim.Optimizer):
+            for parameter in self.parameters:
+                parameter.grad = gradients.get(parameter)
             self.optim.step()
+            return
+        for parameter, gradient in gradients.items():
+            if gradient is None and parameter in self.optim.optim_objs:
+                # As Pyro has it: once it had a gradient, momentum goes on, in another SVI's steps too.
+                moves = self.optim.optim_objs[parameter].state.get(parameter)
+                gradient = torch.zeros_like(parameter) if moves else None
+            parameter.grad = gradient
+        self.optim(list(gradients))
+        for parameter in gradients:  # which another SVI may share
+            parameter.grad = None
 
     def _compiles(self) -> bool:
         if not self.compile or self.num_steps == 0:

@@ -452,6 +452,35 @@ class TestInThePlaceOfPyros:
         assert pyro.param("a").item() == pytest.approx(0.9**4)
         assert pyro.param("b").item() == pytest.approx(0.9**4)
 
+    @pytest.mark.parametrize("compile", [True, False])
+    def test_momentum_goes_on_where_there_is_no_gradient(self, compile):
+        """Two share an optimizer and parameters; the loss of one depends on them at times only."""
+
+        def losses(make):
+            pyro.clear_param_store()
+            torch.manual_seed(0)
+            net = torch.nn.Linear(2, 1)
+
+            def model(x):
+                pyro.module("net", net)
+                with pyro.plate("data", len(x)):
+                    pyro.sample("y", dist.Normal(net(x)[:, 0], 1.0), obs=x[:, 0])
+
+            def other(x, known):
+                pyro.module("net", net)
+                pyro.sample("z", dist.Normal(net(x).sum() if known else 0.0, 1.0), obs=torch.tensor(1.0))
+
+            optim = pyro.optim.Adam({"lr": 0.1})
+            both = [make(story, lambda *_: None, optim, Trace_ELBO()) for story in (other, model)]
+            found = []
+            for i in range(9):
+                x = torch.randn(7, 2)
+                found += [both[0].step(x, i % 4 == 3), both[1].step(x)]
+            return [float(loss) for loss in found]
+
+        ours = losses(lambda *given: SVI(*given, compile=compile))
+        assert ours == pytest.approx(losses(pyro.infer.SVI), rel=1e-5)
+
     @pytest.mark.parametrize(
         ("optim", "loss", "message"),
         [

@@ -45,14 +45,14 @@ def divide(graph: GraphModule, compiler: Compiler, most: int) -> GraphModule:
     Raises:
         ValueError: there are more, since too little is repeated.
     """
-    record = _Record(graph)
-    size = sum(map(len, _distinct(record.order).values()))
+    record = Record(graph)
+    size = sum(map(len, distinct(record.order).values()))
     if size > most:
         raise ValueError(f"{size} different operations, more than {most}")
-    return _build(record, compiler)
+    return build(record, compiler)
 
 
-class _Record:
+class Record:
     """What of a graph is a view, what is to be left alone, and what are its pieces."""
 
     def __init__(self, graph: GraphModule):
@@ -145,15 +145,15 @@ def turns(items: Sequence[Hashable]) -> set[int]:
     return cuts
 
 
-def _distinct(order: list[Node | _Piece]) -> dict[Any, _Piece]:
+def distinct(order: list[Node | _Piece]) -> dict[Any, _Piece]:
     return {item.description: item for item in order if isinstance(item, _Piece)}
 
 
-def _build(record: _Record, compiler: Compiler) -> GraphModule:
+def build(record: Record, compiler: Compiler) -> GraphModule:
     graph, order = record.graph, record.order
     compiled = {
         description: compiler(piece.module(graph), piece.examples())
-        for description, piece in _distinct(order).items()
+        for description, piece in distinct(order).items()
     }
     whole = Graph()
     copies: dict[Node, Node] = {}

@@ -12,8 +12,9 @@ from torch import Tensor, nn
 from pyro_vae.engine import private
 from pyro_vae.engine.trace import Compiled
 
-Result = tuple[Tensor, Tensor, Tensor, dict[nn.Parameter, Tensor]]
-"""Of a step: the loss, the norm of the gradient, further terms, and the gradients, clipped."""
+Result = tuple[Tensor, Tensor, Tensor, dict[nn.Parameter, Tensor | None]]
+"""Of a step: the loss, the norm of the gradient, further terms, and the gradients, clipped; None of a
+parameter that an optimizer meets without."""
 T = TypeVar("T")
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any, Protocol
 
@@ -45,6 +45,7 @@ class Step:
 
     compiled: Compiled
     trained: list[nn.Parameter]
+    met: list[nn.Parameter]  # by the optimizer, though without a gradient
     parameters: list[tuple[Any, ...]]
     shapes: list[Any]
     kept: list[Any]  # which are told by their identity, that nothing else may take
@@ -63,7 +64,7 @@ class Step:
             if gradient.stride() != parameter.stride() or gradient.data_ptr() in addresses:
                 gradients[i] = torch.empty_like(parameter, requires_grad=False).copy_(gradient)
             addresses.add(gradient.data_ptr())
-        return loss, norm, terms, dict(zip(self.trained, gradients, strict=True))
+        return loss, norm, terms, dict.fromkeys(self.met) | dict(zip(self.trained, gradients, strict=True))
 
 
 class Steps:
@@ -184,14 +185,16 @@ class Steps:
                 args, kwargs = private.tree_unflatten(leaves, spec)
                 self.evaluate(args, kwargs)
         trained: list[nn.Parameter] = []
+        met: list[nn.Parameter] = []
 
         def function(*tensors: Tensor) -> list[Tensor]:
             given = iter(tensors)
             mixed = [next(given) if isinstance(leaf, Tensor) else leaf for leaf in leaves]
             args, kwargs = private.tree_unflatten(mixed, spec)
             loss, norm, terms, gradients = self.evaluate(args, kwargs, recording=Recording, within=NoValues)
-            trained[:] = gradients
-            return [loss, norm, terms, *gradients.values()]
+            trained[:] = [parameter for parameter, value in gradients.items() if value is not None]
+            met[:] = gradients
+            return [loss, norm, terms, *_present(gradients.values())]
 
         self.svi.num_compilations += 1
         roots = [*self.svi.roots, *watched]
@@ -199,7 +202,7 @@ class Steps:
         seconds = time.monotonic() - began
         shapes = ", ".join(str(list(tensor.shape)) for tensor in inputs)
         self.svi.log(f"compiled the step for arguments of shape {shapes} in {seconds:.1f} s")
-        return Step(compiled, trained, self._describe_parameters(), _shapes(inputs), watched)
+        return Step(compiled, trained, met, self._describe_parameters(), _shapes(inputs), watched)
 
     def _check(self, step: Step, leaves: list[Any], spec: Any, inputs: list[Tensor]) -> None:
         """Refuses a compiled step that differs from the eager one."""
@@ -209,14 +212,18 @@ class Steps:
             loss, norm, terms, gradients = self.evaluate(args, kwargs)
             for parameter in self.svi.parameters:
                 parameter.grad = None
-            if gradients.keys() != set(step.trained):
+            if {p for p, gradient in gradients.items() if gradient is not None} != set(step.trained):
                 raise CompilationError("other parameters have gradients than in the eager step")
-            return [loss, norm, terms, *(gradients[parameter] for parameter in step.trained)]
+            return [loss, norm, terms, *_present(gradients[parameter] for parameter in step.trained)]
 
         step.compiled.check(eager, inputs, self.svi.tolerance, lambda expected: 1e-3 * expected[1].item())
 
     def _describe_parameters(self) -> list[tuple[Any, ...]]:
         return [(id(p), p.requires_grad, p.dtype, p.device) for p in self.svi.parameters]
+
+
+def _present(gradients: Iterable[Tensor | None]) -> list[Tensor]:
+    return [gradient for gradient in gradients if gradient is not None]
 
 
 def _shapes(inputs: Sequence[Tensor]) -> list[Any]:

@@ -14,13 +14,13 @@ from pyro_vae.engine import private, regions, trace
 def divided(monkeypatch, uncompiled):
     """Records of any length are cut; gives, for each, the pieces, equal ones once."""
     found = []
-    build = regions._build
+    original = regions.build
 
     def kept(record, compiler):
-        found.append(regions._distinct(record.order).values())
-        return build(record, compiler)
+        found.append(regions.distinct(record.order).values())
+        return original(record, compiler)
 
-    monkeypatch.setattr(regions, "_build", kept)
+    monkeypatch.setattr(regions, "build", kept)
     monkeypatch.setattr(trace, "UNDIVIDED", 0)
     return found
 

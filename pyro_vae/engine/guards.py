@@ -41,12 +41,13 @@ class Guards(private.TorchDispatchMode):
 
     active: ClassVar[Guards | None] = None
 
-    def __init__(self, inputs: Sequence[Tensor], guarded: bool):
+    def __init__(self, inputs: Sequence[Tensor], closed_over: Sequence[Tensor]):
         super().__init__()
-        self._guarded = guarded
+        self._closed_over = {id(tensor): tensor for tensor in closed_over}
         self._known = {id(tensor): _Slot(i) for i, tensor in enumerate(inputs)}
         self._kept: list[Any] = list(inputs)  # so that no other object takes an id
-        self._made = {_memory(tensor) for tensor in inputs}  # what is elsewhere was there before
+        self._made: set[int] = set()
+        """Where there is what the program has computed or written."""
         self._constant: set[_Slot] = set()
         self._tape: list[tuple[Any, Any, list[_Slot]]] = []
         self._reads: list[tuple[Any, _Slot, Any]] = []
@@ -92,8 +93,8 @@ class Guards(private.TorchDispatchMode):
         """Whether it follows from the inputs and from what is closed over, or is closed over itself."""
         if id(tensor) in self._known:
             return True
-        own = type(tensor) is Tensor and not tensor.requires_grad and _memory(tensor) not in self._made
-        if not (self._guarded and own):
+        own = id(tensor) in self._closed_over and type(tensor) is Tensor and not tensor.requires_grad
+        if not own or _memory(tensor) in self._made:
             return False
         self.held[self._new(tensor)] = tensor
         return True

@@ -12,6 +12,7 @@ be told from true sizes. It is in the record, gradients included, that operation
 from __future__ import annotations
 
 import operator
+from collections.abc import Sequence
 from typing import Any
 
 import torch
@@ -21,7 +22,8 @@ from torch.overrides import TorchFunctionMode
 
 from pyro_vae.engine import private
 
-LENGTH = 10_007
+LENGTHS = (10_007, 10_009, 10_037, 10_039)
+LENGTH = LENGTHS[0]
 """Of a selection, while it is recorded."""
 
 _ATEN = torch.ops.aten
@@ -36,6 +38,13 @@ _MADE = {_ATEN.zeros.default: 0, _ATEN.ones.default: 0, _ATEN.full.default: 0}  
 _MADE |= {_ATEN.new_zeros.default: 1, _ATEN.new_ones.default: 1, _ATEN.new_full.default: 1}
 _SIZES = {Tensor.size, Tensor.numel, Tensor.nelement, Tensor.__len__, Tensor.__iter__}
 _SIZES |= {Tensor.shape.__get__}  # type: ignore[attr-defined]
+
+
+def avoid(tensors: Sequence[Tensor]) -> None:
+    """Has selections be of a length that none of these has."""
+    global LENGTH
+    sizes = {size for tensor in tensors for size in tensor.shape}
+    LENGTH = next((length for length in LENGTHS if length not in sizes), LENGTHS[0])
 
 
 def refusal(func: Any) -> TypeError:

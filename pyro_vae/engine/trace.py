@@ -17,7 +17,7 @@ from torch.fx import GraphModule
 from torch.nn.modules.module import register_module_forward_pre_hook
 from torch.overrides import TorchFunctionMode
 
-from pyro_vae.engine import private, products, regions
+from pyro_vae.engine import private, products, regions, selections
 from pyro_vae.engine.cpu import OPERATIONS
 from pyro_vae.engine.guards import Guards, NoValues
 from pyro_vae.engine.selections import Indexing, Selections, spread
@@ -62,7 +62,8 @@ class Compiled:
         self.watch = Watch(roots or [function], besides)
         try:
             with rollback() as changed, _observing() as called:
-                graph, self.guards = _trace(function, inputs, guarded)
+                selections.avoid([*inputs, *self.watch.tensors()])
+                graph, self.guards = _trace(function, inputs, self.watch.tensors() if guarded else None)
         except Exception as error:
             self.watch.restore()
             raise CompilationError(f"it cannot be traced: {_first_line(error)}") from error
@@ -210,18 +211,23 @@ def _observing() -> Iterator[list[nn.Module]]:
         hook.remove()
 
 
-def _trace(function: Function, inputs: Sequence[Tensor], guarded: bool) -> tuple[GraphModule, Guards]:
-    """The tensor operations of the function, recorded while it runs, and the values that it reads."""
+def _trace(
+    function: Function, inputs: Sequence[Tensor], closed_over: Sequence[Tensor] | None
+) -> tuple[GraphModule, Guards]:
+    """The tensor operations of the function, recorded while it runs, and the values that it reads.
+
+    Values may be read of inputs and of what is closed over; of nothing where that is None.
+    """
     # Copies of the tensor objects, for one may be given twice, or be closed over as well.
     copies = [tensor.detach().requires_grad_(tensor.requires_grad) for tensor in inputs]
-    selections, guards = Selections(), Guards(copies if guarded else [], guarded)
-    function_modes, modes = (NoValues(), Indexing()), (selections, guards)
+    selecting, guards = Selections(), Guards(copies if closed_over is not None else [], closed_over or [])
+    function_modes, modes = (NoValues(), Indexing()), (selecting, guards)
     with contextlib.ExitStack() as stack:
         for mode in (*function_modes, *modes, pyro.validation_enabled(False), private.traced_pyro()):
             stack.enter_context(cast(Any, mode))
         graph = private.record(function, OPERATIONS, copies)
     guards.close()
-    if selections.found:
+    if selecting.found:
         spread(graph)
         private.propagate(graph, copies)
     return graph, guards

@@ -40,6 +40,11 @@ class Watch:
         self._before = [(held, dict(held)) for held in private.dicts([*self._modules.values()])]
         self._state = self._look()
 
+    def tensors(self) -> list[Tensor]:
+        """Those that the program closes over."""
+        buffers = [b for module in self._modules.values() for b in module.buffers(recurse=False)]
+        return buffers + [value for *_, value in self._slots if isinstance(value, Tensor)]
+
     def restrict(self, closed_over: Sequence[Tensor]) -> None:
         """Leaves out the tensors that the program has not used."""
         used = {id(tensor) for tensor in closed_over}

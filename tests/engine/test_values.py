@@ -77,6 +77,14 @@ def test_selections(term, uncompiled):
     assert svi.engine == "compiled, float32", reasons
 
 
+@pytest.mark.parametrize("length", [10_007, 10_009])
+def test_data_of_any_length(length, uncompiled):
+    """Even of that which selections have while they are recorded."""
+    data = [(torch.randn(length),)] * 3
+    svi, reasons = follow(regression(lambda x: put_back(x) + len(x) * scale()), lambda: data)
+    assert svi.engine == "compiled, float32", reasons
+
+
 def test_selections_by_inductor():
     svi, reasons = follow(regression(lambda x: sum(term(x) for term in SELECTIONS)), batches)
     assert svi.engine == "compiled, float32", reasons

@@ -53,7 +53,7 @@ def measure(
         own = folder / name.replace(", ", "-").replace(" ", "-")
         torch.manual_seed(0)
         program = make()
-        pv.fit(program, data, folder=own, resume=(own / pv.checkpoint.CONFIG).exists(), **settings)
+        pv.fit(program, data, folder=own, resume="auto", **settings)
         found[name] = (
             pv.evaluate.elbo(program, data.test),
             pv.evaluate.log_likelihood(program, data.test, num_samples=num_samples),

@@ -25,7 +25,7 @@ from pyro_vae.comparison import Comparison, compare
 from pyro_vae.conditional import Conditional
 from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE
 from pyro_vae.program import Program
-from pyro_vae.training import Run, fit, resume
+from pyro_vae.training import Run, fit, resume, verify
 
 __version__ = version("pyro_vae")
 
@@ -58,4 +58,5 @@ __all__ = [
     "resume",
     "svi",
     "training",
+    "verify",
 ]

@@ -9,8 +9,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any, NoReturn
 
 from pyro_vae import data, models, registry
+from pyro_vae.checks import ConfigError
 from pyro_vae.families import Of
-from pyro_vae.registry import ConfigError
 from pyro_vae.training import Settings
 
 SEVERAL = ("given", "latent_dims", "trust", "priors", "likelihoods", "guides")
@@ -61,7 +61,7 @@ class _Parser(argparse.ArgumentParser):
 
 
 def make_parser(
-    command: str, function: Callable[..., None], known: Mapping[str, str]
+    command: str, function: Callable[..., Any], known: Mapping[str, str]
 ) -> argparse.ArgumentParser:
     """The parser of a command with these options."""
     parser = _Parser(
@@ -79,7 +79,7 @@ def make_parser(
     return parser
 
 
-def options(command: str, function: Callable[..., None]) -> dict[str, str]:
+def options(command: str, function: Callable[..., Any]) -> dict[str, str]:
     """The options of a command, each with what is told of it."""
     trust = "modules of your own that files may import from"
     if command not in ("train", "compare"):
@@ -94,7 +94,9 @@ def options(command: str, function: Callable[..., None]) -> dict[str, str]:
     known |= {"folder": "of the run; by default a new one under runs/", "trust": trust}
     known["config"] = "a run's config.yaml, or one of your own"
     if command == "train":
-        return known | {"resume": "go on with this run, as it was"}
+        return known | {
+            "resume": "go on with this run, as it was; or auto: go on in --folder, or start there"
+        }
     lists = {f"{kind}s": f"{kind}s to compare" for kind in ("prior", "likelihood", "guide")}
     return lists | {"num_samples": "importance samples per datum; 100 by default"} | known
 
@@ -130,7 +132,7 @@ def help_of(kind: str, name: str) -> str:
     return f"{match}{inspect.signature(part)}\n\n{told}"
 
 
-def overview(commands: Mapping[str, Callable[..., None]]) -> str:
+def overview(commands: Mapping[str, Callable[..., Any]]) -> str:
     """What there is to be asked."""
     told = {name: (inspect.getdoc(f) or "").split("\n")[0] for name, f in commands.items()}
     lines = [f"  {name:<12} {text}" for name, text in told.items()]

@@ -1,22 +1,30 @@
 """Runs on disk: folders with a configuration, weights, and what it takes to go on.
 
 A run's folder holds ``config.yaml`` (what the run is made of), ``checkpoint.safetensors`` (weights,
-optimizer, generator states, history: all that resuming takes, in one file), ``history.csv``,
-``log.txt``, ``figures/`` and, when training has ended, ``model.safetensors``. Files are written under
-temporary names and renamed. No pickle is read or written.
+optimizer, generator states, history: all that resuming takes, in one file), ``start.safetensors`` (the same
+before the first step), ``history.csv``, ``log.txt``, ``figures/`` and, when training has ended,
+``model.safetensors``. Files are written under temporary names and renamed; each safetensors file carries a
+digest of all that it holds, and the run's number, which its configuration has too. No pickle is read or
+written.
 """
 
 from __future__ import annotations
 
+import contextlib
+import errno
+import fnmatch
+import hashlib
 import inspect
 import itertools
 import json
+import math
 import os
+import secrets
 import typing
 from collections.abc import Callable, Mapping
 from datetime import datetime
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import safetensors
 import safetensors.torch
@@ -25,38 +33,92 @@ import yaml
 from torch import Tensor
 
 from pyro_vae import registry
+from pyro_vae.checks import ConfigError
 from pyro_vae.program import Program
-from pyro_vae.registry import ConfigError, Trust
+from pyro_vae.registry import Trust
 
 CONFIG, CHECKPOINT, MODEL = "config.yaml", "checkpoint.safetensors", "model.safetensors"
+START, HISTORY, LOG = "start.safetensors", "history.csv", "log.txt"
+FILES = (CONFIG, CHECKPOINT, MODEL, START, HISTORY, LOG, "checkpoint-*.safetensors", "tensorboard")
+"""What training writes."""
+MOVABLE = ("device", "data", "data_dir", "save_every", "keep", "max_minutes")
+"""Of a configuration, what may change between one start of a run and the next: no bit depends on it."""
+LARGEST = 2**18
+"""Bytes of a configuration."""
+
+Schema = Mapping[str, Callable[[Any], bool]]
+"""What values must be there, by name, and which will do."""
 
 
 class CheckpointError(ValueError):
     """A run or one of its files cannot be used; the message says which, why, and the mend."""
 
 
-def write(path: Path, content: bytes, *, new: bool = False) -> None:
+def write(path: Path, content: bytes) -> None:
     """Writes a file so that at any moment either the old or the new content is there, whole.
 
+    The temporary name is one that no other process has, nor a link that somebody left.
+
     Raises:
-        FileExistsError: it exists, and was to be ``new``.
+        OSError: naming the file; what was there before is untouched.
     """
-    temporary = path.with_name(f".{path.name}.tmp")
+    temporary = path.with_name(f".{path.name}.{secrets.token_hex(8)}.tmp")
+    flags = os.O_WRONLY | os.O_CREAT | os.O_EXCL
+    flags |= getattr(os, "O_NOFOLLOW", 0) | getattr(os, "O_BINARY", 0)
     try:
-        with open(temporary, "wb") as file:
-            file.write(content)
-            file.flush()
-            os.fsync(file.fileno())
-        if new:
-            os.link(temporary, path)  # which, unlike a rename, fails where there is a file
-        else:
-            os.replace(temporary, path)
+        descriptor = os.open(temporary, flags, 0o666)
+        try:
+            rest = memoryview(content)
+            while rest:
+                rest = rest[os.write(descriptor, rest) :]
+            os.fsync(descriptor)
+        finally:
+            os.close(descriptor)
+        os.replace(temporary, path)
+        sync(path.parent)
+    except OSError as error:
+        reason = error.strerror or str(error)
+        raise OSError(error.errno, f"{reason}; what was there before is untouched", str(path)) from error
     finally:
-        temporary.unlink(missing_ok=True)
+        with contextlib.suppress(OSError):
+            temporary.unlink(missing_ok=True)
+
+
+def sync(folder: Path) -> None:
+    """Has a folder's names outlive a loss of power, where the system opens folders."""
+    if not hasattr(os, "O_DIRECTORY"):
+        return
+    descriptor = os.open(folder, os.O_RDONLY | os.O_DIRECTORY)
+    try:
+        os.fsync(descriptor)
+    except OSError as error:
+        if error.errno not in (errno.EINVAL, errno.ENOTSUP):  # not on this file system
+            raise
+    finally:
+        os.close(descriptor)
+
+
+def written(folder: Path) -> list[str]:
+    """Names of what training wrote in a folder; temporary files of one that was killed are removed."""
+    names = sorted(os.listdir(folder))
+    for name in names:
+        if any(fnmatch.fnmatch(name, f".{file}.*tmp") for file in FILES):
+            (folder / name).unlink(missing_ok=True)
+    return [name for name in names if any(fnmatch.fnmatch(name, file) for file in FILES)]
+
+
+def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
+    """Of names, types, shapes and bits of tensors, and of a text."""
+    found = hashlib.sha256(text.encode())
+    for name in sorted(tensors):
+        tensor = tensors[name].detach().cpu().contiguous()
+        found.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
+        found.update(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))
+    return found.hexdigest()
 
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
-    """Writes tensors and JSON values as one safetensors file."""
+    """Writes tensors and JSON values as one safetensors file, with a digest of all."""
     whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
     seen: set[int] = set()
     for name, tensor in whole.items():
@@ -64,7 +126,8 @@ def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, A
         if storage in seen:  # tied weights, which safetensors does not write twice
             whole[name] = tensor.clone()
         seen.add(storage)
-    write(path, safetensors.torch.save(whole, {"pyro_vae": json.dumps(dict(meta))}))
+    text = json.dumps(dict(meta))
+    write(path, safetensors.torch.save(whole, {"pyro_vae": text, "digest": digest(whole, text)}))
 
 
 def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
@@ -73,38 +136,82 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     Raises:
         CheckpointError: the file is missing, damaged, or not of this package.
     """
+    _check_kind(path)
     try:
         with safetensors.safe_open(path, "pt") as file:
-            meta = json.loads((file.metadata() or {}).get("pyro_vae", "{}"))
-            if not isinstance(meta, dict) or not {"class", "event_shapes", "dtype"} <= meta.keys():
+            held = file.metadata() or {}
+            if "pyro_vae" not in held:
                 raise CheckpointError(
                     f"{path} is a safetensors file, but pyro_vae did not write it; give the folder of a "
                     "run made by pyro-vae train or pv.fit"
                 )
-            _check_identity(path, meta)
-            names = list(file.keys())
-            return {name: file.get_tensor(name) for name in names}, meta
+            tensors = {name: file.get_tensor(name) for name in list(file.keys())}
+        if held.get("digest") != digest(tensors, held["pyro_vae"]):
+            raise CheckpointError(
+                f"{path} is damaged, or of an earlier pyro_vae (its digest is not that of what it holds); "
+                "restore it from a copy, or train anew"
+            )
+        meta = json.loads(held["pyro_vae"])
     except FileNotFoundError:
         raise CheckpointError(f"there is no {path}; give the folder of a run: {_runs()}") from None
-    except (safetensors.SafetensorError, OSError, json.JSONDecodeError, RecursionError) as error:
+    except CheckpointError:
+        raise
+    except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
         raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({error}); restore it from a copy, or train anew"
+            f"{path} is damaged or no safetensors file ({_line(error)}); restore a copy of it, or train anew"
         ) from error
+    check_schema(path, meta, _IDENTITY)
+    return tensors, meta
 
 
-def _check_identity(path: Path, meta: Mapping[str, Any]) -> None:
-    shapes, gaps = meta["event_shapes"], meta.get("gaps")
-    fine = meta["dtype"] in ("float16", "bfloat16", "float32", "float64")
-    fine = fine and isinstance(shapes, dict) and all(isinstance(shape, list) for shape in shapes.values())
-    if not (fine and isinstance(gaps, list) and all(isinstance(site, str) for site in gaps)):
-        raise CheckpointError(f"{path} is damaged: what it says of its program is not what was written")
+def _check_kind(path: Path) -> None:
+    if path.exists() and not path.is_file():  # a pipe, from which one would read for ever
+        raise CheckpointError(f"{path} is no file; restore it from a copy, or train anew")
+
+
+def check_schema(path: Path, meta: Any, schema: Schema) -> None:
+    """Refuses what a file says where a value is missing or will not do.
+
+    Raises:
+        CheckpointError: naming the file and the value.
+    """
+    for name, right in schema.items():
+        if not isinstance(meta, dict) or name not in meta:
+            raise CheckpointError(
+                f"{path} is damaged: it lacks {name}; restore it from a copy, or train anew"
+            )
+        if not right(meta[name]):
+            raise CheckpointError(
+                f"{path} is damaged: {name}={str(meta[name])[:60]} is not what was written; restore it from "
+                "a copy, or train anew"
+            )
+
+
+def is_count(value: Any) -> bool:
+    """Whether a value is a whole number from 0 up, of a size that computers count to."""
+    return type(value) is int and 0 <= value < 2**63
+
+
+def _is_shape(value: Any) -> bool:
+    return isinstance(value, list) and all(map(is_count, value)) and math.prod(value) < 2**40
+
+
+_IDENTITY: Schema = {
+    "class": lambda value: isinstance(value, str),
+    "dtype": lambda value: value in ("float16", "bfloat16", "float32", "float64"),
+    "event_shape": lambda value: value is None or isinstance(value, dict) or _is_shape(value),
+    "event_shapes": lambda value: isinstance(value, dict) and all(map(_is_shape, value.values())),
+    "gaps": lambda value: isinstance(value, list) and all(isinstance(site, str) for site in value),
+    "run": lambda value: isinstance(value, str),
+    "config": lambda value: isinstance(value, dict),
+}
 
 
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
     """Copies weights into a module.
 
     Raises:
-        CheckpointError: names, shapes or what is fixed differ.
+        CheckpointError: names, shapes or what is fixed differ, or a value is not finite.
     """
     own = module.state_dict()
     wrong = sorted(own.keys() ^ tensors.keys()) + [
@@ -118,6 +225,11 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
             f"{f' and {len(wrong) - 3} more' if len(wrong) > 3 else ''} do not match; build it with the "
             f"parts listed in {CONFIG}"
         )
+    if broken := sorted(finite(own) - finite(tensors)):
+        raise CheckpointError(
+            f"the weights in {origin} are not finite ({', '.join(broken[:3])}); take those of an earlier "
+            "checkpoint, or train anew with a lower lr"
+        )
     try:
         module.load_state_dict(dict(tensors))
     except RuntimeError as error:  # values that are fixed, of a prior say, are others
@@ -127,52 +239,120 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
         ) from error
 
 
-def write_config(folder: Path, values: Mapping[str, Any]) -> None:
-    """Writes a run's configuration, once.
+def finite(tensors: Mapping[str, Tensor]) -> set[str]:
+    """Names of the tensors, buffers too, that are finite throughout."""
+    return {name for name, value in tensors.items() if value.isfinite().all()}
 
-    Raises:
-        CheckpointError: there is one already.
-    """
+
+class _Dumper(yaml.SafeDumper):
+    """Values that occur twice are written twice."""
+
+    def ignore_aliases(self, data: Any) -> bool:
+        return True
+
+
+class _Loader(yaml.SafeLoader):
+    """YAML of plain values: each written out where it stands, by one name, and of a size to count with."""
+
+    def compose_node(self, parent: Any, index: Any) -> Any:
+        event = self.peek_event()
+        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
+            raise yaml.MarkedYAMLError(
+                problem="anchors (&) and aliases (*) are not read; write the values out",
+                problem_mark=event.start_mark,
+            )
+        return super().compose_node(parent, index)
+
+    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
+        values = super().construct_mapping(node, deep)
+        if len(values) < len(node.value):
+            raise yaml.MarkedYAMLError(problem="a name is given twice", problem_mark=node.start_mark)
+        return values
+
+    def construct_yaml_int(self, node: Any) -> int:
+        value = super().construct_yaml_int(node)
+        if abs(value) >= 2**63:
+            raise yaml.MarkedYAMLError(problem="a number is too large", problem_mark=node.start_mark)
+        return int(value)
+
+
+_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
+
+
+def write_config(folder: Path, values: Mapping[str, Any]) -> None:
+    """Writes a run's configuration."""
     text = (
         "# What this run is made of. Train the same again: pyro-vae train --config config.yaml\n"
-        + yaml.safe_dump(dict(values), sort_keys=False)
+        + yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
     )
-    try:
-        write(folder / CONFIG, text.encode(), new=True)
-    except FileExistsError:
-        raise CheckpointError(
-            f"{folder} holds a run already; go on with it: pyro-vae train --resume {folder} "
-            f"(pv.resume({str(folder)!r})), or choose another folder"
-        ) from None
+    write(folder / CONFIG, text.encode())
 
 
 def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
     """Reads a run's configuration.
 
     Raises:
-        CheckpointError: it is missing or no YAML mapping.
+        CheckpointError: it is missing, too large, or no YAML mapping of plain values.
     """
     path = Path(folder) / name
+    _check_kind(path)
     try:
-        values = yaml.safe_load(path.read_text())
+        with path.open("rb") as file:
+            content = file.read(LARGEST + 1)
+        if len(content) > LARGEST:
+            raise CheckpointError(f"{path} has more than {LARGEST} bytes; restore it, or train anew")
+        values = yaml.load(content.decode(), _Loader)
     except FileNotFoundError:
         what = f"{folder} is not the folder of a run: " if name == CONFIG else ""
         raise CheckpointError(f"{what}there is no {path}; {_runs()}") from None
-    except (yaml.YAMLError, UnicodeDecodeError, OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({error}); restore it, or train anew") from error
-    if not isinstance(values, dict):
+    except CheckpointError:
+        raise
+    except (yaml.YAMLError, OSError, RecursionError, ValueError) as error:
+        raise CheckpointError(f"{path} cannot be read ({_line(error)}); restore it, or train anew") from error
+    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
         raise CheckpointError(f"{path} holds no configuration; restore it, or train anew")
     return values
 
 
-def save_model(folder: Path, program: Program) -> None:
-    """Writes a trained program's weights to ``model.safetensors``."""
-    save_tensors(folder / MODEL, program.state_dict(), identity(program))
+def check_run(values: Mapping[str, Any], meta: Mapping[str, Any], path: Path) -> None:
+    """Refuses a file that is not of the run beside whose configuration it lies, or not as it was trained.
+
+    Args:
+        values: of the configuration.
+        meta: that the file has with it.
+        path: of the file.
+
+    Raises:
+        CheckpointError: it is of another run, or the configuration was changed.
+    """
+    if values.get("run") != meta["run"]:
+        raise CheckpointError(
+            f"{path} is of run {meta['run']}, and the {CONFIG} beside it of run {values.get('run')}; put "
+            "back the one that belongs there"
+        )
+    for name, value in meta["config"].items():
+        if name not in (*MOVABLE, "epochs") and not same(values.get(name), value):
+            raise CheckpointError(
+                f"{path} was trained with {name}={value!r:.60}, and the {CONFIG} beside it says "
+                f"{values.get(name)!r:.60}; put back what it said"
+            )
 
 
-def identity(program: Program) -> dict[str, Any]:
-    """What the configuration does not tell: class, dtype, shapes of the data, sites with gaps."""
+def same(one: Any, other: Any) -> bool:
+    """Whether plain values are the same, NaN and lists for tuples too."""
+    return json.dumps(one, sort_keys=True, default=str) == json.dumps(other, sort_keys=True, default=str)
+
+
+def save_model(folder: Path, program: Program, values: Mapping[str, Any]) -> None:
+    """Writes a trained program's weights to ``model.safetensors``, with its run's configuration."""
+    save_tensors(folder / MODEL, program.state_dict(), identity(program, values))
+
+
+def identity(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
+    """The run's number and configuration, and what that does not tell: class, dtype, shapes, gaps."""
     return {
+        "run": values["run"],
+        "config": {name: value for name, value in values.items() if name != "run"},
         "class": f"{type(program).__module__}.{type(program).__qualname__}",
         "dtype": str(program.dtype).removeprefix("torch."),
         "event_shape": program.options.get("event_shape"),
@@ -250,9 +430,15 @@ def load(folder: str | Path, *, program: Program | None = None, trust: Trust = (
     finished = (folder / MODEL).exists()
     path = folder / (MODEL if finished else CHECKPOINT)
     tensors, meta = load_tensors(path)
+    check_run(values, meta, path)
     program = build(values, meta, folder, trust, program)
-    load_state(program, tensors if finished else under("model.", tensors), path)
+    load_state(program, tensors if finished else weights(tensors, meta), path)
     return program.eval()
+
+
+def weights(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str, Tensor]:
+    """Those of a checkpoint: the last, or when training has ended, the best that it kept."""
+    return (under("best.", tensors) if meta.get("finished") else {}) or under("model.", tensors)
 
 
 def build(
@@ -316,6 +502,10 @@ def latest(root: str | Path = "runs") -> Path:
     if not checkpoints:
         raise CheckpointError(f"there is no run in {Path(root).resolve()}; train one: pyro-vae train")
     return max(checkpoints, key=lambda path: path.stat().st_mtime).parent
+
+
+def _line(error: Exception) -> str:
+    return " ".join(str(error).split())[:300]
 
 
 def _runs() -> str:

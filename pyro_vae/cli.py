@@ -1,7 +1,8 @@
 """The command line ``pyro-vae``: every option of the Python functions, under the same name.
 
 Exit codes: 0 done; 2 wrong usage, data or files; 3 the loss became NaN or infinite; 130 and 143 stopped
-by SIGINT and SIGTERM, with all saved; 1 a mistake in the package itself.
+by SIGINT and SIGTERM (128 + n by signal n), 75 by --max-minutes, with all saved: call again; 4 training
+again gave other bits; 1 a mistake in the package itself.
 """
 
 from __future__ import annotations
@@ -24,10 +25,10 @@ from torch import Tensor
 
 from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures, models, registry, training
 from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.checks import ConfigError
 from pyro_vae.families import COUNTING, Family
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
-from pyro_vae.registry import ConfigError
 from pyro_vae.svi import NonFiniteLossError
 from pyro_vae.training import Settings
 
@@ -71,13 +72,22 @@ def train(wanted: Wanted) -> None:
     its arguments as options: --likelihood Normal --likelihood.scale shared. --likelihood.help tells the
     names, --likelihood.help Normal the arguments. A part of your own goes by its import path:
     --encoder my_module.MyNet.
+
+    --resume RUN goes on with a run; --resume auto --folder RUN, with the options of a new one, starts it or
+    goes on with it: the same command until it is done.
     """
-    if resume := wanted.typed.pop("resume", None):
-        if wanted.typed:
-            raise ConfigError("--resume goes on with a run as it was, and takes no other option")
-        run = training.resume(resume, trust=wanted.trust)
+    resume = wanted.typed.pop("resume", None)
+    if resume not in (None, "auto"):
+        if wanted.file or not wanted.typed.keys() <= {*training.CHANGEABLE}:
+            raise ConfigError(
+                "--resume goes on with a run as it was, and takes no other option than "
+                + ", ".join(f"--{name}" for name in training.CHANGEABLE)
+            )
+        run = training.resume(resume, trust=wanted.trust, **wanted.settings())
     else:
         folder = wanted.typed.pop("folder", None)
+        if resume and not folder:
+            raise ConfigError("--resume auto needs to know of which run: --folder runs/mine")
         model, options, settings, loaded = _assemble(wanted)
         torch.manual_seed(settings.get("seed", 0))
         try:
@@ -85,7 +95,7 @@ def train(wanted: Wanted) -> None:
         except (TypeError, ValueError, RuntimeError) as error:
             raise ConfigError(str(error)) from error
         with _folder(folder, loaded.name) as place:
-            run = training.fit(program, loaded, **settings, folder=place)
+            run = training.fit(program, loaded, **settings, folder=place, resume=resume or False)
     assert run.folder is not None
     name, part = run.data.held_out
     print(f"{name}: {evaluate.elbo(run.program, part, num_samples=100)}", flush=True)
@@ -129,6 +139,7 @@ def _assemble(
     model = registry.read("model", wanted.pop("model", "VAE"), trust)
     known = {*inspect.signature(model).parameters, *inspect.signature(data.load).parameters}
     known |= Settings.documentation().keys()
+    wanted.file.pop("run", None)  # the number of the run whose configuration it was
     for name in (*wanted.typed, *wanted.file):
         if name not in known:
             raise ConfigError(f"{model.__name__} has no option {name}; {registry.nearest(name, known)}")
@@ -150,6 +161,18 @@ def _assemble(
             )
         options["given"] = {"y": len(loaded.class_names)}
     return model, {"event_shape": loaded.event_shape} | options, settings, loaded
+
+
+def verify(run: Path, epochs: int | None = None, trust: Sequence[str] = ()) -> int:
+    """Trains a run again, in a temporary folder, and tells whether the same bits come out, and if not, why.
+
+    Args:
+        run: folder of the run.
+        epochs: how many of its first; by default all that it has done.
+    """
+    found = training.verify(run, epochs=epochs, trust=trust)
+    print(f"{run}: {found}")
+    return 0 if found.differs is None else 4
 
 
 def explain(run: Path, format: Format = "text", trust: Sequence[str] = ()) -> None:
@@ -297,10 +320,11 @@ def levels(run: Path, num_samples: int = 8, trust: Sequence[str] = ()) -> None:
     _keep(run, "levels", figures.levels(_program(run, trust), num_samples))
 
 
-COMMANDS: dict[str, Callable[..., None]] = {
+COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "compare": compare,
     "evaluate": evaluate_run,
+    "verify": verify,
     "explain": explain,
     "sample": sample,
     "reconstruct": reconstruct,
@@ -317,7 +341,7 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Runs a command and returns its exit code."""
     sys.path.append(os.getcwd())  # where a part of one's own may be
     try:
-        _run(list(sys.argv[1:] if argv is None else argv))
+        return _run(list(sys.argv[1:] if argv is None else argv)) or 0
     except (ConfigError, data.DataError, CheckpointError, OSError) as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 2
@@ -326,19 +350,18 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 3
     except training.Interrupted as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
-        return 128 + error.signum
+        return error.code
     except KeyboardInterrupt:
         print("pyro-vae: interrupted", file=sys.stderr)
         return 130
     finally:
         sys.path.pop()
-    return 0
 
 
-def _run(argv: list[str]) -> None:
+def _run(argv: list[str]) -> int | None:
     if not argv or argv[0] in ("-h", "--help"):
         print(arguments.overview(COMMANDS))
-        return
+        return 0
     command, *rest = argv
     if command not in COMMANDS:
         raise ConfigError(f"no command {command!r}; {registry.nearest(command, COMMANDS)}")
@@ -348,7 +371,7 @@ def _run(argv: list[str]) -> None:
     for kind, own in dotted.items():
         if "help" in own:
             print(arguments.help_of(kind, own["help"]))
-            return
+            return 0
     typed = {
         n: v
         for n, v in vars(arguments.make_parser(command, function, known).parse_args(plain)).items()
@@ -365,15 +388,14 @@ def _run(argv: list[str]) -> None:
         for kind, own in dotted.items():
             group = file if kind in file and kind not in typed else typed
             group[kind] = registry.options(group.get(kind) or arguments.default(kind), own)
-        function(Wanted(file, typed, trust))
-        return
+        return function(Wanted(file, typed, trust))
     run = Path(typed.pop("run", None) or checkpoint.latest())
     values = checkpoint.options(function, typed)
-    for name in ("num_samples", "num_steps", "num_data"):
+    for name in ("num_samples", "num_steps", "num_data", "epochs"):
         if values.get(name, 1) < 1:
             raise ConfigError(f"--{name} {values[name]} must be positive")
     try:
-        function(run, trust=trust, **values)
+        return function(run, trust=trust, **values)
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, _OURS) else ConfigError(str(error)) from error
 

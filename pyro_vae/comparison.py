@@ -10,6 +10,7 @@ import io
 import itertools
 import math
 import re
+import time
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -19,14 +20,13 @@ import torch
 from torch.distributions import Distribution
 
 from pyro_vae import checkpoint, evaluate, figures, registry
+from pyro_vae.checks import ConfigError, Count, check
 from pyro_vae.data import Data
-from pyro_vae.evaluate.likelihood import check_positive
 from pyro_vae.families import COUNTING, LEBESGUE, Family, Of
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.models import VAE
 from pyro_vae.program import Program, seed_generators
-from pyro_vae.registry import ConfigError
-from pyro_vae.training import Settings, fit
+from pyro_vae.training import Interrupted, Settings, fit
 
 MENDS = (
     "make them comparable: with pv.data.load(..., levels=True) and pv.likelihoods.DiscretizedLogistic(), "
@@ -175,8 +175,9 @@ def compare(
     shape = {"event_shape": data.event_shape} if "event_shape" in takes else {}
     own = shape | {name: _part(name, value) for name, value in arguments.items() if name in takes}
     settings = {name: value for name, value in arguments.items() if name not in takes} | {"seed": seed}
-    Settings.from_plain(settings, trust="*")
-    check_positive(num_samples=num_samples)
+    minutes = Settings.from_plain(settings, trust="*").max_minutes
+    end = None if minutes is None else time.monotonic() + 60 * minutes
+    check("num_samples", num_samples, Count)
     programs: dict[str, Program] = {}
     for name, variant in zip(names, variants, strict=True):  # all, before the first is trained
         with torch.random.fork_rng([]):
@@ -191,16 +192,21 @@ def compare(
     reference = None
     for name, program in programs.items():
         own_folder = folder / _slug(name)
-        going_on = (own_folder / checkpoint.CONFIG).exists()
         if progress:
             print(f"\n{name}", flush=True)
+        if end is not None:  # of all variants together
+            settings["max_minutes"] = max((end - time.monotonic()) / 60, 1e-9)
         try:
-            run = fit(program, data, folder=own_folder, resume=going_on, progress=progress, **settings)
+            run = fit(program, data, folder=own_folder, resume="auto", progress=progress, **settings)
         except checkpoint.CheckpointError as error:
             told = str(error).split(";")[0]
             raise checkpoint.CheckpointError(
                 f"{told}: give the arguments with which the comparison in {folder} began, or another folder"
             ) from error
+        except Interrupted as error:
+            told = str(error).split(". Go on")[0]
+            message = f"{name}: {told}. Call compare again as before, with the folder {folder}, to go on"
+            raise Interrupted(message, error.signum) from None
         estimate = evaluate.log_likelihood(program, part, num_samples=num_samples)
         reference = estimate.per_datum if reference is None else reference
         paired = estimate.per_datum - reference

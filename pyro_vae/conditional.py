@@ -14,10 +14,11 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.checks import found
 from pyro_vae.constraints import bounds, onto, same_bounds
 from pyro_vae.families import Family
 from pyro_vae.families.base import Shape, units
-from pyro_vae.nets import Net
+from pyro_vae.nets import Net, check_factories
 
 _GAPS: ContextVar[frozenset[str] | None] = ContextVar("sites of which values may be missing", default=None)
 
@@ -111,6 +112,22 @@ class Label(nn.Module):
         self.site, self.event_shape, self.shape = site, (), (num_classes,)
         self.register_buffer("classes", torch.arange(num_classes).to(torch.get_default_dtype()))
 
+    def check(self, y: Tensor) -> None:
+        """Refuses classes that there are not.
+
+        Raises:
+            ValueError: naming the first of them.
+        """
+        wrong = (y == y) & ~torch.isin(y, self.classes.to(y))
+        try:
+            outside = y[wrong].tolist()
+        except (TypeError, RuntimeError, NotImplementedError):  # in a recorded step, which has no values
+            return
+        if outside:
+            raise ValueError(
+                f"{self.site}={outside[0]:g} is no class: there are those from 0 to {len(self.classes) - 1}"
+            )
+
     def forward(self, y: Tensor) -> Tensor:
         return (y[..., None] == self.classes).to(self.classes.dtype)
 
@@ -190,15 +207,19 @@ class Conditional(nn.Module):
         """Makes the network, for what it sees of the parents now."""
         shapes = tuple(parent.shape for parent in self.seen)
         if not math.prod(self.family.param_shape()):
-            raise ValueError(f"{self.family!r} leaves nothing to the decoder; leave one parameter to it")
-        if isinstance(self.factory, nn.Module) or not callable(self.factory):
+            reader = "decoder" if isinstance(self.seen[0], Latent) else "encoder"
+            raise ValueError(
+                f"{self.family!r} of {self} leaves nothing to the {reader}; leave one parameter to it"
+            )
+        check_factories(net=self.factory)
+        seen: Any = shapes[0] if len(shapes) == 1 else shapes
+        net: Any = cast(Net, self.factory)(seen, self.family.param_shape())
+        if not isinstance(net, nn.Module):
             raise TypeError(
                 f"the network of {self} is to be made by a factory (in_shape, out_shape) -> nn.Module, but "
-                f"was given {type(self.factory).__name__}: give the class itself, or pv.nets.mlp(400); for "
-                "a network that exists, lambda in_shape, out_shape: net"
+                f"{getattr(self.factory, '__name__', self.factory)} returned {type(net).__name__}"
             )
-        seen: Any = shapes[0] if len(shapes) == 1 else shapes
-        self.net = self.factory(seen, self.family.param_shape())
+        self.net = net
 
     @property
     def seen(self) -> list[Seen]:
@@ -220,12 +241,18 @@ class Conditional(nn.Module):
 
     def emit(self, *parents: Tensor) -> Tensor:
         """The network's output, though it be made for a single batch dimension."""
-        leading = [x.shape[: x.dim() - len(s.event_shape)] for x, s in zip(parents, self.seen, strict=True)]
-        batch = torch.broadcast_shapes(*leading)
-        inputs = [
-            seen(x).expand(*batch, *seen.shape).reshape(-1, *seen.shape)
-            for x, seen in zip(parents, self.seen, strict=True)
-        ]
+        if len(parents) != len(self.parents):
+            raise TypeError(f"{self} takes {', '.join(self.parents)}, but was given {len(parents)} values")
+        pairs = list(zip(parents, self.seen, strict=True))
+        leading = [_leading(x, seen) for x, seen in pairs]
+        try:
+            batch = torch.broadcast_shapes(*leading)
+        except RuntimeError:
+            told = ", ".join(f"{seen.site} {list(x.shape)}" for x, seen in pairs)
+            raise RuntimeError(
+                f"{self}: the leading dimensions cannot be broadcast, {told}; give as many of each"
+            ) from None
+        inputs = [seen(x).expand(*batch, *seen.shape).reshape(-1, *seen.shape) for x, seen in pairs]
         y: Tensor = self.net(*inputs)
         out_shape = self.family.param_shape()
         if tuple(y.shape[1:]) != tuple(out_shape):
@@ -239,6 +266,20 @@ class Conditional(nn.Module):
     def __str__(self) -> str:
         given = f" | {', '.join(self.parents)}" if self.parents else ""
         return f"{self.site}{given}"
+
+
+def _leading(x: Any, seen: Seen) -> torch.Size:
+    """The leading dimensions of a parent's value.
+
+    Raises:
+        ValueError: it is no tensor ``[..., *event_shape]``.
+    """
+    shape = x.shape if isinstance(x, Tensor) else None
+    end = -1 if shape is None else len(shape) - len(seen.event_shape)
+    if shape is None or end < 0 or tuple(shape[end:]) != seen.event_shape:
+        wanted = ", ".join(["...", *map(str, seen.event_shape)])
+        raise ValueError(f"{seen.site}={found(x)} must be a tensor [{wanted}]")
+    return shape[:end]
 
 
 def full_precision(device: torch.device) -> contextlib.AbstractContextManager[Any]:

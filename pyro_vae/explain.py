@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, get_args
+from typing import Any, Literal
 
 import pyro
 import torch
@@ -21,6 +21,7 @@ from pyro.ops.provenance import get_provenance, track_provenance
 from torch import Tensor
 from torch.distributions import Distribution, Independent
 
+from pyro_vae.checks import checked
 from pyro_vae.conditional import Conditional
 from pyro_vae.constraints import bounds, domain, support
 from pyro_vae.families import COUNTING, LEBESGUE
@@ -104,6 +105,7 @@ class Site:
         return COUNTING if support(self.distribution).is_discrete else LEBESGUE
 
 
+@checked
 def explain(
     program: Program, format: Format = "text", batch: Mapping[str, Tensor] | None = None
 ) -> Explanation:
@@ -121,10 +123,9 @@ def explain(
     Raises:
         ValueError: there is no such format, or no batch, and the shapes of the data are not known yet.
     """
-    if format not in get_args(Format):
-        raise ValueError(f"format={format!r} is none of {', '.join(map(repr, get_args(Format)))}")
     with program.evaluating():
         given = program.example(100) if batch is None else program.place(batch)
+        program.num_data(given)  # which refuses other shapes in one line, as Pyro's traces do not
         given = {name: v.nan_to_num(0.0) if v.is_floating_point() else v for name, v in given.items()}
         raws: dict[str, Conditional] = {}
         model = _read(program, poutine.uncondition(program.model), given, "p", raws, {})

@@ -15,6 +15,7 @@ from typing import Any, Literal
 import torch
 from torch.distributions import Distribution
 
+from pyro_vae.checks import Count, check
 from pyro_vae.families import (
     ConditionedFlow,
     Dirichlet,
@@ -25,7 +26,6 @@ from pyro_vae.families import (
     Of,
     Univariate,
 )
-from pyro_vae.families.base import check_count
 from pyro_vae.families.named import Normal, StudentT
 from pyro_vae.families.univariate import attribute, offered
 
@@ -80,7 +80,7 @@ class Flow(ConditionedFlow):
         context_dim: int = 32,
     ):
         super().__init__(transform, num_transforms, hidden_dims)
-        self.context_dim = check_count("context_dim", context_dim)
+        self.context_dim = check("context_dim", context_dim, Count)
 
 
 def as_guide(guide: Family | Of | type[Distribution] | type[Family]) -> Family:

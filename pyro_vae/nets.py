@@ -12,9 +12,11 @@ many tensors. Any callable with that signature serves as a factory, a class of y
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from itertools import pairwise
+from numbers import Integral
 from typing import Any
 
 import torch
@@ -54,15 +56,55 @@ def mlp(*hidden_dims: int, activation: type[nn.Module] = nn.SiLU) -> Net:
     >>> mlp(400, 200)((1, 28, 28), (20,))(torch.zeros(3, 1, 28, 28)).shape
     torch.Size([3, 20])
     """
+    _check(activation, hidden_dims=hidden_dims)
     return Factory(_text("mlp", hidden_dims, activation), MLP, hidden_dims=hidden_dims, activation=activation)
 
 
 def conv(*channels: int, hidden_dim: int = 256, activation: type[nn.Module] = nn.SiLU) -> Net:
     """Factory of convolutional networks with these channels: see :class:`Conv`."""
+    _check(activation, channels=channels, hidden_dim=[hidden_dim])
     channels = channels or (32, 64)
     width = () if hidden_dim == 256 else (f"hidden_dim={hidden_dim}",)
     options = {"channels": channels, "hidden_dim": hidden_dim, "activation": activation}
     return Factory(_text("conv", (*channels, *width), activation), Conv, **options)
+
+
+def _check(activation: Any, **widths: Sequence[Any]) -> None:
+    """Refuses widths that are not positive, and what is no class of activations."""
+    for name, values in widths.items():
+        for value in values:
+            if isinstance(value, bool) or not isinstance(value, Integral) or value < 1:
+                raise ValueError(
+                    f"{name}={value!r} must be a positive whole number; nets.mlp(400, 200), for example"
+                )
+    if not (inspect.isclass(activation) or inspect.isfunction(activation)):
+        raise ValueError(f"activation={activation!r} must be a class of modules; torch.nn.ReLU, for example")
+
+
+def check_factories(**factories: Any) -> None:
+    """Refuses what makes no networks, by the names of the arguments.
+
+    Raises:
+        TypeError: it is no factory.
+    """
+    for name, factory in factories.items():
+        if isinstance(factory, nn.Module) or not callable(factory) or not _takes_shapes(factory):
+            kind = getattr(factory, "__name__", type(factory).__name__)
+            raise TypeError(
+                f"{name} is to be made by a factory (in_shape, out_shape) -> nn.Module, but was given "
+                f"{kind}: give the class itself, or pv.nets.mlp(400); for a network that exists, "
+                "lambda in_shape, out_shape: net"
+            )
+
+
+def _takes_shapes(factory: Callable[..., Any]) -> bool:
+    try:
+        inspect.signature(factory).bind((1,), (1,))
+    except TypeError:
+        return False
+    except ValueError:  # a function that does not tell what it takes
+        return True
+    return True
 
 
 def _text(name: str, arguments: Sequence[Any], activation: type[nn.Module]) -> str:
@@ -96,6 +138,7 @@ class MLP(nn.Module):
         activation: type[nn.Module] = nn.SiLU,
     ):
         super().__init__()
+        _check(activation, hidden_dims=hidden_dims)
         self.in_shapes, self.out_shape = as_shapes(in_shape), out_shape
         widths = [sum(map(math.prod, self.in_shapes)), *hidden_dims, math.prod(out_shape)]
         self.layers = nn.Sequential()
@@ -142,6 +185,7 @@ class Conv(nn.Module):
         activation: type[nn.Module] = nn.SiLU,
     ):
         super().__init__()
+        _check(activation, channels=channels, hidden_dim=[hidden_dim])
         self.in_shapes, self.out_shape = as_shapes(in_shape), out_shape
         encodes, decodes = (len(shape) in (2, 3) for shape in (self.in_shapes[0], out_shape))
         if encodes == decodes:

@@ -13,6 +13,7 @@ from typing import Any, Literal, cast
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions import Distribution
 
+from pyro_vae.checks import checked
 from pyro_vae.families import (
     Family,
     Fixed,
@@ -47,6 +48,7 @@ class Normal(named.Normal):
         learned: whether the means and scales are learned, from 0 and 1 on.
     """
 
+    @checked
     def __init__(self, learned: bool = False) -> None:
         loc, scale = cast(tuple[Source, Source], ("per_element",) * 2 if learned else (0.0, 1.0))
         super().__init__(loc, scale)

@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import contextlib
 import functools
+import os
+import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
@@ -19,6 +21,7 @@ from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.checks import Count, Seed, checked, found
 from pyro_vae.conditional import Conditional, Label, Real, full_precision, may_have_gaps
 from pyro_vae.constraints import inside, support
 from pyro_vae.data import DataError, Split
@@ -28,21 +31,23 @@ from pyro_vae.families import LEBESGUE
 Batch = dict[str, Tensor]
 
 
-def as_batch(batch: Mapping[str, Tensor] | Tensor) -> Batch:
+def as_batch(batch: Mapping[str, Any] | Tensor | np.ndarray, name: str = "batch") -> Batch:
     """A batch, for which a single tensor is short: that of site ``"x"``.
 
     Raises:
         TypeError: it is neither.
     """
     if isinstance(batch, Mapping):
-        return batch if isinstance(batch, dict) else dict(batch)
+        if all(isinstance(value, Tensor) for value in batch.values()):
+            return batch if isinstance(batch, dict) else dict(batch)
+        return {site: as_batch(value, f"{name}[{site!r}]")["x"] for site, value in batch.items()}
     if isinstance(batch, Tensor):
         return {"x": batch}
-    if isinstance(batch, np.ndarray):
+    if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf":
         return {"x": torch.as_tensor(batch, dtype=torch.get_default_dtype())}
     raise TypeError(
-        "a program takes a batch, a mapping from sites to tensors, or one tensor, not a "
-        f"{type(batch).__name__}; for a split: program.model(split.batch(slice(0, 100)))"
+        f"{name}={found(batch)}: a program takes a batch, a mapping from sites to tensors, or one tensor, "
+        f"not a {type(batch).__name__}; of a split, split.batch(slice(0, 100))"
     )
 
 
@@ -122,6 +127,14 @@ class Program(nn.Module):
         Raises:
             ValueError: a site's values have another shape than the program was built for.
         """
+        return pyro.plate("data", self.num_data(batch))
+
+    def num_data(self, batch: Mapping[str, Tensor]) -> int:
+        """B, the number of data in a batch.
+
+        Raises:
+            ValueError: a site's values have another shape than the program was built for.
+        """
         sizes = {name: len(value) for name, value in batch.items()}
         for name in self.event_shapes.keys() & batch.keys():
             shape = self.event_shapes[name]
@@ -133,7 +146,7 @@ class Program(nn.Module):
                 )
         if len(set(sizes.values())) != 1:
             raise ValueError(f"a batch needs as many values of each site, but has {sizes}")
-        return pyro.plate("data", next(iter(sizes.values())))
+        return next(iter(sizes.values()))
 
     def sample(
         self, name: str, distribution: Distribution, batch: Mapping[str, Tensor] | None = None
@@ -157,7 +170,7 @@ class Program(nn.Module):
         """Of its parameters."""
         return next(self.parameters(), torch.empty(0)).dtype
 
-    def place(self, batch: Mapping[str, Tensor] | Tensor) -> Batch:
+    def place(self, batch: Mapping[str, Any] | Tensor | np.ndarray) -> Batch:
         """A batch on its device, real values in its dtype."""
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
@@ -259,14 +272,15 @@ class Program(nn.Module):
         return batch
 
     def generate(
-        self, num_samples: int = 1, given: Mapping[str, Any] | None = None, *, seed: int = 0
+        self, num_samples: Count = 1, given: Mapping[str, Any] | None = None, *, seed: Seed = 0
     ) -> Batch:
         """Draws of all sites, latent and observed, ``[num_samples, *event_shape]``: see ``simulate``."""
         with self.evaluating(seed):
             trace = self.simulate(num_samples, given)
         return {name: site["value"] for name, site in sites(trace)}
 
-    def simulate(self, num_samples: int, given: Mapping[str, Any] | None = None) -> poutine.Trace:
+    @checked
+    def simulate(self, num_samples: Count, given: Mapping[str, Any] | None = None) -> poutine.Trace:
         """The trace of the model run forward for so many data, with the values of some sites given.
 
         Args:
@@ -280,7 +294,7 @@ class Program(nn.Module):
         batch = self.example(num_samples)
         unknown = set(given or {}) - batch.keys()
         if unknown:
-            raise DataError(f"the model has no site {unknown.pop()!r} to be given; it has {', '.join(batch)}")
+            raise DataError(f"given={unknown.pop()!r} is no site of the model; it has {', '.join(batch)}")
         known = {}
         for name, value in (given or {}).items():
             shape, classes = self.event_shapes[name], self.classes.get(name)
@@ -305,14 +319,18 @@ class Program(nn.Module):
         return explain(self, format, batch)
 
     @contextlib.contextmanager
-    def evaluating(self, seed: int = 0) -> Iterator[None]:
+    @checked
+    def evaluating(self, seed: Seed = 0) -> Iterator[None]:
         """Evaluation mode, without gradients or validation, under a seed.
 
         Afterwards modes and random generators are as they were.
+
+        Raises:
+            RuntimeError: another thread of the process trains or evaluates.
         """
         modes = [(module, module.training) for module in self.modules()]
         devices = [self.device] if self.device.type == "cuda" else []
-        with torch.no_grad(), torch.random.fork_rng(devices), pyro.validation_enabled(False):
+        with one_thread(), torch.no_grad(), torch.random.fork_rng(devices), pyro.validation_enabled(False):
             seed_generators(seed, self.device)
             self.eval()
             try:
@@ -334,6 +352,42 @@ class Program(nn.Module):
                 if _KNOWN.get():
                     return
 
+
+_BUSY = threading.RLock()
+
+
+@contextlib.contextmanager
+def one_thread() -> Iterator[None]:
+    """Refuses a second thread of the process what draws and traces, but not the same one.
+
+    Pyro keeps its handlers, its validation and its parameters, and PyTorch its random generators, once for
+    all threads: of two that train, one would meet the other's sites, and both the other's noise.
+
+    Raises:
+        RuntimeError: another thread is at it.
+    """
+    lock = _BUSY  # another one in a child that is forked within
+    if not lock.acquire(blocking=False):
+        raise RuntimeError(
+            "another thread of this process trains or evaluates a program, and Pyro's handlers and PyTorch's "
+            "random generators are one for all threads; wait for it, or take a process for each: "
+            "multiprocessing.get_context('spawn')"
+        )
+    try:
+        yield
+    finally:
+        lock.release()
+
+
+def _after_fork() -> None:
+    """A child has one thread: nobody else is busy, and OpenMP's, which it would wait for, are gone."""
+    global _BUSY
+    _BUSY = threading.RLock()
+    torch.set_num_threads(1)
+
+
+if hasattr(os, "register_at_fork"):  # not on Windows
+    os.register_at_fork(after_in_child=_after_fork)
 
 _KNOWN: ContextVar[bool] = ContextVar("whether the parameters are known to who runs a program", default=False)
 
@@ -357,7 +411,17 @@ def _story(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(self: Program, batch: Any, *args: Any, **kwargs: Any) -> Any:
         self.announce()
-        return function(self, as_batch(batch), *args, **kwargs)
+        batch = as_batch(batch)
+        try:
+            return function(self, batch, *args, **kwargs)
+        except KeyError as error:
+            (site,) = error.args or ("",)
+            if site not in self.event_shapes or site in batch:
+                raise
+            raise TypeError(
+                f"the {function.__name__} of a {type(self).__name__} sees values of {site}, and the batch "
+                f"has {', '.join(batch)}"
+            ) from None
 
     return run
 

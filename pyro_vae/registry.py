@@ -9,18 +9,20 @@ is imported unless its reader trusts the module, and nothing but parts is made.
 from __future__ import annotations
 
 import ast
-import collections.abc
 import contextlib
 import difflib
 import functools
 import importlib
 import inspect
+import io
+import itertools
+import tokenize
 import types
 import typing
+import unicodedata
 from collections.abc import Iterable, Mapping, Sequence
-from typing import Any, Literal, Union, get_args, get_origin
+from typing import Any, Union, get_args, get_origin
 
-import numpy as np
 import pyro.distributions as dist
 import pyro.infer
 import torch
@@ -29,7 +31,9 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.optim import lr_scheduler
 
-from pyro_vae import guides, likelihoods, models, nets, priors
+from pyro_vae import checks, guides, likelihoods, models, nets, priors
+from pyro_vae.checks import ConfigError
+from pyro_vae.data.source import reason, shown
 from pyro_vae.families import Of
 
 _FUNCTION = types.FunctionType
@@ -72,10 +76,6 @@ Trust = str | Iterable[str]
 """Modules that may be imported, with all below them; ``"*"``, any: of a text that its reader wrote."""
 
 
-class ConfigError(ValueError):
-    """A name or value that cannot be made into a part; the message says what would do."""
-
-
 @functools.cache
 def names(kind: str) -> Mapping[str, Any]:
     """The parts of a kind by their names: classes, and functions that make one."""
@@ -91,10 +91,12 @@ def names(kind: str) -> Mapping[str, Any]:
 def nearest(name: str, known: Iterable[str]) -> str:
     """A hint at the names nearest to a mistyped one."""
     lower = {n.lower(): n for n in sorted(set(known))}
-    near = difflib.get_close_matches(name.lower(), lower, n=3, cutoff=0.5)
+    near = difflib.get_close_matches(name[:100].lower(), lower, n=3, cutoff=0.5)
     if near:
         return f"did you mean {' or '.join(lower[n] for n in near)}?"
-    return f"known are {', '.join(lower.values())}"
+    listed = list(lower.values())
+    more = f" and {len(listed) - 40} more" if len(listed) > 40 else ""
+    return f"known are {', '.join(listed[:40])}{more}"
 
 
 def read(kind: str, text: str, trust: Trust = ()) -> Any:
@@ -116,17 +118,43 @@ def read(kind: str, text: str, trust: Trust = ()) -> Any:
         return _Reader(trust).part(_parse(text), kind)
     except ConfigError as error:
         raise ConfigError(f"{kind} {_short(text)!r}: {error}") from error.__cause__
-    except RecursionError:
-        raise ConfigError(f"{kind} {_short(text)!r} is nested too deep") from None
 
 
 def _parse(text: str) -> ast.expr:
+    """The one door through which texts come, whoever wrote them.
+
+    Raises:
+        ConfigError: a text is too long, is no expression, or has a number or name that would be read as
+            another than stands there.
+    """
+    if len(text) > _LONGEST:
+        raise ConfigError(f"it has {len(text):,} characters, and more than {_LONGEST:,} are not read")
+    text = text.strip()
     try:
-        return ast.parse(text.strip(), mode="eval").body
-    except (SyntaxError, ValueError, RecursionError, MemoryError) as error:
+        node = ast.parse(text, mode="eval").body
+        tokens = [] if text.isascii() else list(tokenize.generate_tokens(io.StringIO(text).readline))
+    except (SyntaxError, ValueError, RecursionError, MemoryError, tokenize.TokenError) as error:
         nameless = "of a lambda or a local class, which have no name to be read by: pass the object again"
-        reason = nameless if "<" in text else f"no name and no call ({error}); write StudentT(df=4.0), say"
-        raise ConfigError(f"it is {reason}") from error
+        named = f"no name and no call ({_short(reason(error))}); write StudentT(df=4.0), say"
+        raise ConfigError(f"it is {nameless if '<' in text else named}") from error
+    for word in [token.string for token in tokens if token.type == tokenize.NAME]:
+        if (name := unicodedata.normalize("NFKC", word)) != word:  # as which Python would read it
+            raise ConfigError(f"{_short(word)} is no {_short(name)}, though it looks like it")
+    depth, level = 0, list[ast.AST]([node])
+    while level:
+        for inner in level:
+            number = inner.value if isinstance(inner, ast.Constant) else None
+            most = 2**63 if isinstance(number, int) else float("inf")
+            if isinstance(number, int | float) and abs(number) >= most:
+                raise ConfigError("it has a number that 64 bits do not hold; write inf where that is meant")
+        depth, level = depth + 1, [child for inner in level for child in ast.iter_child_nodes(inner)]
+        if depth > _DEEPEST:
+            raise ConfigError(f"it is nested too deep: more than {_DEEPEST} levels are not read")
+    return node
+
+
+_LONGEST, _DEEPEST = 200_000, 70
+"""Characters of a text, tens of thousands of numbers, and levels of parts and lists within others."""
 
 
 def _short(text: str) -> str:
@@ -147,11 +175,16 @@ class _Reader:
             return self.make(self.target(node, kind), kind, [], {})
         inner = "distribution" if kind in ("prior", "likelihood", "guide") else kind
         arguments = [self.value(item, inner) for item in node.args]
+        given = [keyword.arg or "**" for keyword in node.keywords]
+        if twice := [name for name, other in itertools.pairwise(sorted(given)) if name == other]:
+            raise ConfigError(f"{_short(twice[0])} is given twice; leave one of them out")
         keywords = {keyword.arg or "**": self.value(keyword.value, inner) for keyword in node.keywords}
         if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Call):
             base, method = self.part(node.func.value, inner), node.func.attr
             if not (isinstance(base, Distribution) and method in ("to_event", "expand")):
-                raise ConfigError(f".{method} is not known; known are .to_event(n) and .expand([...])")
+                raise ConfigError(
+                    f".{_short(method)} is not known; known are .to_event(n) and .expand([...])"
+                )
             return _call(getattr(base, method), arguments, keywords)
         return self.make(self.target(node.func, kind), kind, arguments, keywords)
 
@@ -160,10 +193,12 @@ class _Reader:
         match node:
             case ast.Constant(value=bool() | int() | float() | str() | None as value):
                 return value
-            case ast.UnaryOp(ast.USub(), ast.Constant(value=int() | float()) | ast.Name(id="inf") as number):
-                return -self.value(number, kind)
-            case ast.Name(id="inf" | "nan" as name):
-                return float(name)
+            case ast.UnaryOp(ast.USub(), ast.Constant(value=int() | float() as number)) if number is not True:
+                return -number
+            case ast.UnaryOp(ast.USub(), ast.Name(id="inf")):
+                return -float("inf")
+            case ast.Name(id="inf"):
+                return float("inf")
             case ast.List(elts=items):
                 return [self.value(item, kind) for item in items]
             case ast.Tuple(elts=items):
@@ -175,6 +210,7 @@ class _Reader:
                 known = {**names("value"), **names(kind)}
                 if name in known:
                     return known[name]
+                name = _short(name)
                 raise ConfigError(f'{name} is no value; a text is written "{name}"; {nearest(name, known)}')
             case ast.Attribute():
                 return self.target(node, "value")
@@ -198,7 +234,7 @@ class _Reader:
                 except ValueError as error:
                     raise ConfigError(str(error)) from error
             own = "or the import path of your own, my_module.Name"
-            raise ConfigError(f"no {kind} is named {path}; {nearest(path, known)} ({own})")
+            raise ConfigError(f"no {kind} is named {_short(path)}; {nearest(path, known)} ({own})")
         return known[path] if path in known else matches[0]
 
     def imported(self, path: str, kind: str) -> Any:
@@ -206,9 +242,10 @@ class _Reader:
         words = path.split(".")
         if not self.trusts(".".join(words[:-1])):
             short = f"Write {words[-1]} alone; or, if" if words[-1] in names(kind) else "If"
+            module = _short(words[0])
             raise ConfigError(
-                f"{path} is code of a module that is not trusted: nothing was imported. {short} you know "
-                f'what it does, trust=["{words[0]}"] (--trust {words[0]}), or pass the object itself'
+                f"{_short(path)} is code of a module that is not trusted: nothing was imported. {short} you "
+                f'know what it does, trust=["{module}"] (--trust {module}), or pass the object itself'
             )
         found: Any = None
         for length in range(len(words) - 1, 0, -1):
@@ -219,7 +256,7 @@ class _Reader:
             except Exception as error:  # whatever the module's code raises
                 if isinstance(error, ModuleNotFoundError) and error.name == module and length > 1:
                     continue  # a class within a class
-                raise ConfigError(f"{path} cannot be imported ({error})") from error
+                raise ConfigError(f"{_short(path)} cannot be imported ({reason(error)})") from error
         bases = _KINDS[kind][2]
         if not (_is_class(found, *bases) or (inspect.isfunction(found) and isinstance(found, bases))):
             wanted = " or a ".join(base.__name__ for base in bases)
@@ -251,7 +288,7 @@ def _call(target: Any, arguments: Sequence[Any], keywords: Mapping[str, Any]) ->
     try:
         return target(*arguments, **keywords)
     except Exception as error:  # whatever a constructor raises
-        raise ConfigError(f"it cannot be made: {error}") from error
+        raise ConfigError(f"it cannot be made: {reason(error)}") from error
 
 
 def _bind(
@@ -264,7 +301,8 @@ def _bind(
     except TypeError as error:
         wrong = next((name for name in keywords if name not in signature.parameters), "")
         takes = f"it takes {', '.join(signature.parameters)}"
-        raise ConfigError(f"{error}; {nearest(wrong, signature.parameters) if wrong else takes}") from error
+        hint = nearest(wrong, signature.parameters) if wrong else takes
+        raise ConfigError(f"{_short(str(error))}; {hint}") from error
     inner = target.func if isinstance(target, functools.partial) else target
     try:
         hints = typing.get_type_hints(inner.__init__ if inspect.isclass(inner) else inner)
@@ -299,45 +337,18 @@ def _tensor(value: Any, hint: Any) -> Any:
     return value
 
 
-_PLAIN: dict[Any, tuple[Any, str]] = {
-    int: (int | np.integer, "a whole number"),
-    float: (int | float | np.integer | np.floating, "a number"),
-    bool: (bool, "True or False"),
-    str: (str, "a text"),
-    type(None): (type(None), "None"),
-    collections.abc.Callable: (collections.abc.Callable, "a function"),
-    type: (type, "a class, by its name without quotes"),
-}
-
-
 def check(label: str, value: Any, hint: Any) -> None:
     """Refuses a value of another type than an annotation asks for, where that is made of plain types.
 
     Raises:
         ConfigError: naming the value and what would do.
     """
-    if wanted := _wanted(value, hint):
-        raise ConfigError(f"{label}={_short(repr(value))} must be {wanted}")
-
-
-def _wanted(value: Any, hint: Any) -> str:
-    """What would do instead of a value, or nothing where it does."""
-    origin, arguments = get_origin(hint) or hint, get_args(hint)
-    if origin in (Union, types.UnionType):
-        told = [_wanted(value, option) for option in arguments]
-        return " or ".join(dict.fromkeys(told)) if all(told) else ""
-    if origin is Literal:
-        same = any(type(value) is type(option) and value == option for option in arguments)
-        return "" if same else " or ".join(map(repr, arguments))
-    if origin in _PLAIN:
-        wrong = isinstance(value, bool) and origin in (int, float)
-        return _PLAIN[origin][1] if wrong or not isinstance(value, _PLAIN[origin][0]) else ""
-    if arguments and origin in (collections.abc.Sequence, list, tuple):
-        right = isinstance(value, list | tuple) and not any(_wanted(item, arguments[0]) for item in value)
-        return "" if right else f"a list, each {_wanted(object(), arguments[0])}"
-    known = inspect.isclass(hint) and hint is not Any and not issubclass(hint, tuple)
-    wrong = known and isinstance(value, str | dict | list | int | float) and not isinstance(value, hint)
-    return f"a {hint.__name__}" if wrong else ""
+    options = get_args(hint) if get_origin(hint) in (Union, types.UnionType) else (hint,)
+    others = [o for o in options if inspect.isclass(o) and o not in checks.TOLD and o is not Any]
+    if others and not isinstance(value, str | dict | list | int | float):
+        return
+    if not any(issubclass(o, tuple) for o in others) and not checks.fits(value, hint):
+        raise ConfigError(f"{_short(label)}={shown(value)} must be {checks.wanted(value, hint)}")
 
 
 def options(text: str, extra: Mapping[str, str]) -> str:
@@ -373,10 +384,13 @@ _WORDS = {"true": "True", "false": "False", "null": "None"}
 
 def plain(text: Any) -> Any:
     """The number, list, mapping, True, False or None that a text stands for; else what it is."""
-    try:
-        return ast.literal_eval(_WORDS.get(text, text)) if isinstance(text, str) else text
-    except (SyntaxError, ValueError, TypeError, RecursionError, MemoryError):
+    if not isinstance(text, str):
         return text
+    try:
+        value = ast.literal_eval(_parse(_WORDS.get(text, text)))
+    except (ValueError, TypeError, RecursionError, MemoryError):
+        return text
+    return value if isinstance(value, bool | int | float | str | list | tuple | dict | None) else text
 
 
 def write(part: Any) -> str:

@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Callable, Sequence
-from operator import index
 from typing import Any
 
 import numpy as np
@@ -20,10 +19,10 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import evaluate, nets, registry
+from pyro_vae.checks import Count, check, check_all
 from pyro_vae.data import DataError, Split, load
 from pyro_vae.distributions import centre
 from pyro_vae.families import Family, Of
-from pyro_vae.families.base import check_count
 from pyro_vae.models import VAE, ConditionalVAE
 from pyro_vae.objectives import importance_weighted_bound, log_weights
 from pyro_vae.program import seed_generators
@@ -96,26 +95,26 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
 
     def __init__(
         self,
-        latent_dim: int = 10,
+        latent_dim: Count = 10,
         *,
         conditional: bool = False,
-        prior: str | Family | Distribution = "Normal",
-        likelihood: str | Family | Of | type[Distribution] = 'Normal(scale="shared")',
-        guide: str | Family | Of | type[Distribution] = "Normal",
-        hidden_dims: Sequence[int] = (400, 400),
+        prior: str | Family | Distribution | type[Family] = "Normal",
+        likelihood: str | Family | Of | type[Distribution] | type[Family] = 'Normal(scale="shared")',
+        guide: str | Family | Of | type[Distribution] | type[Family] = "Normal",
+        hidden_dims: Sequence[Count] = (400, 400),
         encoder: str | nets.Net | None = None,
         decoder: str | nets.Net | None = None,
-        event_shape: Sequence[int] | None = None,
+        event_shape: Sequence[Count] | None = None,
         epochs: int = 100,
         batch_size: int = 128,
         lr: float = 1e-3,
         beta: float = 1.0,
         warmup_epochs: int = 0,
         clip_norm: float | None = None,
-        num_samples: int = 100,
+        num_samples: Count = 100,
         device: str = "auto",
         random_state: int | np.random.RandomState | None = None,
-        verbose: bool = False,
+        verbose: bool | int = False,
     ):
         self.latent_dim = latent_dim
         self.conditional = conditional
@@ -140,7 +139,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     def fit(self, X: Any, y: Any = None) -> VAEEstimator:
         """Trains a VAE on the rows of X ``[N, n_features]``, and their classes y ``[N]`` if conditional."""
         x = self._rows(X, ensure_min_samples=2)
-        shape = x.shape[1:] if self.event_shape is None else tuple(map(index, self.event_shape))
+        own = {n: v for n, v in self.get_params(deep=False).items() if n not in Settings.documentation()}
+        fine = check_all(type(self).__init__, own)
+        shape = x.shape[1:] if self.event_shape is None else tuple(fine["event_shape"])
         if math.prod(shape) != x.shape[1]:
             raise DataError(
                 f"rows of {x.shape[1]} features cannot take the shape event_shape={shape}; leave it out, or "
@@ -149,12 +150,12 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         sites = {"x": torch.tensor(x, dtype=torch.float32).reshape(-1, *shape)}
         # Searches give numpy's numbers, which a run's configuration cannot hold.
         kinds = ("prior", "likelihood", "guide", "encoder", "decoder")
-        parts: dict[str, Any] = {kind: getattr(self, kind) for kind in kinds}
+        parts: dict[str, Any] = {kind: fine[kind] for kind in kinds}
         for kind, part in parts.items():
             if isinstance(part, str):
                 parts[kind] = registry.read(kind, part, trust="*")
             elif part is None:
-                parts[kind] = nets.mlp(*map(index, self.hidden_dims))
+                parts[kind] = nets.mlp(*fine["hidden_dims"])
         model: Callable[..., Any] = VAE
         if self.conditional:
             check_classification_targets(_given(y))
@@ -164,7 +165,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         seed = _seed(self.random_state)
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
-            vae = model(shape, latent_dim=index(self.latent_dim), **parts)
+            vae = model(shape, latent_dim=fine["latent_dim"], **parts)
         settings = {name: getattr(self, name) for name in Settings.documentation() if hasattr(self, name)}
         data = load(sites, validation=0.0, test=0.0)
         try:
@@ -209,7 +210,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             given: if conditional, the class of all draws, or of each, ``[n_samples]``: x ~ p(x|z, y).
         """
         check_is_fitted(self)
-        number = check_count("n_samples", index(n_samples))
+        number = check("n_samples", n_samples, Count)
         if given is not None:
             if not isinstance(self.vae_, ConditionalVAE):
                 raise ValueError(f"given={given!r} needs classes to learn: conditional=True, and fit(X, y)")
@@ -222,7 +223,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Estimates log p(x), or log p(x|y), of each row of X in nats, ``[N]``; the same at each call."""
         sites = self._data(X, y)
-        number = check_count("num_samples", index(self.num_samples))
+        number = check("num_samples", self.num_samples, Count)
         scores = []
         with self.vae_.evaluating():
             for datum in self._batches(*sites.values(), size=1):

@@ -11,8 +11,8 @@ from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.checks import ConfigError
 from pyro_vae.cli import main
-from pyro_vae.registry import ConfigError
 
 SMALL = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
 QUICK = {"epochs": 1, "progress": False}

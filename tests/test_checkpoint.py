@@ -1,6 +1,10 @@
 import contextlib
+import errno
 import os
+import random
+import shutil
 import sys
+import time
 from pathlib import Path
 
 import pyro.distributions as dist
@@ -13,7 +17,7 @@ from torch import nn
 import pyro_vae as pv
 from pyro_vae import checkpoint
 from pyro_vae.checkpoint import CheckpointError
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 
 
 class TestFiles:
@@ -89,14 +93,15 @@ class TestFiles:
     def test_history_is_never_behind_the_checkpoint(self, make_vae, digits, monkeypatch):
         original, written = checkpoint.write, []
 
-        def patched(path, content, **options):
+        def patched(path, content):
             written.append(path.name)
-            original(path, content, **options)
+            original(path, content)
 
         monkeypatch.setattr(checkpoint, "write", patched)
         pv.fit(make_vae(), digits, **FIT, folder="other")
         names = ["history.csv", "checkpoint.safetensors"]
-        assert written == ["checkpoint.safetensors", "config.yaml", *names * 4, "model.safetensors"]
+        first = ["start.safetensors", "checkpoint.safetensors", "config.yaml"]
+        assert written == [*first, *names * 4, "model.safetensors"]
 
     def test_missing_files(self, run):
         with pytest.raises(CheckpointError, match="not the folder of a run"):
@@ -109,7 +114,7 @@ class TestFiles:
     def test_weights_of_another_model(self, run):
         text = (run / "config.yaml").read_text()
         (run / "config.yaml").write_text(text.replace("mlp(16)", "mlp(17)"))
-        with pytest.raises(CheckpointError, match=r"of another model.*shape \[16\], expected \[17\]"):
+        with pytest.raises(CheckpointError, match=r"trained with encoder='mlp\(16\)', and the config.yaml"):
             pv.load(run)
 
     @pytest.mark.parametrize("text", ["[1, 2", "just words", "\xff\xfe"])
@@ -123,10 +128,10 @@ class TestFiles:
         before = path.read_bytes()
 
         def full(fd):
-            raise OSError("no space left on device")
+            raise OSError(errno.ENOSPC, "no space left on device")
 
         monkeypatch.setattr(os, "fsync", full)
-        with pytest.raises(OSError, match="no space"):
+        with pytest.raises(OSError, match=r"no space.*what was there before is untouched.*model.safetensors"):
             checkpoint.write(path, b"half")
         assert path.read_bytes() == before
         assert not list(run.glob(".*tmp"))
@@ -138,6 +143,133 @@ class TestFiles:
         assert checkpoint.latest().name == "a"
         with pytest.raises(CheckpointError, match="pyro-vae train"):
             checkpoint.latest("nowhere")
+
+
+@pytest.fixture(scope="module")
+def source(tmp_path_factory):
+    torch.manual_seed(1)
+    nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
+    data = pv.data.load("digits", binarize="dynamic")
+    folder = tmp_path_factory.mktemp("source") / "run"
+    return pv.fit(pv.VAE(data.event_shape, 2, **nets), data, **FIT | {"epochs": 1}, folder=folder).folder
+
+
+class TestWhatFilesSay:
+    """Nothing is taken for granted: each value is there, of its kind, and as it was written."""
+
+    @pytest.fixture
+    def run(self, source):
+        return Path(shutil.copytree(source, "run"))
+
+    @pytest.mark.parametrize("name", ["model.safetensors", "checkpoint.safetensors"])
+    def test_a_flipped_bit_is_noticed(self, run, name):
+        content = (run / name).read_bytes()
+        if name.startswith("checkpoint"):
+            (run / "model.safetensors").unlink()
+        for i in range(24):  # of the header, and of tensors
+            at = random.Random(i).randrange(200) if i < 8 else random.Random(i).randrange(len(content))
+            flipped = bytearray(content)
+            flipped[at] ^= 1 << i % 8
+            (run / name).write_bytes(flipped)
+            with pytest.raises(CheckpointError, match=name):
+                pv.load(run)
+            if name.startswith("checkpoint"):
+                with pytest.raises(CheckpointError, match=name):
+                    pv.resume(run, progress=False)
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("num_steps", ...),
+            ("optimizer", ...),
+            ("fingerprint", 3),
+            ("dtype", "x"),
+            ("event_shapes", {"x": [10**9, 10**9]}),
+            ("event_shapes", []),
+            ("gaps", None),
+            ("run", None),
+            ("config", []),
+            ("epoch", -1),
+            ("epoch", 10**4000),
+            ("epoch", 7),
+            ("batch", 2),
+            ("history", [[]]),
+            ("history", [{"epoch": "x"}]),
+            ("sums", ["x"]),
+            ("seconds", None),
+            ("finished", 1),
+            ("planned", []),
+            ("optimizer", {"scalars": {}, "param_groups": []}),
+        ],
+        ids=str,
+    )
+    def test_of_a_checkpoint(self, run, name, value):
+        path = run / "checkpoint.safetensors"
+        tensors, meta = checkpoint.load_tensors(path)
+        meta = {k: v for k, v in meta.items() if k != name} | ({} if value is ... else {name: value})
+        checkpoint.save_tensors(path, tensors, meta)
+        with pytest.raises(CheckpointError, match=r"run/checkpoint.safetensors is (damaged|of run)"):
+            pv.resume(run, progress=False)
+
+    @pytest.mark.parametrize("name", ["rng.cpu", "model."])
+    def test_of_its_tensors(self, run, name):
+        path = run / "checkpoint.safetensors"
+        tensors, meta = checkpoint.load_tensors(path)
+        name = next(other for other in tensors if other.startswith(name))
+        checkpoint.save_tensors(path, {k: v for k, v in tensors.items() if k != name}, meta)
+        with pytest.raises(CheckpointError, match=r"run/checkpoint.safetensors"):
+            pv.resume(run, progress=False)
+
+    @pytest.mark.parametrize("text", ["[]", "3", "[" * 100_000, "1" * 5000, '{"class": NaN}'], ids=len)
+    def test_of_its_metadata(self, run, text, monkeypatch):
+        tensors, _ = checkpoint.load_tensors(run / "model.safetensors")
+        with monkeypatch.context() as patch:
+            patch.setattr(checkpoint.json, "dumps", lambda value: text)
+            checkpoint.save_tensors(run / "model.safetensors", tensors, {})
+        with pytest.raises(CheckpointError, match=r"model.safetensors is damaged"):
+            pv.load(run)
+
+    @pytest.mark.parametrize(
+        ("text", "told"),
+        [
+            ("[" * 100_000, "cannot be read"),
+            ("a: &a [*a]", "anchors"),
+            ("a: &a [x, x]\nb: &b [*a, *a]\nc: [*b, *b]", "anchors"),
+            (f"epochs: {'1' * 5000}", "cannot be read"),
+            (f"epochs: {'1' * 4000}", "too large"),
+            ("epochs: 1\nepochs: 2", "given twice"),
+            ("x: " + "y" * 10**7, "more than"),
+            ("1: 2", "no configuration"),
+            ("", "no configuration"),
+        ],
+        ids=lambda value: value[:20],
+    )
+    def test_of_a_configuration(self, run, text, told):
+        (run / "config.yaml").write_text(text)
+        began = time.monotonic()
+        with pytest.raises(CheckpointError, match=rf"run/config.yaml .*{told}"):
+            pv.load(run)
+        assert time.monotonic() - began < 10
+
+    def test_of_a_configuration_that_was_changed(self, run):
+        """Of the same shapes, and another model; or another training."""
+        text = (run / "config.yaml").read_text()
+        for old, new, act in (
+            ("guide: Normal()", "guide: Laplace", pv.load),
+            ("lr: 0.001", "lr: 0.1", lambda run: pv.resume(run, progress=False)),
+        ):
+            assert old in text
+            (run / "config.yaml").write_text(text.replace(old, new))
+            with pytest.raises(CheckpointError, match=r"was trained with .*put back what it said"):
+                act(run)
+
+    @pytest.mark.skipif(not hasattr(os, "mkfifo"), reason="this system has no pipes with names")
+    def test_what_is_no_file(self, run):
+        for name in ("model.safetensors", "config.yaml"):
+            (run / name).unlink()
+            os.mkfifo(run / name)
+            with pytest.raises(CheckpointError, match=rf"{name} is no file"):
+                pv.load(run)
 
 
 class Mine(pv.VAE):
@@ -214,12 +346,18 @@ class TestAStrangersConfiguration:
         return run.folder
 
     def attack(self, run, name, attack, make):
+        before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}
         values = yaml.safe_load((run / "config.yaml").read_text())
         (run / "config.yaml").write_text(yaml.safe_dump(values | {name: attack}))
+        for path in (run / "checkpoint.safetensors", run / "model.safetensors"):  # which say the same
+            tensors, meta = checkpoint.load_tensors(path)
+            meta["config"][name] = attack
+            checkpoint.save_tensors(path, tensors, meta)
         try:
             return make(run)
         finally:
-            (run / "config.yaml").write_text(yaml.safe_dump(values))
+            for path, content in before.items():
+                path.write_bytes(content)
             assert not os.path.exists("owned"), (name, attack)
             assert "their_module" not in sys.modules
 

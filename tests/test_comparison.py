@@ -13,7 +13,7 @@ import torch
 from cases import TwoSites
 
 import pyro_vae as pv
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 from pyro_vae.training.loop import _Training
 
 

@@ -6,7 +6,7 @@ from pathlib import Path
 import pyro_vae
 
 ROWS = [
-    ["constraints", "distributions", "nets", "data", "engine", "sleef", "losses", "svi"],
+    ["checks", "constraints", "distributions", "nets", "data", "engine", "sleef", "losses", "svi"],
     ["families", "priors", "likelihoods", "guides"],
     ["conditional", "program"],
     ["models"],

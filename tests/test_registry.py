@@ -12,7 +12,8 @@ from torch.optim import lr_scheduler
 
 import pyro_vae as pv
 from pyro_vae import registry
-from pyro_vae.registry import ConfigError, options, read, write
+from pyro_vae.checks import ConfigError
+from pyro_vae.registry import options, read, write
 
 
 class Net(nn.Module):
@@ -362,4 +363,6 @@ class TestOptions:
             "a.b": "a.b",
         }
         assert {text: registry.plain(text) for text in values} == values
+        for text in ("b'a'", "1j", "...", "{1, 2}", "1e999", "9" * 30, "[" * 90 + "]" * 90, "1 +", "f(1)"):
+            assert registry.plain(text) == text
         assert registry.plain(2.5) == 2.5

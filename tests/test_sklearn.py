@@ -21,7 +21,7 @@ from sklearn.preprocessing import Binarizer
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyro_vae as pv
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 from pyro_vae.sklearn import VAEEstimator
 from pyro_vae.svi import SVI, NonFiniteLossError
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import difflib
 import hashlib
+import os
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
@@ -23,7 +24,7 @@ from pyro_vae.data.arrays import Sites
 from pyro_vae.data.binarize import Binarize
 from pyro_vae.data.files import read
 from pyro_vae.data.sets import SETS
-from pyro_vae.data.source import Array, DataError
+from pyro_vae.data.source import Array, DataError, shown
 from pyro_vae.data.split import Split
 
 __all__ = ["SETS", "Binarize", "Data", "DataError", "Split", "load"]
@@ -102,13 +103,16 @@ def load(
     Args:
         data: a name (digits, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10); or a file
             ``.npy``, ``.npz`` or ``.pt`` (of one array, or of arrays by site: ``x``, labels ``y``, any
-            others); or a folder of images (subfolders are classes); or an array ``[N, *event_shape]``; or
-            a mapping of arrays by site; or a table of numbers. Images ``[N, H, W, C]`` of 1, 3 or 4
-            channels become ``[N, C, H, W]``, and 8-bit ones ``[N, H, W]`` become ``[N, 1, H, W]``; 8-bit
-            images are divided by 255. What is said of images and of ``binarize`` is of the site ``x``, or
-            else of the first. NaN is a value that is not observed.
+            others); or a folder of images (subfolders are classes, hidden files are left out); or an array
+            ``[N, *event_shape]``; or a mapping of arrays by site; or a table of numbers. Images
+            ``[N, H, W, C]`` of 1, 3 or 4 channels become ``[N, C, H, W]``, and 8-bit ones ``[N, H, W]``
+            become ``[N, 1, H, W]``; 8-bit images are divided by 255. What is said of images and of
+            ``binarize`` is of the site ``x``, or else of the first. NaN is a value that is not observed, and
+            so is one that is masked.
         labels: class of each datum ``[N]``, site ``y``: whole numbers from 0, or strings or other
             classes, which are numbered in their order and keep their names as ``class_names``.
+            A class of three or more that is too small for its share gets a datum in each split all the same
+            where another class has more than its own.
         data_dir: folder of the named sets, in torchvision's layout; downloaded into it when not
             there. By default ~/.cache/pyro_vae.
         binarize: ``dynamic`` draws x ~ Bernoulli(grey value) anew each epoch, and validation and test
@@ -119,7 +123,8 @@ def load(
             16), for likelihoods of counts, instead of dividing them into [0, 1].
         split_seed: of the split and of the static draws, apart from the seed of training.
         stream: read a ``.npy`` file batch by batch instead of loading it; by default when it would
-            take more than half of the memory.
+            take more than half of the memory. Each batch looks whether the file was written to since; one
+            that is cut short while a batch is being read ends the process all the same (SIGBUS).
 
     Raises:
         DataError: what is wrong with the data, and how to mend it.
@@ -129,7 +134,7 @@ def load(
     """
     config = {
         "data": None,
-        "data_dir": None if data_dir is None else str(Path(data_dir).resolve()),
+        "data_dir": data_dir,
         "binarize": binarize,
         "validation": validation,
         "test": test,
@@ -176,8 +181,10 @@ def _check_arguments(config: dict[str, Any]) -> None:
 
     modes, whether = get_args(Binarize), "is neither True nor False"
     fraction = "is no fraction; give a number from 0 up to 1"
+    folder, mode, offered = config["data_dir"], config["binarize"], ", ".join(map(repr, modes))
     for name, fits, wrong in (
-        ("binarize", config["binarize"] in modes, f"is none of {', '.join(map(repr, modes))}"),
+        ("data_dir", folder is None or _is_path(folder), "is no name of a folder"),
+        ("binarize", isinstance(mode, str) and mode in modes, f"is none of {offered}"),
         ("validation", is_number("validation", Real, 1), fraction),
         ("test", is_number("test", Real, 1), fraction),
         ("split_seed", is_number("split_seed", Integral, 2**32), "must be a whole number from 0 up to 2**32"),
@@ -185,24 +192,30 @@ def _check_arguments(config: dict[str, Any]) -> None:
         ("stream", isinstance(config["stream"], bool | None), whether),
     ):
         if not fits:
-            raise DataError(f"{name}={config[name]!r} {wrong}")
+            raise DataError(f"{name}={shown(config[name])} {wrong}")
     if config["levels"] and config["binarize"] != "none":
         raise DataError(
             f"levels=True keeps grey levels, and binarize={config['binarize']!r} does not; give one of them"
         )
+    config["data_dir"] = None if folder is None else os.path.realpath(folder)
     numbers = {"validation": float, "test": float, "split_seed": int}  # NumPy's become Python's
     config |= {name: kind(config[name]) for name, kind in numbers.items()}
+
+
+def _is_path(value: Any) -> bool:
+    """Whether a file or folder can have this name."""
+    return isinstance(value, str | Path) and str(value) != "" and str(value).isprintable()
 
 
 def _read(name: str, data_dir: str | Path | None, stream: bool | None) -> tuple[Sites, Sites | None]:
     if name in SETS:
         return SETS[name](Path.home() / ".cache" / "pyro_vae" if data_dir is None else Path(data_dir))
-    if Path(name).exists():
+    if _is_path(name) and os.path.exists(name):
         return read(Path(name), stream), None
     near = difflib.get_close_matches(name.lower(), SETS, n=1, cutoff=0.5)
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise DataError(
-        f"no data set or file named {name!r}; {hint}Known names: {', '.join(SETS)}; "
+        f"no data set or file named {shown(name)}; {hint}Known names: {', '.join(SETS)}; "
         "or give a .npy, .npz or .pt file, or a folder of images"
     )
 
@@ -220,18 +233,41 @@ def _split(
             f"nothing is left to train on: of {len(order)} data {num_test} were held out for testing "
             f"and {num_validation} for validation; lower validation={validation} or test={test}"
         )
+    strata = np.zeros(len(order), int)
     if (y := train.values.get("y")) is not None and y.ndim == 1:  # those not known are a class, too
-        found, strata = np.unique(np.nan_to_num(np.asarray(y), nan=np.inf), return_inverse=True)
+        found, of_row = np.unique(np.nan_to_num(np.asarray(y), nan=np.inf), return_inverse=True)
         if len(found) <= len(y) / 2:
+            strata = of_row
             order = order[np.argsort(strata[order], kind="stable")]  # class by class, shuffled within
-    rows = []
+    rows: list[np.ndarray] = []
     for number in (num_test, num_validation):
         # Evenly over the order, so that each class has its share of them, up to rounding.
         chosen = (np.arange(number) * len(order) + random.integers(len(order))) // max(1, number)
+        if number:
+            _hold_out_each(chosen, strata[order], 3 - len(rows), random)
         rows.append(random.permutation(order[chosen]))
         order = np.delete(order, chosen)
     tested = (train, rows[0]) if own_test is None else (own_test, np.arange(len(own_test)))
     return [(train, random.permutation(order)), (train, rows[1]), tested]
+
+
+def _hold_out_each(chosen: np.ndarray, strata: np.ndarray, least: int, random: np.random.Generator) -> None:
+    """Exchanges places among those chosen, so that each class of ``least`` or more has one.
+
+    A class gives no more than what it has beyond its share, so that this may come to an end before. Rows lie
+    class by class in ``strata``.
+    """
+    counts = np.bincount(strata)
+    ends, share = counts.cumsum(), len(chosen) * counts / len(strata)
+    held = np.bincount(strata[chosen], minlength=len(counts))
+    for rare in random.permutation(np.flatnonzero((held == 0) & (counts >= least))):
+        excess = np.where(share > 1, held - share, 0)
+        giver = excess.argmax()
+        if excess[giver] <= 0:
+            return
+        place = random.choice(np.flatnonzero(strata[chosen] == giver))
+        chosen[place] = random.integers(ends[rare] - counts[rare], ends[rare])
+        held[giver] -= 1
 
 
 def _fingerprint(parts: Sequence[tuple[Sites, np.ndarray]]) -> str:

@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pyro_vae.data.arrays import Sites
-from pyro_vae.data.source import DataError
+from pyro_vae.data.source import DataError, reason, shown
 
 
 def _digits(root: Path) -> tuple[Sites, None]:
@@ -61,9 +61,9 @@ def _torchvision(
                     part = make(str(root), download=True, **arguments)
             except Exception as error:
                 raise DataError(
-                    f"{dataset} is neither in {root} nor can it be downloaded ({error}); put the files "
-                    "there in torchvision's layout, or name the folder that has them: --data-dir DIR "
-                    "(data_dir=DIR)"
+                    f"{dataset} is neither in {shown(str(root))} nor can it be downloaded "
+                    f"({reason(error)}); put the files there in torchvision's layout, or name the folder "
+                    "that has them: --data-dir DIR (data_dir=DIR)"
                 ) from error
             found.append(read(part))
         return found[0], found[1]

@@ -3,7 +3,9 @@
 from __future__ import annotations
 
 import math
+import os
 from collections.abc import Callable, Iterator
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,10 +15,34 @@ Array = np.ndarray | Tensor
 Index = slice | Tensor
 Statistics = tuple[Tensor, Tensor, float, float, float]
 """Mean and standard deviation of each element, range, and share of missing values."""
+Written = tuple[int, int]
+"""A file's number, and when it was last written to."""
 
 
 class DataError(ValueError):
     """The data cannot be used as they are; the message says what was found and how to mend it."""
+
+
+def shown(value: Any) -> str:
+    """A value as it stands in a message: its repr on one line, cut short, whatever its repr raises."""
+    try:
+        text = " ".join(repr(value).split())
+    except Exception:  # of a number of 5,000 digits, say
+        text = f"<{type(value).__name__}>"
+    return text if len(text) <= 80 else f"{text[:77]}..."
+
+
+def reason(error: BaseException) -> str:
+    """What an error says, as a part of a sentence: its first line, cut short."""
+    lines = str(error).splitlines()
+    return lines[0][:200] if lines else type(error).__name__
+
+
+def memory() -> float:
+    """Bytes that data may take: half of the machine's memory, where the system tells it."""
+    if not hasattr(os, "sysconf"):  # Windows
+        return math.inf
+    return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
 
 
 class Memory:
@@ -49,6 +75,9 @@ class Memory:
 class File:
     """Rows of a memory-mapped array (None for all), divided and passed through ``binary`` as they are read.
 
+    Each ``take`` looks first whether the file is as it was. A file that is cut short while rows are being
+    read cannot be caught: the system then ends the process (SIGBUS).
+
     Attributes:
         binary: of grey values and the rows that they are of, if any.
         order: indices ``[N]`` in the file's own order, in which it is read fastest.
@@ -58,6 +87,7 @@ class File:
 
     def __init__(self, values: np.memmap, divisor: float = 1.0, rows: np.ndarray | None = None):
         self.values = values
+        self.opened = written(values)
         self.divisor = divisor
         self.rows = np.arange(len(values)) if rows is None else rows
         self.event_shape = tuple(values.shape[1:])
@@ -69,7 +99,16 @@ class File:
         return len(self.rows)
 
     def take(self, index: Index, dtype: torch.dtype) -> Tensor:
-        """``[B, *event_shape]`` on its device; drawn on the processor, where draws are the same for all."""
+        """``[B, *event_shape]`` on its device; drawn on the processor, where draws are the same for all.
+
+        Raises:
+            DataError: the file was written to since it was opened.
+        """
+        if written(self.values, self.opened) != self.opened:
+            raise DataError(
+                f"{self.values.filename} was written to after it had been opened; load the data again, and "
+                "leave the file alone while they are in use"
+            )
         rows = self.rows[index if isinstance(index, slice) else index.cpu().numpy()]
         by_place = np.argsort(rows)
         x = np.empty((len(rows), *self.event_shape), self.values.dtype)
@@ -83,6 +122,31 @@ class File:
 
 
 Source = Memory | File
+
+
+def written(values: np.memmap, opened: Written | None = None) -> Written | None:
+    """Which file is mapped, and when it was last written to (ns), if it is not mapped to be written to.
+
+    Where the file is gone, or another has its name, that is ``opened``: the map keeps what it was made of.
+
+    Raises:
+        DataError: it is shorter than its map, of which no row may be read: that ends the process (SIGBUS).
+    """
+    base = values
+    while isinstance(base.base, np.memmap):  # of a view
+        base = base.base
+    try:
+        found = os.stat(base.filename or "")
+    except OSError:
+        return opened
+    if opened is not None and found.st_ino != opened[0]:
+        return opened
+    if found.st_size < base.offset + base.nbytes:
+        raise DataError(
+            f"{base.filename} was cut short while it was in use, to {found.st_size} of "
+            f"{base.offset + base.nbytes} bytes; restore it, and load the data again"
+        )
+    return found.st_ino, found.st_mtime_ns if base.mode == "r" else 0
 
 
 def _scaled(x: Tensor, dtype: torch.dtype, divisor: float) -> Tensor:

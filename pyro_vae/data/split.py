@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.data.arrays import classes, numbers
+from pyro_vae.data.arrays import check_dense, classes, numbers
 from pyro_vae.data.binarize import Binarize, binarized, redraw
 from pyro_vae.data.source import Array, DataError, File, Index, Memory, Source, Statistics, statistics
 
@@ -33,7 +33,7 @@ class Split:
         class_names: of the labels.
 
     Raises:
-        DataError: sites differ in their number of data, or hold no numbers.
+        DataError: sites differ in their number of data, or hold no numbers, or are no dense tensors.
     """
 
     def __init__(
@@ -56,7 +56,11 @@ class Split:
         self.binarize = binarize
         self.sources: dict[str, Source] = {}
         for site in sorted(given, key=lambda site: site != "x"):
-            array = given[site] if isinstance(given[site], Tensor | np.memmap) else numbers(given[site])
+            array = given[site]
+            if isinstance(array, Tensor):
+                check_dense(array, f"the values of site {site!r}")
+            elif not isinstance(array, np.memmap):
+                array = numbers(array)
             by = 1.0 if self.sources else divisor
             self.sources[site] = File(array, by, rows) if isinstance(array, np.memmap) else Memory(array, by)
         self.first = next(iter(self.sources))
@@ -181,6 +185,12 @@ class Split:
             DataError: data are equal, or tiny, or huge, or far from 0 on their own scale, as a column may be.
         """
         mean, std = self.moments(site)
+        if len(self) and site not in self._whole and not std.any():
+            same = "equal" if self.missing(site) < 1 else "missing"
+            raise DataError(
+                f"the training data{_where(site)}, {len(self)} in number, are all {same}, so that there is "
+                "nothing to learn; give data that vary"
+            )
         far = (mean.abs() > 1e5 * std) & (std > 0)
         if mean.dim() == 1 and site not in self._whole and far.any():
             column = int(far.nonzero()[0])

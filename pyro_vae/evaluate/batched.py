@@ -9,6 +9,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import Count, checked
 from pyro_vae.svi import CompilationWarning
 
 
@@ -38,9 +39,8 @@ class Batched:
     values, a rounding decides few), is computed eagerly, with a ``CompilationWarning``.
     """
 
-    def __init__(self, function: Callable[..., Tensor], batch_size: int = 1000):
-        if batch_size < 1:
-            raise ValueError(f"batch_size={batch_size} must be positive; batch_size=1000, for example")
+    @checked
+    def __init__(self, function: Callable[..., Tensor], batch_size: Count = 1000):
         self.function, self.batch_size = function, batch_size
         self._compiled: dict[Any, Any] = {}
         self._eager = False

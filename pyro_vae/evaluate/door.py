@@ -6,10 +6,12 @@ import math
 from collections.abc import Mapping
 from typing import Any
 
+import numpy as np
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.checks import checked
 from pyro_vae.conditional import Label, observing
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import DataError, Split
@@ -17,12 +19,23 @@ from pyro_vae.distributions import marginal
 from pyro_vae.families.univariate import mend
 from pyro_vae.program import Program, as_batch, sites
 
+Data = Split | Mapping[str, Any] | Tensor | np.ndarray
 
-def as_split(data: Split | Mapping[str, Tensor] | Tensor) -> Split:
-    """A split, for which a batch or a tensor of x is short."""
+
+def as_split(data: Data) -> Split:
+    """A split, for which a batch or a tensor of x is short.
+
+    Raises:
+        DataError: there are no data.
+    """
+    if isinstance(data, Mapping):
+        if not data:
+            raise DataError("data={} holds no site; give {'x': x}, or x alone")
+        return Split(data)
     return data if isinstance(data, Split) else Split(as_batch(data))
 
 
+@checked
 def check(program: Program, data: Split) -> None:
     """Refuses data that a program gives no density, that lack a site, or that have another shape.
 

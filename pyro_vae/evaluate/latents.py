@@ -2,18 +2,28 @@
 
 from __future__ import annotations
 
+import math
+from typing import Annotated
+
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae.evaluate.door import as_split, check
-from pyro_vae.evaluate.likelihood import Data, check_positive, over_batches
+from pyro_vae.checks import Limit, NotNegative, Seed, checked
+from pyro_vae.evaluate.door import Data, as_split, check
+from pyro_vae.evaluate.likelihood import over_batches
 from pyro_vae.program import Batch, Program, sites
 
 
+@checked
 def active_units(
-    program: Program, data: Data, *, threshold: float = 0.01, num_samples: int = 100, seed: int = 0
+    program: Program,
+    data: Data,
+    *,
+    threshold: NotNegative = 0.01,
+    num_samples: Annotated[int, Limit(2, math.inf, "2 or more")] = 100,
+    seed: Seed = 0,
 ) -> dict[str, int]:
     r"""Number of latents d of each site with :math:`\mathrm{Var}_x(E_{q(z|x)}[z_d])` above a threshold.
 
@@ -31,7 +41,6 @@ def active_units(
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders", section 5.
     """
-    check_positive(num_samples=num_samples - 1)
     split = as_split(data)
     check(program, split)
     sizes: dict[str, int] = {}

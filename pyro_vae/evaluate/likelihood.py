@@ -12,17 +12,16 @@ import torch
 from torch import Tensor
 from tqdm.auto import tqdm
 
+from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.conditional import observing
 from pyro_vae.constraints import domain, support
-from pyro_vae.data import DataError, Split
-from pyro_vae.evaluate.door import as_split, check
+from pyro_vae.data import Split
+from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.families import COUNTING, LEBESGUE
 from pyro_vae.objectives import elbo_terms, importance_weighted_bound, log_weights
 from pyro_vae.objectives.importance import by_datum, traces
 from pyro_vae.program import Batch, Program, sites
 from pyro_vae.svi import CompilationWarning, Compile
-
-Data = Split | Mapping[str, Tensor] | Tensor
 
 COMPILED_ROWS = 5_000_000
 """Importance weights from which on it is worth waiting for the compiler."""
@@ -110,8 +109,9 @@ def _table(caption: str, rows: Mapping[str, float], errors: Mapping[str, float])
     return f"<table><caption>{caption}</caption>{cells}</table>"
 
 
+@checked
 def elbo(
-    program: Program, data: Data, *, num_samples: int = 16, batch_size: int = 1000, seed: int = 0
+    program: Program, data: Data, *, num_samples: Count = 16, batch_size: Count = 1000, seed: Seed = 0
 ) -> ELBO:
     """Estimates the ELBO, whatever objective the program was trained with.
 
@@ -128,7 +128,6 @@ def elbo(
     Raises:
         DataError: the data lie outside the likelihood's support.
     """
-    check_positive(num_samples=num_samples, batch_size=batch_size)
     split = as_split(data)
     check(program, split)
     return unchecked_elbo(program, split, num_samples=num_samples, batch_size=batch_size, seed=seed)
@@ -160,14 +159,15 @@ def unchecked_elbo(
     return ELBO(-(reconstruction + kl), reconstruction, kl, standard_error(total.mean(0)), draws, means)
 
 
+@checked
 def log_likelihood(
     program: Program,
     data: Data,
     *,
-    num_samples: int = 1000,
-    max_rows: int = 2000,
+    num_samples: Count = 1000,
+    max_rows: Count = 2000,
     compile: Compile = "auto",
-    seed: int = 0,
+    seed: Seed = 0,
     progress: bool = False,
 ) -> LogLikelihood:
     r"""Estimates :math:`\log p(x) \approx \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`.
@@ -189,7 +189,6 @@ def log_likelihood(
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
-    check_positive(num_samples=num_samples, max_rows=max_rows)
     split = as_split(data)
     check(program, split)
     chunk = min(num_samples, max(1, max_rows // 4))
@@ -255,13 +254,6 @@ def _compiled(function: Any, inputs: list[Tensor], program: Program) -> Any:
         warnings.warn(text, CompilationWarning, stacklevel=5)
         return None
     return compiled
-
-
-def check_positive(**numbers: int) -> None:
-    """Refuses numbers that are not positive, by name."""
-    for name, number in numbers.items():
-        if number < 1:
-            raise DataError(f"{name}={number} must be positive; {name}=1000, for example")
 
 
 def standard_error(values: Tensor) -> float:

@@ -125,13 +125,6 @@ def units(std: Tensor, by_column: bool) -> Tensor:
     return torch.where(std > 0, std, pooled) if by_column else pooled.expand_as(std)
 
 
-def check_count(name: str, value: Any, least: int = 1) -> int:
-    """A whole number that is at least 1, or an error that names it."""
-    if isinstance(value, bool) or not isinstance(value, int) or value < least:
-        raise ValueError(f"{name}={value!r} must be a whole number, {least} or more; {name}=5, for example")
-    return value
-
-
 def refuse_others(module: nn.Module, names: list[str], prefix: str, state: Any, errors: list[str]) -> None:
     """Notes, when weights are loaded, that they were of a module of which these buffers had other values."""
     for name in names:

@@ -9,9 +9,10 @@ from typing import Any, cast
 import pyro.distributions as dist
 import torch
 from torch import Tensor, nn
-from torch.distributions import Distribution, Transform
+from torch.distributions import AffineTransform, Distribution, Transform
 
 from pyro_vae import distributions
+from pyro_vae.checks import checked
 from pyro_vae.constraints import support
 from pyro_vae.families.base import LEBESGUE, Family, Shape, refuse_others
 
@@ -30,6 +31,7 @@ class Fixed(Family):
         ValueError: the shape is none of these, or there is no density.
     """
 
+    @checked
     def __init__(self, distribution: Distribution):
         super().__init__()
         self.distribution = distribution
@@ -42,12 +44,12 @@ class Fixed(Family):
             try:
                 fixed = given.expand(event_shape).to_event(len(event_shape))
             except NotImplementedError as error:
-                raise ValueError(f"{given} is no prior: {error}") from error
+                raise ValueError(f"{self.told} is no prior: {error}") from error
         elif own_shape == self.event_shape and not batch_shape:
             fixed = given
         else:
             raise ValueError(
-                f"the prior {given} has batch shape {batch_shape} and event shape {own_shape}, but "
+                f"the prior {self.told} has batch shape {batch_shape} and event shape {own_shape}, but "
                 f"{'latent_dim=' if len(event_shape) == 1 else 'it '}{event_shape[0]} needs event shape "
                 f"{self.event_shape}, or a scalar distribution such as dist.Laplace(0., 1.)"
             )
@@ -59,7 +61,7 @@ class Fixed(Family):
         except Exception as error:  # whatever a distribution that is no prior raises
             reason = str(error).split("\n")[0]
             raise ValueError(
-                f"{given} is no prior: {reason}; take dist.Laplace(0., 1.), for example"
+                f"{self.told} is no prior: {reason}; take dist.Laplace(0., 1.), for example"
             ) from error
         dtype = torch.get_default_dtype()  # that of the networks made beside it
         self.fixed, self._held = _map(fixed, lambda t: t.to(dtype) if t.is_floating_point() else t)
@@ -75,6 +77,11 @@ class Fixed(Family):
 
     def forward(self, raw: Tensor) -> Distribution:
         return self.fixed
+
+    @property
+    def told(self) -> str:
+        """The distribution in one line."""
+        return " ".join(str(self.distribution).split())
 
     @property
     def base(self) -> Any:
@@ -103,7 +110,7 @@ class Fixed(Family):
         return told
 
     def __repr__(self) -> str:
-        return f"Fixed({self.distribution})"
+        return f"Fixed({self.told})"
 
     def _apply(self, fn: Callable[[Tensor], Tensor], recurse: bool = True) -> Fixed:
         super()._apply(fn, recurse)
@@ -132,6 +139,7 @@ def _map(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> tuple[Di
 
     Draws of a guide over all reals need no check at each step that they are real.
     """
+    distribution = copy.deepcopy(distribution)
     memo: dict[int, Any] = {}
     seen: set[int] = set()
 
@@ -147,6 +155,12 @@ def _map(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> tuple[Di
         if isinstance(value, torch.Tensor):
             memo[id(value)] = fn(value).clone(memory_format=torch.contiguous_format)
         elif isinstance(value, Distribution | Transform):
+            if isinstance(
+                value, AffineTransform
+            ):  # of a Gumbel(0.0, 1.0), say, which is read again as tensors
+                for name in ("loc", "scale"):
+                    if isinstance(getattr(value, name), float):
+                        setattr(value, name, torch.tensor(getattr(value, name)))
             for item in vars(value).values():
                 visit(item)
         elif isinstance(value, list | tuple):

@@ -11,8 +11,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import Count, checked
 from pyro_vae.distributions.flow import affine_autoregressive, flow, stateless
-from pyro_vae.families.base import Family, Shape, check_count, scale
+from pyro_vae.families.base import Family, Shape, scale
 
 
 class Flow(Family):
@@ -30,15 +31,16 @@ class Flow(Family):
     maps: Any
     """The kinds of map, a ``Literal``."""
 
-    def __init__(self, transform: str, num_transforms: int, hidden_dims: Sequence[int]):
+    @checked
+    def __init__(self, transform: str, num_transforms: Count, hidden_dims: Sequence[Count]):
         super().__init__()
         if transform not in get_args(self.maps):
             raise ValueError(
                 f"transform={transform!r} is none of {', '.join(map(repr, get_args(self.maps)))}"
             )
         self.transform = transform
-        self.num_transforms = check_count("num_transforms", num_transforms)
-        self.hidden_dims = [check_count("hidden_dims", width) for width in hidden_dims]
+        self.num_transforms = num_transforms
+        self.hidden_dims = list(hidden_dims)
         self.invertible = transform not in ("planar", "radial")
 
     def setup(self, event_shape: Shape) -> None:

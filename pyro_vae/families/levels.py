@@ -10,7 +10,8 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae import distributions
-from pyro_vae.families.base import COUNTING, FLOOR, Family, Shape, check_count, scale
+from pyro_vae.checks import Count, Levels, checked
+from pyro_vae.families.base import COUNTING, FLOOR, Family, Shape, scale
 from pyro_vae.families.univariate import whole_numbers
 
 
@@ -19,10 +20,9 @@ class _Levels(Family):
 
     measure = COUNTING
 
-    def __init__(self, levels: int):
+    @checked
+    def __init__(self, levels: Levels):
         super().__init__()
-        if check_count("levels", levels, least=0) < 2:
-            raise ValueError(f"{self.name}(levels={levels}) needs 2 levels or more; 256 for 8-bit images")
         self.levels = levels
         self.support = constraints.integer_interval(0, levels - 1)
         self.mends = whole_numbers(levels - 1)
@@ -79,9 +79,10 @@ class DiscretizedLogisticMixture(_Levels):
     unit: Tensor
     offset: Tensor
 
-    def __init__(self, components: int = 5, levels: int = 256):
+    @checked
+    def __init__(self, components: Count = 5, levels: Levels = 256):
         super().__init__(levels)
-        self.components = check_count("components", components)
+        self.components = components
 
     def setup(self, event_shape: Shape) -> None:
         super().setup(event_shape)

@@ -8,8 +8,9 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.checks import Count, checked
 from pyro_vae.distributions import MixtureOfDiagNormals, Reshaped
-from pyro_vae.families.base import Family, Shape, check_count, scale, units
+from pyro_vae.families.base import Family, Shape, scale, units
 
 
 class MixtureOfNormals(Family):
@@ -28,9 +29,10 @@ class MixtureOfNormals(Family):
     offset: Tensor
     unit: Tensor
 
-    def __init__(self, components: int = 5):
+    @checked
+    def __init__(self, components: Count = 5):
         super().__init__()
-        self.components = check_count("components", components)
+        self.components = components
 
     def setup(self, event_shape: Shape) -> None:
         super().setup(event_shape)

@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import distributions
+from pyro_vae.checks import Levels, check
 from pyro_vae.families.base import units
 from pyro_vae.families.parameter import Source
 from pyro_vae.families.univariate import Univariate
@@ -86,7 +87,7 @@ class DiscretizedLogistic(Univariate):
     of: ClassVar[type[Distribution]] = distributions.DiscretizedLogistic
 
     def __init__(self, loc: Source = "network", scale: Source = "network", levels: int = 256):
-        super().__init__(self.of, loc=loc, scale=scale, levels=levels)
+        super().__init__(self.of, loc=loc, scale=scale, levels=check("levels", levels, Levels))
 
 
 class DiscretizedNormal(DiscretizedLogistic):

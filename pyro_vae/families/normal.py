@@ -10,8 +10,9 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
+from pyro_vae.checks import Count, check
 from pyro_vae.distributions import Reshaped
-from pyro_vae.families.base import FLOOR, Family, Shape, check_count, scale, units
+from pyro_vae.families.base import FLOOR, Family, Shape, scale, units
 
 
 class _Correlated(Family):
@@ -82,7 +83,7 @@ class LowRankNormal(_Correlated):
         covariance = "network" if cast(str, covariance) == "decoder" else covariance
         if covariance not in ("network", "shared"):
             raise ValueError(f'covariance={covariance!r} is neither "network" nor "shared"')
-        self.rank, self.covariance = check_count("rank", rank), covariance
+        self.rank, self.covariance = check("rank", rank, Count), covariance
 
     def setup(self, event_shape: Shape) -> None:
         super().setup(event_shape)

@@ -163,12 +163,16 @@ def _check(family: str, name: str, source: Any, constraint: Any) -> Source:
     is_number = isinstance(source, float | int) and not isinstance(source, bool)
     if constraint is None and not is_number:
         raise NeedsNumberError(
-            f"{family} needs a number for {name}, which cannot be learned: {family}({name}=...), "
+            f"{family} needs a number for {name}, which cannot be learned"
+            f"{'' if source is None else f', not {source!r}'}: {family}({name}=...), "
             f"--likelihood {family} --likelihood.{name} ...",
             name,
         )
     if not (source in _NAMED if isinstance(source, str) else is_number):
         raise ValueError(f"{family}({name}={source!r}): give a number, or one of {', '.join(_NAMED)}")
-    if is_number and constraint is not None and not constraint.check(torch.tensor(float(source))):
-        raise ValueError(f"{family}({name}={source!r}) does not satisfy {constraint}; give another number")
+    fine = not is_number or constraint is None or constraint.check(torch.tensor(float(source)))
+    if not fine or (is_number and not math.isfinite(source)):
+        raise ValueError(
+            f"{family}({name}={source!r}) does not satisfy {constraint}; give another, finite number"
+        )
     return cast(Source, source)

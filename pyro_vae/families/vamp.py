@@ -10,7 +10,8 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution
 
-from pyro_vae.families.base import Family, Shape, check_count
+from pyro_vae.checks import Count, checked
+from pyro_vae.families.base import Family, Shape
 
 
 class VampPrior(Family):
@@ -27,9 +28,10 @@ class VampPrior(Family):
 
     logits: Tensor
 
-    def __init__(self, components: int = 500):
+    @checked
+    def __init__(self, components: Count = 500):
         super().__init__()
-        self.components = check_count("components", components)
+        self.components = components
 
     def see(self, encode: Callable[[Tensor], Distribution], shape: Shape) -> None:
         """Takes q(z|x), and the shape of x."""

@@ -12,6 +12,8 @@ import numpy as np
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
 
+from pyro_vae.checks import checked, found
+
 NOT_OBSERVED = (0.72, 0.84, 0.95)
 """The colour of what is not observed, which is on no grey scale."""
 
@@ -25,6 +27,7 @@ class Figure(matplotlib.figure.Figure):
         return png.getvalue()
 
 
+@checked
 def grid(
     rows: Sequence[Tensor], title: str, labels: Sequence[str] = (), *, columns: Sequence[str] = ()
 ) -> Figure:
@@ -36,6 +39,9 @@ def grid(
         labels: one beside each row.
         columns: one above each column.
     """
+    if not rows or min(row.dim() for row in rows) < 1 or len({row.shape[1:] for row in rows}) > 1:
+        shapes = [list(row.shape) for row in rows]
+        raise ValueError(f"rows of shapes {shapes} must be one or more, each [columns, *event_shape]")
     number = max(len(row) for row in rows)
     arrays = [row.detach().float().cpu().numpy() for row in rows]
     arrays = [array[:, None] if array.ndim == 1 else array for array in arrays]
@@ -85,8 +91,11 @@ def grid(
     return figure
 
 
+@checked
 def training_curves(history: Sequence[dict[str, float]]) -> Figure:
     """ELBO, reconstruction and KL by epoch, from a run's history; by site where there are several."""
+    if not history or not {"epoch", "elbo", "reconstruction", "kl"} <= history[0].keys():
+        raise ValueError(f"history={found(history)} must be the rows of a run: run.history")
     epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
     for axes, key, title in zip(

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from pyro.poutine import Trace
 from torch import Tensor
 
+from pyro_vae import checks
+from pyro_vae.checks import Count, checked
 from pyro_vae.data import Split
 from pyro_vae.figures.drawing import Figure, colours, grid
 from pyro_vae.figures.stories import (
@@ -29,7 +32,8 @@ from pyro_vae.figures.stories import (
 from pyro_vae.program import Program, sites
 
 
-def interpolation(program: Program, start: Datum, end: Datum, num_steps: int = 12) -> Figure:
+@checked
+def interpolation(program: Program, start: Datum, end: Datum, num_steps: Count = 12) -> Figure:
     """One datum turning into another, along the line between the means of their q(z|x).
 
     The first and last picture are the data. Covariates go along the line, too; labels change in the middle.
@@ -57,8 +61,9 @@ def _between(a: Tensor, b: Tensor, t: Tensor, is_label: bool) -> Tensor:
     return (1 - t) * a + t * b
 
 
+@checked
 def traversals(
-    program: Program, datum: Datum, num_steps: int = 11, *, max_rows: int = 10, site: str | None = None
+    program: Program, datum: Datum, num_steps: Count = 11, *, max_rows: Count = 10, site: str | None = None
 ) -> Figure:
     """Each latent of one datum in turn varied over the prior's quantiles, the others and its labels kept.
 
@@ -98,7 +103,8 @@ def traversals(
     return grid([*x.reshape(-1, num_steps, *x.shape[1:])], title, labels)
 
 
-def manifold(program: Program, num_steps: int = 15, *, given: Mapping[str, Any] | None = None) -> Figure:
+@checked
+def manifold(program: Program, num_steps: Count = 15, *, given: Mapping[str, Any] | None = None) -> Figure:
     """Map of a 2-D latent plane: the mean of p(x|z) on a square grid of the prior's quantiles.
 
     Args:
@@ -133,7 +139,14 @@ def manifold(program: Program, num_steps: int = 15, *, given: Mapping[str, Any] 
     return grid([*x.reshape(-1, num_steps, *x.shape[1:])], title)
 
 
-def latents(program: Program, data: Data, labels: Tensor | None = None, *, site: str | None = None) -> Figure:
+@checked
+def latents(
+    program: Program,
+    data: Data,
+    labels: Tensor | np.ndarray | Sequence[float] | None = None,
+    *,
+    site: str | None = None,
+) -> Figure:
     """Scatter of the means of q(z|x), coloured by class: the latent plane, or its main plane.
 
     With more than two latents, the projection on their first two principal components.
@@ -164,7 +177,9 @@ def latents(program: Program, data: Data, labels: Tensor | None = None, *, site:
         names = [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)]
     figure = Figure(figsize=(6.4, 5.6), layout="constrained")
     axes = figure.add_subplot()
-    labels = batch.get("y") if labels is None else labels
+    if labels is not None and len(labels) != len(z):
+        raise ValueError(f"labels={checks.found(labels)} must be one for each of the {len(z)} data")
+    labels = batch.get("y") if labels is None else torch.as_tensor(labels)
     if labels is None or labels.dim() != 1:
         axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
     else:
@@ -186,9 +201,10 @@ def latents(program: Program, data: Data, labels: Tensor | None = None, *, site:
     return figure
 
 
+@checked
 def levels(
     program: Program,
-    num_samples: int = 8,
+    num_samples: Count = 8,
     *,
     given: Mapping[str, Any] | None = None,
     site: str = "x",
@@ -237,11 +253,13 @@ def _choose(program: Program, model: Trace, site: str | None) -> tuple[list[str]
     names = latent_sites(model)
     site = names[-1] if site is None else site
     if site not in names:
-        raise ValueError(f"the {type(program).__name__} has no latents {site!r}, but {', '.join(names)}")
+        raise ValueError(
+            f"site={site!r} is none of the {type(program).__name__}'s latents, {', '.join(names)}"
+        )
     return names, site
 
 
-def _quantiles(distribution: Any, num_steps: int) -> Tensor:
+def _quantiles(distribution: Any, num_steps: Count) -> Tensor:
     """Quantiles 0.05 to 0.95 of each element of one value, ``[num_steps, D]``.
 
     Raises:

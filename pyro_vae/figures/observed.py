@@ -8,6 +8,7 @@ from typing import Any
 import torch
 from torch import Tensor
 
+from pyro_vae.checks import Count, checked
 from pyro_vae.data import Split
 from pyro_vae.figures.drawing import Figure, grid
 from pyro_vae.figures.stories import (
@@ -24,9 +25,10 @@ from pyro_vae.figures.stories import (
 from pyro_vae.program import Program
 
 
+@checked
 def samples(
     program: Program,
-    num_samples: int = 64,
+    num_samples: Count = 64,
     *,
     given: Mapping[str, Any] | None = None,
     site: str = "x",
@@ -63,6 +65,7 @@ def samples(
     return grid([x[i : i + side] for i in range(0, num_samples, side)], title, columns=[*map(str, columns)])
 
 
+@checked
 def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
     """Data (above) and the mean of p(x|z) at the mean of q(z|x) (below), where also what was missing is seen.
 
@@ -74,7 +77,7 @@ def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
         site: that is drawn.
     """
     with program.evaluating():
-        batch = some(program, data, 12)
+        batch = some(program, data, 12, site)
         z = inferred(program, batch)[1]
         trace = told(program, batch, z, site)
         y, centre = shown(trace, site)
@@ -85,6 +88,7 @@ def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
     return grid([x, y.clamp(known.min(), known.max())], title)
 
 
+@checked
 def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", seed: int = 0) -> Figure:
     """Data, and for each of several programs their reconstructions and as many draws, of the same labels.
 
@@ -94,11 +98,13 @@ def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", 
         site: that is drawn.
         seed: of the draws.
     """
+    if not programs:
+        raise ValueError("programs={} are none to compare; give one or more by name")
     rows: list[Tensor] = []
     labels = ["data"]
     for name, program in programs.items():
         with program.evaluating(seed):
-            batch = some(program, data, 12)
+            batch = some(program, data, 12, site)
             rows = rows or [batch[site].cpu()]
             z = inferred(program, batch)[1]
             for kind, values in (("reconstructed", z), ("drawn", {})):
@@ -107,10 +113,11 @@ def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", 
     return grid(rows, "Data, reconstructions and draws of each model", labels)
 
 
+@checked
 def styles(
     program: Program,
     data: Data,
-    num_data: int = 8,
+    num_data: Count = 8,
     *,
     site: str = "y",
     class_names: Sequence[str] | None = None,
@@ -129,12 +136,14 @@ def styles(
     """
     if site not in program.classes:
         raise ValueError(
-            f"styles need labels that the model is given, and the {type(program).__name__} has no "
-            f"labels {site!r}; take pv.ConditionalVAE(data.event_shape, given={{{site!r}: 10}}), or look at "
-            "figures.traversals"
+            f"site={site!r} must be labels that the model is given, and the {type(program).__name__} has no "
+            f"labels of that name; take pv.ConditionalVAE(data.event_shape, given={{{site!r}: 10}}), or look "
+            "at figures.traversals"
         )
     number = program.classes[site]
     names = class_names or (isinstance(data, Split) and data.class_names) or [*map(str, range(number))]
+    if class_names and len(class_names) != number:
+        raise ValueError(f"class_names={class_names!r} must be {number} names, one for each class of {site}")
     with program.evaluating():
         batch = {name: value[:num_data] for name, value in some(program, data, num_data).items()}
         values = repeated(inferred(program, batch)[1], number)

@@ -6,6 +6,7 @@ import contextlib
 from collections.abc import Mapping
 from typing import Any, cast
 
+import numpy as np
 import torch
 from pyro import poutine
 from pyro.poutine import Trace
@@ -17,7 +18,7 @@ from pyro_vae.conditional import observing
 from pyro_vae.data import DataError, Split
 from pyro_vae.program import Batch, Program, sites
 
-Datum = Mapping[str, Tensor] | Tensor
+Datum = Mapping[str, Any] | Tensor | np.ndarray
 Data = Split | Datum
 
 
@@ -38,18 +39,21 @@ def typical(distribution: Any) -> Tensor:
     return distributions.centre(distribution)[0]
 
 
-def some(program: Program, data: Data, most: int) -> Batch:
+def some(program: Program, data: Data, most: int, site: str = "") -> Batch:
     """A batch where the program is; of a split, the first data.
 
     Raises:
-        DataError: it lacks a site of the program.
+        DataError: it lacks a site of the program, or that which is to be seen.
     """
     batch = program.place(data.batch(slice(0, most), program.dtype) if isinstance(data, Split) else data)
     if missing := program.event_shapes.keys() - batch.keys():
         raise DataError(
             f"the {type(program).__name__} needs values of {min(missing)}, and there are those of "
-            f"{', '.join(batch)}; give a batch: split.batch(slice(0, 10))"
+            f"{', '.join(batch) or 'none'}; give a batch: split.batch(slice(0, 10))"
         )
+    if site and site not in batch:
+        raise DataError(f"site={site!r} is none of the data's, {', '.join(batch)}")
+    program.num_data(batch)
     return batch
 
 
@@ -103,7 +107,7 @@ def shown(trace: Trace, site: str) -> tuple[Tensor, str]:
     found = dict(sites(trace))
     if site not in found:
         raise ValueError(
-            f"the model has no site {site!r} to draw; it has {', '.join(found)}: site={[*found][-1]!r}"
+            f"site={site!r} is none of the model's to draw; it has {', '.join(found)}: site={[*found][-1]!r}"
         )
     return distributions.centre(found[site]["fn"])
 

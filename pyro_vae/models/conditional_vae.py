@@ -10,6 +10,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import nets
+from pyro_vae.checks import check
 from pyro_vae.conditional import Conditional, Label, Latent, Real, Seen
 from pyro_vae.data import DataError, Split
 from pyro_vae.families import Family, Of
@@ -71,6 +72,8 @@ class ConditionalVAE(Program):
     ):
         super().__init__()
         x, z = check_shape("ConditionalVAE", event_shape, latent_dim)
+        nets.check_factories(encoder=encoder, decoder=decoder)
+        check("conditional_prior", conditional_prior, bool)
         self.given = _check_given(given)
         self.options = {
             "event_shape": x,
@@ -98,7 +101,7 @@ class ConditionalVAE(Program):
         """The generative story: z ~ p(z) or p(z|y), x ~ p(x|z, y)."""
         y = self._values(batch)
         with self.plate(batch):
-            z = self.sample("z", self.prior(*y))
+            z = self.sample("z", self.p_z(*y) if self.p_z.parents else self.p_z())
             return self.sample("x", self.p_x(z, *y), batch)
 
     def guide(self, batch: Any) -> Tensor:
@@ -108,15 +111,15 @@ class ConditionalVAE(Program):
 
     def prior(self, *y: Tensor) -> Distribution:
         """p(z), or p(z|y) if the prior is conditional, event shape ``(D,)``."""
-        return self.p_z(*y) if self.p_z.parents else self.p_z()
+        return self.p_z(*self._classes(y)) if self.p_z.parents else self.p_z()
 
     def decode(self, z: Tensor, *y: Tensor) -> Distribution:
         """p(x|z, y), for z ``[..., D]`` and what is given ``[...]`` or ``[..., *shape]``, in its order."""
-        return self.p_x(z, *y)
+        return self.p_x(z, *self._classes(y))
 
     def encode(self, x: Tensor, *y: Tensor) -> Distribution:
         """q(z|x, y), for x ``[..., *event_shape]`` and what is given, in its order."""
-        return self.q_z(x, *y)
+        return self.q_z(x, *self._classes(y))
 
     def initialize(self, data: Split) -> None:
         super().initialize(data)
@@ -124,6 +127,13 @@ class ConditionalVAE(Program):
 
     def _seen(self) -> tuple[Seen, ...]:
         return tuple(Label(s, k) if isinstance(k, int) else Real(s, k) for s, k in self.given.items())
+
+    def _classes(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
+        """What is given, of which the labels are classes that there are."""
+        for seen, value in zip(self.p_x.seen[1:], given, strict=False):
+            if isinstance(seen, Label) and isinstance(value, Tensor):
+                seen.check(value)
+        return given
 
     def _values(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
         missing = self.given.keys() - batch.keys()
@@ -139,7 +149,7 @@ class ConditionalVAE(Program):
 
 def _check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
     checked: dict[str, int | tuple[int, ...]] = {}
-    for site, what in dict(given).items():
+    for site, what in check("given", given, Mapping[str, Any]).items():
         classes = isinstance(what, Integral) and not isinstance(what, bool) and int(what) > 0
         shape = isinstance(what, tuple | list) and all(type(n) is int and n > 0 for n in what)
         if site in ("x", "z") or not (classes or shape):
@@ -149,5 +159,5 @@ def _check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
             )
         checked[site] = int(what) if isinstance(what, Integral) else tuple(what)
     if not checked:
-        raise ValueError('nothing is given; give labels, given={"y": 10}, or take a pv.VAE')
+        raise ValueError('given={} gives nothing; give labels, given={"y": 10}, or take a pv.VAE')
     return checked

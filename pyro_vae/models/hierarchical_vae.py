@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae import nets
+from pyro_vae.checks import Count, check
 from pyro_vae.conditional import Conditional, Latent, Real
 from pyro_vae.data import Split
 from pyro_vae.families import Family, Of
@@ -70,8 +71,11 @@ class HierarchicalVAE(Program):
         between: nets.Net = nets.mlp(200, 200),
     ):
         super().__init__()
-        dims = tuple(d.item() if hasattr(d, "item") else d for d in latent_dims)  # NumPy's numbers
-        x, _ = check_shape("HierarchicalVAE", event_shape, min(dims, default=0))
+        dims = tuple(check("latent_dims", latent_dims, Sequence[Count]))
+        if not dims:
+            raise ValueError("latent_dims=() has no level; latent_dims=(40, 20), for example")
+        x, _ = check_shape("HierarchicalVAE", event_shape, min(dims))
+        nets.check_factories(encoder=encoder, decoder=decoder, between=between)
         if inference not in ("bottom_up", "top_down"):
             raise ValueError(f'inference={inference!r} is neither "bottom_up" nor "top_down"')
         family = as_guide(guide)

@@ -25,6 +25,8 @@ def check_shape(model: str, event_shape: Any, latent_dim: Any) -> tuple[Shape, S
         raise ValueError(f"event_shape={event_shape!r} is no shape; {example}")
     shape = tuple(event_shape)
     try:
+        if any(isinstance(number, bool) for number in (*shape, latent_dim)):
+            raise TypeError
         shape, latent_dim = tuple(map(index, shape)), index(latent_dim)
     except TypeError:
         raise ValueError(

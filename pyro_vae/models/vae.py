@@ -70,6 +70,7 @@ class VAE(Program):
     ):
         super().__init__()
         x, z = check_shape("VAE", event_shape, latent_dim)
+        nets.check_factories(encoder=encoder, decoder=decoder)
         self.options = {
             "event_shape": x,
             "latent_dim": z[0],
@@ -110,7 +111,7 @@ class VAE(Program):
 
     def encode(self, x: Tensor) -> Distribution:
         """q(z|x), batch shape ``[...]``, event shape ``(D,)``, for x of shape ``[..., *event_shape]``."""
-        return self.q_z(as_batch(x)["x"])
+        return self.q_z(as_batch(x, "x")["x"])
 
     def initialize(self, data: Split) -> None:
         super().initialize(data)

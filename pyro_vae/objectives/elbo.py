@@ -11,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 from torch.distributions import kl_divergence as analytic_kl
 
+from pyro_vae.checks import NotNegative, check
 from pyro_vae.distributions import has_closed_form
 from pyro_vae.program import sites
 
@@ -94,7 +95,7 @@ class scale_latents(Messenger):  # named as Pyro names its handlers
 
     def __init__(self, beta: float | Tensor):
         super().__init__()
-        self.beta = beta
+        self.beta = beta if isinstance(beta, Tensor) else check("beta", beta, NotNegative)
 
     def _pyro_sample(self, msg: Any) -> None:
         if not msg["is_observed"]:

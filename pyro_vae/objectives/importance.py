@@ -4,16 +4,19 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
+from typing import Any
 
 import pyro
 import torch
 from pyro import poutine
 from torch import Tensor
 
+from pyro_vae.checks import Count, checked
 from pyro_vae.program import Batch, Program, as_batch, sites
 
 
-def log_weights(program: Program, batch: Mapping[str, Tensor] | Tensor, num_particles: int = 1) -> Tensor:
+@checked
+def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particles: Count = 1) -> Tensor:
     r"""Log importance weights :math:`\log w_k = \log p(x, z_k) - \log q(z_k | x)`, z_k ~ q(z|x).
 
     x is all that is observed, without what is missing; z all that is not. Their mean over k is the ELBO; the
@@ -45,11 +48,12 @@ def log_weights(program: Program, batch: Mapping[str, Tensor] | Tensor, num_part
                     f"site {name!r} lies outside the plate 'data', so that it has no weight datum by datum"
                 )
             total = total + sign * by_datum(site["log_prob"], program)
-    return total.expand(num_particles, len(next(iter(batch.values()))))
+    return total.expand(num_particles, program.num_data(batch))
 
 
 def traces(program: Program, batch: Batch, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:
     """The traces of the model, replayed against the guide's, and of the guide, of K particles each."""
+    program.num_data(batch)  # which refuses other shapes in one line, as Pyro's traces do not
     with pyro.plate("particles", num_particles, dim=-1 - program.max_plate_nesting):
         guide = poutine.trace(program.guide).get_trace(batch)
         model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
@@ -62,6 +66,7 @@ def by_datum(log_prob: Tensor, program: Program) -> Tensor:
     return log_prob.sum(list(range(-within, -1))) if within > 1 else log_prob
 
 
+@checked
 def importance_weighted_bound(log_w: Tensor) -> Tensor:
     r""":math:`\log \frac1K \sum_k w_k \le \log p(x)` in expectation, from log weights ``[K, ...]``."""
     return log_w.logsumexp(0) - math.log(len(log_w))

@@ -1,7 +1,19 @@
 """Training: settings, a loop over any program, and parts with one job each."""
 
-from pyro_vae.training.loop import Run, fit, resume
+from pyro_vae.training.loop import Run, fit
+from pyro_vae.training.resume import CHANGEABLE, resume
 from pyro_vae.training.settings import Settings, find_device
 from pyro_vae.training.signals import Interrupted
+from pyro_vae.training.verify import Verification, verify
 
-__all__ = ["Interrupted", "Run", "Settings", "find_device", "fit", "resume"]
+__all__ = [
+    "CHANGEABLE",
+    "Interrupted",
+    "Run",
+    "Settings",
+    "Verification",
+    "find_device",
+    "fit",
+    "resume",
+    "verify",
+]

@@ -8,7 +8,7 @@ import inspect
 import math
 import textwrap
 import time
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -20,20 +20,21 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae import checkpoint, evaluate
-from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.checks import ConfigError, check
 from pyro_vae.conditional import observing
-from pyro_vae.data import Data, load
+from pyro_vae.data import Data
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.objectives import elbo_terms, in_closed_form, scale_latents
 from pyro_vae.objectives.importance import by_datum, traces
-from pyro_vae.program import Program, parameters_known, seed_generators
-from pyro_vae.registry import ConfigError, Trust
+from pyro_vae.program import Program, one_thread, parameters_known, seed_generators
 from pyro_vae.svi import SVI, NonFiniteLossError
 from pyro_vae.training import state as states
-from pyro_vae.training.report import Report, write_history
+from pyro_vae.training.folder import Folder, Resume, opened
+from pyro_vae.training.report import Report
 from pyro_vae.training.schedules import LearningRate, warmup
 from pyro_vae.training.settings import Settings, find_device
-from pyro_vae.training.signals import Interrupted, alone, collected
+from pyro_vae.training.signals import Stops, collected
+from pyro_vae.training.stamps import stamp
 from pyro_vae.training.state import State
 
 COMPILED_STEPS = 1000
@@ -83,10 +84,11 @@ class _Training:
     settings: Settings
     svi: SVI
     rate: LearningRate
-    folder: Path | None
+    folder: Folder | None
     callback: Callback | None
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
+    finite: set[str] = field(default_factory=set)
 
     @property
     def num_batches(self) -> int:
@@ -102,9 +104,10 @@ class _Training:
             raise ConfigError(f"beta({epoch:g}) is {beta}; it must be a number from 0 up")
         return beta
 
-    def epoch(self, report: Report, signals: Sequence[int]) -> None:
+    def epoch(self, report: Report, stops: Stops) -> None:
         """Trains for an epoch, or what is left of it, and saves."""
-        began, state, split = time.monotonic(), self.state, self.data.train
+        state, split = self.state, self.data.train
+        began, every = time.monotonic() - state.seconds, self.settings.save_every
         self.program.train()
         redraw_seed, order_seed = map(
             int, np.random.SeedSequence([self.settings.seed, state.epoch]).generate_state(2)
@@ -125,21 +128,19 @@ class _Training:
             sums.add_(losses, alpha=len(next(iter(batch.values()))))
             state.batch += 1
             report.step(functools.partial(self.figures, losses))
-            if signals:
-                with self.locating():
-                    self.svi.check()
-                state.sums = sums.tolist()
-                state.seconds += time.monotonic() - began
+            ends = bool(stops)
+            if ends or (every and state.batch % every == 0 and state.batch < self.num_batches):
+                self.check()
+                state.sums, state.seconds = sums.tolist(), time.monotonic() - began
                 self.save()
-                raise Interrupted(self.how_to_resume(), signals[0])
-        with self.locating():
-            self.svi.check()
-        if not all(p.isfinite().all() for p in self.program.parameters()):
-            raise NonFiniteLossError(self.non_finite("a parameter is not finite after the epoch's last step"))
+            if ends:
+                raise stops.interrupted(self.how_to_resume())
+        self.check()
         row = self.measure(sums / len(split))
         self.rate.end_epoch(row)
-        row["seconds"] = round(state.seconds + time.monotonic() - began, 3)
+        row["seconds"] = round(time.monotonic() - began, 3)
         state.history.append(row)
+        state.digests.append(checkpoint.digest(self.program.state_dict()))
         state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, [], 0.0
         state.finished = state.epoch >= self.settings.epochs
         verdict = self.watch(row)
@@ -147,12 +148,22 @@ class _Training:
         report.epoch(row, state.finished)
         if not state.finished and self.called_back(row):
             state.finished = True
-            verdict = f"stopped by the callback after epoch {state.epoch}{self.take_best()}"
+            verdict = f"stopped by the callback after epoch {state.epoch}"
             self.save()
+        if state.finished:
+            verdict = (verdict + self.take_best()).removeprefix(": ")
         if verdict:
             report.line(verdict)
-        if signals and not state.finished:
-            raise Interrupted(self.how_to_resume(), signals[0])
+        if stops and not state.finished:
+            raise stops.interrupted(self.how_to_resume())
+
+    def check(self) -> None:
+        """Refuses to go on, or to save, where a step failed or left what is not finite."""
+        with self.locating():
+            self.svi.check()
+        if broken := sorted(self.finite - checkpoint.finite(self.program.state_dict())):
+            reason = f"{', '.join(broken[:3])} not finite after step {self.svi.num_steps}"
+            raise NonFiniteLossError(self.non_finite(reason))
 
     def figures(self, totals: Tensor) -> dict[str, float]:
         """The loss and the ELBO's terms by name."""
@@ -180,7 +191,7 @@ class _Training:
         return row
 
     def watch(self, row: Mapping[str, float]) -> str:
-        """Keeps the best weights, and decides whether to stop, and then restores them."""
+        """Keeps the best weights, and decides whether to stop, and says why."""
         state, patience, begins = self.state, self.settings.patience, self.settings.warmup_epochs
         if patience is None:
             return ""
@@ -189,8 +200,7 @@ class _Training:
             self.best = {name: value.clone() for name, value in self.program.state_dict().items()}
         stop = state.epoch - max(state.best_epoch, begins) >= patience
         state.finished = state.finished or stop
-        why = f"stopped early, without a better validation ELBO for {patience} epochs" if stop else ""
-        return (why + self.take_best()).removeprefix(": ") if state.finished else ""
+        return f"stopped early, without a better validation ELBO for {patience} epochs" if stop else ""
 
     def take_best(self) -> str:
         """Restores the weights of the best epoch, where they were kept, and says so."""
@@ -209,14 +219,38 @@ class _Training:
             return bool(self.callback(self.state.epoch, dict(row), self.program))
 
     def save(self) -> None:
-        """Writes the history and the checkpoint."""
-        if self.folder is None:
-            return
-        if self.state.history:  # first, so that it is never behind; resuming rewrites it
-            write_history(self.folder, self.state.history)
-        states.save(
-            self.folder, self.state, self.program, self.best, self.svi, self.rate, self.data.fingerprint
+        """Writes the checkpoint."""
+        if self.folder is not None:
+            self.folder.save(*self.pack(self.folder), self.settings.keep)
+
+    def pack(self, folder: Folder) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        """What is saved."""
+        fingerprint = self.data.fingerprint
+        return states.pack(
+            self.state, self.program, self.best, self.svi, self.rate, fingerprint, folder.values
         )
+
+    def begin(self) -> None:
+        """Writes the first files of a run, or takes up the checkpoint of one that is gone on with."""
+        folder, epochs = self.folder, self.settings.epochs
+        going_on = folder is not None and folder.going_on
+        if folder is not None and going_on:
+            path, fingerprint = folder.path / checkpoint.CHECKPOINT, self.data.fingerprint
+            self.state, self.best = states.restore(
+                path, *folder.load(), self.program, self.svi, self.rate, self.num_batches, fingerprint
+            )
+            if self.state.planned[-1] != epochs:
+                self.state.more(epochs, folder.path)
+        state, here = self.state, stamp(self.program.device)
+        state.planned = state.planned or [epochs]
+        if state.finished:
+            self.take_best()
+        elif not state.stamps or here != {n: v for n, v in state.stamps[-1].items() if n != "epoch"}:
+            state.stamps.append({"epoch": state.epoch} | here)
+        if folder is not None and not going_on:
+            folder.start(*self.pack(folder))
+        elif folder is not None and not state.finished:
+            folder.forget_model()
 
     @contextmanager
     def ragged(self, size: int) -> Iterator[None]:
@@ -243,24 +277,25 @@ class _Training:
 
     def non_finite(self, reason: str) -> str:
         """Where training stopped, why, and what is left."""
-        done = self.state.epoch
-        kept = f" The last good checkpoint, after {done} epochs, is in {self.folder}." if self.folder else ""
-        return f"epoch {done + 1}: {reason}.{kept} Try a lower lr, or clip_norm=100"
+        folder = self.folder
+        kept = f" The last good checkpoint, after {folder.saved}, is in {folder.path}." if folder else ""
+        return f"epoch {self.state.epoch + 1}: {reason}.{kept} Try a lower lr, or clip_norm=100"
 
     def how_to_resume(self) -> str:
         """Where training stopped, and how to go on."""
         where = f"stopped in epoch {self.state.epoch + 1}, after {self.state.batch} batches"
         if self.folder is None:
             return f"{where}; nothing is kept of a run without a folder: pv.fit(..., folder='runs/mine')"
-        return f"{where}, and saved. Go on with: pyro-vae train --resume {self.folder}"
+        return f"{where}, and saved. Go on with: pyro-vae train --resume {self.folder.path}"
 
 
+@one_thread()
 def fit(
     program: Program,
     data: Data,
     *,
     folder: str | Path | None = None,
-    resume: bool = False,
+    resume: Resume = False,
     callback: Callback | None = None,
     progress: bool = True,
     **settings: Any,
@@ -275,7 +310,7 @@ def fit(
         program: the model and its guide; trained in place, on ``device``.
         data: as made by ``pv.data.load``; moved to ``device``.
         folder: where the run is kept, to be resumed and loaded; None, and nothing is written.
-        resume: go on from the folder's checkpoint.
+        resume: go on from the folder's checkpoint; ``"auto"``, if there is one, and else start.
         callback: called after each epoch with its number, its row of the history and the program, in
             evaluation mode; training stops when it returns what is true.
         progress: show a bar on a terminal, lines elsewhere.
@@ -286,10 +321,13 @@ def fit(
         DataError: the data lie outside the likelihood's support, or have another shape.
         CheckpointError: the folder holds a run already (or none, to resume), or another one.
         NonFiniteLossError: the loss became NaN or infinite; the last checkpoint is untouched.
-        Interrupted: SIGINT or SIGTERM; the step was finished and, where there is a folder, saved.
+        Interrupted: SIGINT, SIGTERM or SIGUSR1, or ``max_minutes`` are over; the step was finished and, where
+            there is a folder, saved.
+        RuntimeError: another thread of the process trains or evaluates.
     """
     chosen = Settings.from_plain(settings, trust="*")
-    folder = Path(folder) if folder is not None else None
+    check("progress", progress, bool)
+    folder = Path(check("folder", folder, str | Path)) if folder is not None else None
     _check(program, data, chosen, folder, resume, callback)
     values = checkpoint.describe(program) | data.config | chosen.to_plain()
     place = find_device(chosen.device)
@@ -303,25 +341,19 @@ def fit(
         evaluate.check(program, split)
     gaps = frozenset[str]().union(*(split.gaps for split in splits))
     devices = [place.index or 0] if place.type == "cuda" else []
-    with torch.random.fork_rng(devices), collected() as signals, observing(gaps):
+    with (
+        torch.random.fork_rng(devices),
+        collected(chosen.max_minutes) as stops,
+        observing(gaps),
+        opened(folder, resume, values) as kept,
+    ):
         seed_generators(chosen.seed, place)
         if not program.initialized:
             program.see_gaps(gaps)
             program.initialize(data.train)
-        training = _prepare(program, data, chosen, folder, callback)
-        if folder is not None and resume:
-            _refuse_differences(folder, values)
-            training.state, training.best = states.restore(
-                folder, program, training.svi, training.rate, data.fingerprint
-            )
-        elif folder is not None:
-            if (folder / checkpoint.CONFIG).exists():
-                checkpoint.write_config(folder, values)  # which refuses, before a file is touched
-            folder.mkdir(parents=True, exist_ok=True)
-            # In this order, so that what has a configuration can always be resumed.
-            training.save()
-            checkpoint.write_config(folder, values)
-        _train(training, signals, progress)
+        training = _prepare(program, data, chosen, kept, callback)
+        training.begin()
+        _train(training, stops, progress)
     program.eval()
     return Run(program, data, training.state.history, folder)
 
@@ -332,28 +364,25 @@ _listed = "\n".join(textwrap.fill(line, 105, subsequent_indent=" " * 12) for lin
 fit.__doc__ = f"{fit.__doc__}\n    Settings:\n{_listed}\n"
 
 
-def _train(training: _Training, signals: Sequence[int], progress: bool) -> None:
+def _train(training: _Training, stops: Stops, progress: bool) -> None:
     state, num_batches, folder = training.state, training.num_batches, training.folder
-    first = state.epoch * num_batches + state.batch
-    with (
-        alone(folder),
-        Report(folder, training.settings.epochs, num_batches, first, progress, state.finished) as report,
-    ):
+    first, path = state.epoch * num_batches + state.batch, folder.path if folder else None
+    with Report(path, training.settings.epochs, num_batches, first, progress, state.finished) as report:
         if not state.finished:
             for line in _opening(training):
                 report.line(line)
             training.svi.log = report.line
         while not state.finished:
-            training.epoch(report, signals)
+            training.epoch(report, stops)
         if folder is not None:
-            checkpoint.save_model(folder, training.program)
-        if signals:
-            where = f"the model is saved in {folder}" if folder else "the program is trained"
-            raise Interrupted(f"training had ended, and {where}", signals[0])
+            folder.finish(training.program)
+        if stops.received:
+            where = f"the model is saved in {path}" if folder else "the program is trained"
+            raise stops.interrupted(f"training had ended, and {where}")
 
 
 def _prepare(
-    program: Program, data: Data, settings: Settings, folder: Path | None, callback: Callback | None
+    program: Program, data: Data, settings: Settings, folder: Folder | None, callback: Callback | None
 ) -> _Training:
     """The optimizer, its schedule and the step."""
     optimizer = make_optimizer(settings.optimizer, program, settings.lr)
@@ -372,6 +401,7 @@ def _prepare(
         terms=lambda model, guide: _terms(training, model, guide),
     )
     training = _Training(program, data, settings, svi, rate, folder, callback)
+    training.finite = checkpoint.finite(program.state_dict())
     return training
 
 
@@ -425,7 +455,7 @@ def make_optimizer(
 
 
 def _check(
-    program: Any, data: Any, settings: Settings, folder: Path | None, resume: bool, callback: Any
+    program: Any, data: Any, settings: Settings, folder: Path | None, resume: Any, callback: Any
 ) -> None:
     if not isinstance(program, Program):
         raise TypeError(f"fit takes a program, such as pv.VAE(...), not {type(program).__name__}")
@@ -435,23 +465,14 @@ def _check(
         )
     if callback is not None and not callable(callback):
         raise TypeError(f"callback={callback!r} is no function (epoch, metrics, program)")
+    check("resume", resume, Resume)
     if resume and folder is None:
-        raise ConfigError("resume=True needs the folder of a run: folder='runs/mine'")
+        raise ConfigError(f"resume={resume!r} needs the folder of a run: folder='runs/mine'")
     if settings.patience is not None and not len(data.validation):
         raise ConfigError(
             f"patience={settings.patience} needs validation data to watch, and there are none: "
             "pv.data.load(..., validation=0.1)"
         )
-
-
-def _refuse_differences(folder: Path, values: Mapping[str, Any]) -> None:
-    stored = checkpoint.read_config(folder)
-    for name in values:
-        if name != "device" and stored.get(name) != values[name]:
-            raise CheckpointError(
-                f"{folder} is a run with {name}={stored.get(name)!r}, not {values[name]!r}, and cannot be "
-                f"gone on with differently; resume it as it is: pv.resume({str(folder)!r})"
-            )
 
 
 def _opening(training: _Training) -> Iterator[str]:
@@ -461,6 +482,11 @@ def _opening(training: _Training) -> Iterator[str]:
     kind = "compiled" if training.svi.compile else "eager"
     hint = f" (compile=True compiles them; auto does from {COMPILED_STEPS})"
     why = hint if settings.compile == "auto" and not training.svi.compile else ""
+    if len(planned := training.state.planned) > 1:
+        yield (
+            f"{planned[-2]} epochs were planned, now {planned[-1]}: a schedule over the whole run is from "
+            f"epoch {planned[-2] + 1} on that of {planned[-1]} epochs"
+        )
     yield f"{settings.epochs * training.num_batches} steps, {kind}, {settings.precision}{why}"
     with program.evaluating():
         model, guide = traces(program, program.place(training.data.train.batch(slice(0, 1))), 1)
@@ -474,42 +500,3 @@ def _opening(training: _Training) -> Iterator[str]:
         estimated = [site for site, closed in in_closed_form(model, guide).items() if not closed]
     told = f"as estimated from draws ({', '.join(estimated)})" if estimated else "in closed form"
     yield f"KL reported {told}"
-
-
-def resume(
-    folder: str | Path,
-    *,
-    program: Program | None = None,
-    data: Data | None = None,
-    trust: Trust = (),
-    callback: Callback | None = None,
-    progress: bool = True,
-) -> Run:
-    """Goes on with an interrupted run; the finished run has the bits of an uninterrupted one.
-
-    Args:
-        folder: of the run.
-        program: one built as the run's was, if its parts have no import path.
-        data: the run's data, if they were an array and not a name or a file.
-        trust: modules of one's own that the run's configuration may import from.
-        callback: as in ``fit``.
-        progress: show a bar on a terminal, lines elsewhere.
-
-    Raises:
-        CheckpointError, ConfigError, DataError: the run cannot be gone on with, and why.
-    """
-    folder = Path(folder)
-    values = checkpoint.read_config(folder)
-    _, meta = checkpoint.load_tensors(folder / checkpoint.CHECKPOINT)
-    if data is None:
-        if values.get("data") is None:
-            raise CheckpointError(
-                f"{folder} was trained on an array, which is not kept with it; pass it: "
-                f"pv.resume({str(folder)!r}, data=pv.data.load(array))"
-            )
-        data = load(**checkpoint.options(load, values))
-    program = checkpoint.build(values, meta, folder, trust, program)
-    names = Settings.documentation().keys() & values.keys()
-    settings = Settings.from_plain({name: values[name] for name in names}, trust)
-    objects = {name: getattr(settings, name) for name in names}
-    return fit(program, data, **objects, folder=folder, resume=True, callback=callback, progress=progress)

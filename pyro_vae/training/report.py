@@ -1,13 +1,15 @@
-"""What a run tells while it goes: a bar or lines, log.txt, TensorBoard, history.csv."""
+"""What a run tells while it goes: a bar or lines, log.txt, TensorBoard."""
 
 from __future__ import annotations
 
-import csv
+import contextlib
+import importlib
 import importlib.util
-import io
+import socket
 import sys
 import time
-from collections.abc import Callable, Mapping, Sequence
+import warnings
+from collections.abc import Callable, Iterator, Mapping
 from datetime import datetime
 from pathlib import Path
 from typing import Any
@@ -27,7 +29,8 @@ class Report:
         self.epochs, self.num_batches, self.taken = epochs, num_batches, step
         self.lines = progress and not terminal
         self.last_line = self.last_read = 0.0
-        self.log = (folder / "log.txt").open("a") if folder else None  # closed on exit
+        self.log: Any = None
+        self.events: Any = None
         self.validation: dict[str, str] = {}
         self.bar = tqdm(
             total=epochs * num_batches,
@@ -36,11 +39,11 @@ class Report:
             unit="step",
             dynamic_ncols=True,
         )
-        self.writer = None
-        if folder and importlib.util.find_spec("tensorboard") and not finished:
-            from torch.utils.tensorboard import SummaryWriter
-
-            self.writer = SummaryWriter(str(folder / "tensorboard"), purge_step=step // num_batches + 1)
+        with self._logging():
+            if folder:
+                self.log = (folder / checkpoint.LOG).open("a")  # closed on exit
+            if folder and importlib.util.find_spec("tensorboard") and not finished:
+                self.events = _Events(folder / "tensorboard", step // num_batches + 1)
 
     def __enter__(self) -> Report:
         return self
@@ -49,10 +52,10 @@ class Report:
         self.bar.close()
         if error is not None:
             self._write(f"{type(error).__name__}: {error}")
-        if self.log:
-            self.log.close()
-        if self.writer:
-            self.writer.close()
+        for file in (self.log, self.events):
+            if file:
+                with self._logging():
+                    file.close()
 
     def step(self, figures: Callable[[], Mapping[str, float]]) -> None:
         """After a step, with a function that waits for it and tells its loss and the like."""
@@ -76,31 +79,75 @@ class Report:
         text = f"epoch {row['epoch']}/{self.epochs}{named}"
         self._write(f"{text}  {row['seconds']:.1f} s")
         if self.lines and (finished or time.monotonic() - self.last_line > 1):
-            print(text, flush=True)
+            self._print(text)
             self.last_line = time.monotonic()
-        if self.writer:
-            for key, value in row.items():
-                self.writer.add_scalar(key, value, int(row["epoch"]))
-            self.writer.flush()
+        if self.events:
+            with self._logging():
+                self.events.add(row)
 
     def line(self, text: str) -> None:
         """Anything else worth telling."""
         self._write(text)
         if self.lines:
-            print(text, flush=True)
+            self._print(text)
         elif not self.bar.disable:
             self.bar.write(text)
 
+    def _print(self, text: str) -> None:
+        try:
+            print(text, flush=True)
+        except OSError:  # nobody reads it any more
+            self.lines = False
+
     def _write(self, text: str) -> None:
         if self.log:
-            self.log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
-            self.log.flush()
+            with self._logging():
+                self.log.write(f"{datetime.now():%Y-%m-%d %H:%M:%S}  {text}\n")
+                self.log.flush()
+
+    @contextlib.contextmanager
+    def _logging(self) -> Iterator[None]:
+        """A log that cannot be written ends, with a warning; training goes on, whose results it is not."""
+        try:
+            yield
+        except OSError as error:
+            for file in (self.log, self.events):
+                if file:
+                    with contextlib.suppress(OSError):
+                        file.close()
+            self.log = self.events = None
+            text = f"log.txt and TensorBoard end here: they cannot be written ({error.strerror or error})"
+            warnings.warn(text, stacklevel=4)
 
 
-def write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None:
-    """Writes history.csv, a row an epoch."""
-    text = io.StringIO()
-    writer = csv.DictWriter(text, history[0].keys())
-    writer.writeheader()
-    writer.writerows(history)
-    checkpoint.write(folder / "history.csv", text.getvalue().encode())
+class _Events:
+    """TensorBoard's file of scalars; what an earlier process wrote of epochs from ``first`` on is void."""
+
+    def __init__(self, folder: Path, first: int):
+        event_pb2, summary_pb2, record_writer = map(
+            importlib.import_module,
+            (
+                "tensorboard.compat.proto.event_pb2",
+                "tensorboard.compat.proto.summary_pb2",
+                "tensorboard.summary.writer.record_writer",
+            ),
+        )
+        self.event, self.summary = event_pb2.Event, summary_pb2.Summary
+        folder.mkdir(exist_ok=True)
+        name = f"events.out.tfevents.{time.time_ns()}.{socket.gethostname()}"
+        self.writer = record_writer.RecordWriter((folder / name).open("xb"))
+        self._write(file_version="brain.Event:2")
+        status = event_pb2.SessionLog.START
+        self._write(step=first, session_log=event_pb2.SessionLog(status=status))
+
+    def add(self, row: Mapping[str, float]) -> None:
+        """An epoch's row of the history."""
+        values = [self.summary.Value(tag=name, simple_value=value) for name, value in row.items()]
+        self._write(step=int(row["epoch"]), summary=self.summary(value=values))
+
+    def close(self) -> None:
+        self.writer.close()
+
+    def _write(self, **content: Any) -> None:
+        self.writer.write(self.event(wall_time=time.time(), **content).SerializeToString())
+        self.writer.flush()

@@ -10,7 +10,7 @@ from typing import Any
 import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 from pyro_vae.svi import set_lr
 
 SCHEDULES: dict[str, Callable[[float], float]] = {

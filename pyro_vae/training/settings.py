@@ -17,7 +17,8 @@ import torch
 from pyro.optim import PyroOptim
 
 from pyro_vae import registry
-from pyro_vae.registry import ConfigError, Trust
+from pyro_vae.checks import ConfigError
+from pyro_vae.registry import Trust
 from pyro_vae.training.schedules import SCHEDULES
 
 Rate = float | Callable[[float], float]
@@ -49,6 +50,9 @@ class Settings:
             training, with distributions, the KL, parameters and all evaluation in float32.
         device: cpu, cuda, or auto: cuda if there is one.
         seed: of the noise, the order of the data and the dynamic binarisation.
+        save_every: steps after which a checkpoint is written within an epoch, besides that at its end.
+        keep: epochs whose checkpoints stay, the last ones, as checkpoint-EPOCH.safetensors.
+        max_minutes: time after which training ends at the next step, with all saved, to be gone on with.
 
     Raises:
         ConfigError: a value is of the wrong type, or will not do.
@@ -68,12 +72,19 @@ class Settings:
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
     seed: int = 0
+    save_every: int | None = None
+    keep: int = 0
+    max_minutes: float | None = None
 
     def __post_init__(self) -> None:
         for name, hint in typing.get_type_hints(type(self)).items():
             value = getattr(self, name)
             value = value.item() if isinstance(value, np.generic) else value
-            if inspect.isclass(value) and issubclass(value, pyro.infer.ELBO):
+            if (
+                inspect.isclass(value)
+                and issubclass(value, pyro.infer.ELBO)
+                and (value not in registry.UNUSABLE)
+            ):
                 value = value()
             object.__setattr__(self, name, value)
             registry.check(name, value, hint)
@@ -149,12 +160,14 @@ def _schedule(value: Any) -> str:
 
 
 _CHECKS: dict[str, Callable[[Any], str]] = {
-    **dict.fromkeys(("epochs", "batch_size", "lr", "clip_norm", "patience"), _positive),
+    **dict.fromkeys(
+        ("epochs", "batch_size", "lr", "clip_norm", "patience", "save_every", "max_minutes"), _positive
+    ),
     "optimizer": _optimizer,
     "schedule": _schedule,
     "loss": _loss,
     "beta": _beta,
-    "warmup_epochs": lambda value: "" if value >= 0 else "must not be negative",
+    **dict.fromkeys(("warmup_epochs", "keep"), lambda value: "" if value >= 0 else "must not be negative"),
     "seed": lambda value: "" if 0 <= value < 2**32 else "must lie from 0 up to 2**32",
 }
 """What is wrong with a value of the right type, by option."""

@@ -1,63 +1,70 @@
-"""Signals, and one process to a run."""
+"""What ends training before its time: signals, and a limit of time."""
 
 from __future__ import annotations
 
+import math
 import signal
 import threading
+import time
 from collections.abc import Iterator
 from contextlib import contextmanager
-from pathlib import Path
 from typing import Any
 
-from pyro_vae.checkpoint import CheckpointError
-
-try:
-    import fcntl
-except ImportError:  # not on this system
-    fcntl = None  # type: ignore[assignment]
+OUT_OF_TIME = 75
+"""Exit code of a run that its time limit stopped: call again."""
 
 
 class Interrupted(KeyboardInterrupt):
-    """Training was stopped by a signal; the message says how to go on."""
+    """Training was stopped by a signal, or by its time limit (None); the message says how to go on."""
 
-    def __init__(self, message: str, signum: int):
+    def __init__(self, message: str, signum: int | None):
         super().__init__(message)
         self.signum = signum
 
+    @property
+    def code(self) -> int:
+        """Exit code of a process that it ends."""
+        return OUT_OF_TIME if self.signum is None else 128 + self.signum
+
+
+class Stops:
+    """Whether training is to end at the next step: a signal came, or so many minutes are over."""
+
+    def __init__(self, minutes: float | None = None):
+        self.received: list[int] = []
+        self.end = math.inf if minutes is None else time.monotonic() + 60 * minutes
+
+    def __bool__(self) -> bool:
+        return bool(self.received) or time.monotonic() >= self.end
+
+    def interrupted(self, message: str) -> Interrupted:
+        """What to raise."""
+        return Interrupted(message, self.received[0] if self.received else None)
+
 
 @contextmanager
-def collected() -> Iterator[list[int]]:
-    """Collects SIGINT and SIGTERM, to finish the step in progress; the same one again acts as ever."""
-    received: list[int] = []
+def collected(minutes: float | None = None) -> Iterator[Stops]:
+    """Collects SIGINT, SIGTERM and SIGUSR1, to finish the step in progress; a second one acts as ever."""
+    stops = Stops(minutes)
     if threading.current_thread() is not threading.main_thread():
-        yield received
+        yield stops
         return
 
     def handle(signum: int, frame: Any) -> None:
-        received.append(signum)
+        stops.received.append(signum)
         signal.signal(signum, previous[signum])
 
-    previous: dict[int, Any] = {s: signal.signal(s, handle) for s in (signal.SIGINT, signal.SIGTERM)}
+    wanted: list[int] = [signal.SIGINT, signal.SIGTERM]
+    # By which schedulers of clusters tell that time is nearly up; unless the program has its own use for it.
+    told = getattr(signal, "SIGUSR1", None)
+    if told is not None and signal.getsignal(told) == signal.SIG_DFL:
+        wanted.append(told)
+    previous: dict[int, Any] = {}
+    for signum in wanted:
+        previous[signum] = signal.getsignal(signum) or signal.SIG_DFL
+        signal.signal(signum, handle)
     try:
-        yield received
+        yield stops
     finally:
-        for signum, handler in previous.items():
-            signal.signal(signum, handler)
-
-
-@contextmanager
-def alone(folder: Path | None) -> Iterator[None]:
-    """Refuses to train a run that another process is training; a killed process leaves no lock.
-
-    Raises:
-        CheckpointError: another process is.
-    """
-    if folder is None or fcntl is None:
-        yield
-        return
-    with (folder / ".lock").open("w") as lock:
-        try:
-            fcntl.flock(lock, fcntl.LOCK_EX | fcntl.LOCK_NB)
-        except OSError:
-            raise CheckpointError(f"another process is training {folder}; wait for it, or stop it") from None
-        yield
+        for number, handler in previous.items():
+            signal.signal(number, handler)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
 from pathlib import Path
 from typing import Any
@@ -32,6 +32,9 @@ class State:
         best_epoch: of the best validation ELBO.
         best_elbo: that ELBO.
         finished: whether there is nothing more to do.
+        planned: epochs that the run was to have, at its start and since it was given more.
+        digests: of the weights, after each epoch done.
+        stamps: where it was trained, each with the epochs done when it came there.
     """
 
     epoch: int = 0
@@ -43,18 +46,73 @@ class State:
     best_epoch: int = 0
     best_elbo: float = -math.inf
     finished: bool = False
+    planned: list[int] = field(default_factory=list)
+    digests: list[str] = field(default_factory=list)
+    stamps: list[dict[str, Any]] = field(default_factory=list)
+
+    def more(self, epochs: int, folder: Path) -> None:
+        """Gives more epochs to a run that has done all that it was to have.
+
+        Raises:
+            CheckpointError: it has not, or would get fewer.
+        """
+        planned = self.planned[-1]
+        if epochs <= planned or self.epoch < planned:
+            stopped = ", and has stopped there" if self.finished and self.epoch < planned else ""
+            raise CheckpointError(
+                f"{folder} is a run of {planned} epochs that has done {self.epoch}{stopped}, and cannot be "
+                f"one of {epochs}; one that has done all can have more: pyro-vae train --resume {folder}"
+            )
+        self.planned.append(epochs)
+        self.finished = False
 
 
-def save(
-    folder: Path,
+def _each(kind: Any) -> Callable[[Any], bool]:
+    return lambda value: isinstance(value, list) and all(isinstance(item, kind) for item in value)
+
+
+def _is_number(value: Any) -> bool:
+    return isinstance(value, float) or (type(value) is int and abs(value) < 2**63)
+
+
+def _is_row(value: Any) -> bool:
+    return (
+        isinstance(value, dict) and {"epoch", "loss", "seconds"} <= value.keys() and _numbers(value.values())
+    )
+
+
+def _numbers(values: Iterable[Any]) -> bool:
+    return all(map(_is_number, values))
+
+
+SCHEMA: checkpoint.Schema = {
+    **dict.fromkeys(("epoch", "batch", "best_epoch", "num_steps"), checkpoint.is_count),
+    "sums": lambda value: isinstance(value, list) and _numbers(value),
+    "terms": _each(str),
+    "seconds": lambda value: _is_number(value) and value >= 0,
+    "history": lambda value: isinstance(value, list) and all(map(_is_row, value)),
+    "best_elbo": _is_number,
+    "finished": lambda value: isinstance(value, bool),
+    "planned": lambda value: isinstance(value, list) and bool(value) and all(map(checkpoint.is_count, value)),
+    "digests": _each(str),
+    "stamps": _each(dict),
+    "fingerprint": lambda value: isinstance(value, str),
+    "schedule": lambda value: isinstance(value, dict),
+    "optimizer": lambda value: isinstance(value, dict) and value.keys() == {"scalars", "param_groups"},
+}
+"""What a checkpoint says besides its run's identity."""
+
+
+def pack(
     state: State,
     program: Program,
     best: Mapping[str, Tensor],
     svi: SVI,
     rate: LearningRate,
     fingerprint: str,
-) -> None:
-    """Writes the checkpoint, all in one file."""
+    values: Mapping[str, Any],
+) -> tuple[dict[str, Tensor], dict[str, Any]]:
+    """All that resuming takes, as tensors and JSON values; ``values`` is the run's configuration."""
     tensors = {f"model.{name}": value for name, value in program.state_dict().items()}
     tensors |= {f"best.{name}": value for name, value in best.items()} | {"rng.cpu": torch.get_rng_state()}
     if program.device.type == "cuda":
@@ -71,39 +129,82 @@ def save(
         {name: value.item() if isinstance(value, Tensor) else value for name, value in group.items()}
         for group in saved["param_groups"]
     ]
-    meta = asdict(state) | checkpoint.identity(program)
+    meta = asdict(state) | checkpoint.identity(program, values)
     meta |= {"fingerprint": fingerprint, "num_steps": svi.num_steps, "schedule": rate.state()}
     meta["optimizer"] = {"scalars": scalars, "param_groups": groups}
-    checkpoint.save_tensors(folder / checkpoint.CHECKPOINT, tensors, meta)
+    return tensors, meta
+
+
+def read(path: Path, meta: Mapping[str, Any]) -> State:
+    """Where training stands, as a checkpoint says.
+
+    Raises:
+        CheckpointError: it is damaged.
+    """
+    checkpoint.check_schema(path, meta, SCHEMA)
+    state = State(**{name: meta[name] for name in State.__dataclass_fields__})
+    if {len(state.history), len(state.digests)} != {state.epoch}:
+        raise CheckpointError(
+            f"{path} is damaged: its counts disagree; restore it from a copy, or train anew"
+        )
+    return state
 
 
 def restore(
-    folder: Path, program: Program, svi: SVI, rate: LearningRate, fingerprint: str
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    program: Program,
+    svi: SVI,
+    rate: LearningRate,
+    num_batches: int,
+    fingerprint: str,
 ) -> tuple[State, dict[str, Tensor]]:
-    """Takes up what ``save`` wrote, and returns the state and the weights of the best epoch.
+    """Takes up what ``pack`` gave, and returns the state and the weights of the best epoch.
+
+    Args:
+        path: of the file, for messages.
+        tensors, meta: that it holds.
+        program, svi, rate: to be brought where they were.
+        num_batches: steps in an epoch.
+        fingerprint: of the data given.
 
     Raises:
-        CheckpointError: it is of other data, or of another program.
+        CheckpointError: it is damaged, or of other data, or of another program.
     """
-    path = folder / checkpoint.CHECKPOINT
+    state = read(path, meta)
+    if meta["fingerprint"] != fingerprint:
+        raise CheckpointError(
+            f"{path.parent} was trained on other data ({meta['fingerprint']}) than given ({fingerprint}); "
+            "give the same data, or start a new run"
+        )
+    steps, sums = state.epoch * num_batches + state.batch, len(state.terms) + 1 if state.batch else 0
+    if meta["num_steps"] != steps or len(state.sums) != sums:
+        raise CheckpointError(
+            f"{path} is damaged: its counts disagree; restore it from a copy, or train anew"
+        )
     try:
-        return _restore(path, program, svi, rate, fingerprint)
-    except (KeyError, TypeError, AttributeError, IndexError) as error:
+        best = _restore(path, tensors, meta, program, svi, rate)
+    except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
+        if isinstance(error, CheckpointError):
+            raise
         raise CheckpointError(
             f"{path} is damaged ({error!r}); restore it from a copy, or train anew"
         ) from error
+    return state, best
 
 
 def _restore(
-    path: Path, program: Program, svi: SVI, rate: LearningRate, fingerprint: str
-) -> tuple[State, dict[str, Tensor]]:
-    folder = path.parent
-    tensors, meta = checkpoint.load_tensors(path)
-    if meta["fingerprint"] != fingerprint:
-        raise CheckpointError(
-            f"{folder} was trained on other data ({meta['fingerprint']}) than given ({fingerprint}); give "
-            "the same data, or start a new run"
-        )
+    path: Path,
+    tensors: Mapping[str, Tensor],
+    meta: Mapping[str, Any],
+    program: Program,
+    svi: SVI,
+    rate: LearningRate,
+) -> dict[str, Tensor]:
+    best = checkpoint.under("best.", tensors)
+    if best:  # which must fit, too
+        checkpoint.load_state(program, best, path)
     checkpoint.load_state(program, checkpoint.under("model.", tensors), path)
     entries: dict[int, dict[str, Any]] = {}
     for name, value in checkpoint.under("optimizer.", tensors).items():
@@ -129,6 +230,4 @@ def _restore(
     torch.set_rng_state(tensors["rng.cpu"])
     if "rng.cuda" in tensors and program.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], program.device)
-    names = State.__dataclass_fields__
-    state = State(**{name: value for name, value in meta.items() if name in names})
-    return state, checkpoint.under("best.", tensors)
+    return best

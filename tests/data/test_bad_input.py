@@ -54,7 +54,7 @@ class TestBadInput:
     def test_empty(self):
         self.refuses("is empty", np.zeros((0, 3)))
         self.refuses("is empty", np.zeros((3, 0)))
-        self.refuses("is empty", np.float64(3.0))
+        self.refuses("is a single number", np.float64(3.0))
 
     def test_one_dimensional(self):
         self.refuses(r"x\[:, None\]", np.zeros(5))
@@ -94,7 +94,7 @@ class TestBadInput:
 
     @pytest.mark.parametrize("data", [None, object(), 3, {"x": None}])
     def test_what_is_no_data(self, data):
-        self.refuses("are of type|is empty", data)
+        self.refuses("are of type|is a single number", data)
 
     def test_labels(self):
         x = np.zeros((3, 2))

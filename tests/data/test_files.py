@@ -1,9 +1,11 @@
+import os
+
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from pyro_vae.data import load
+from pyro_vae.data import DataError, load
 
 
 def values(x, **kwargs):
@@ -160,6 +162,55 @@ class TestStreaming:
     def test_a_draw_does_not_depend_on_the_batch(self, path):
         split = load(path, stream=True, binarize="static").test
         assert torch.equal(split[:], torch.cat([batch["x"] for batch in split.batches(7)]))
+
+    def test_a_file_that_is_cut_short(self, path):
+        data = load(path, stream=True)
+        batches = data.train.batches(50)
+        next(batches)
+        os.truncate(path, 128 + 499 * 30)
+        for use in (lambda: next(batches), lambda: data.test[:], lambda: data.validation.moments()):
+            with pytest.raises(DataError, match=r"big\.npy was cut short .* 15098 of 15128 bytes"):
+                use()
+
+    def test_a_file_that_is_cut_short_while_it_is_looked_at(self, path, monkeypatch):
+        load_npy = np.load
+
+        def then_cut(*args, **kwargs):
+            found = load_npy(*args, **kwargs)
+            os.truncate(path, 1000)
+            return found
+
+        monkeypatch.setattr(np, "load", then_cut)
+        with pytest.raises(DataError, match="cut short"):
+            load(path, stream=True)
+
+    def test_a_file_that_is_written_to(self, path):
+        split = load(path, stream=True).train
+        x = np.load(path)
+        for changed in (x[::-1], x.astype("f4"), np.concatenate([x, x])):
+            np.save(path, changed)  # into the same file
+            with pytest.raises(DataError, match=r"big\.npy was written to after it had been opened"):
+                next(split.batches(50))
+
+    def test_a_file_that_is_replaced_or_removed_is_kept(self, path):
+        split = load(path, stream=True).train
+        expected = split[:].clone()
+        np.save("other.npy", np.zeros((3, 2)))
+        os.replace("other.npy", path)
+        assert torch.equal(split[:], expected)
+        os.remove(path)
+        assert torch.equal(split[:], expected)
+
+    def test_an_array_that_is_mapped_to_be_written_to(self):
+        x = np.lib.format.open_memmap("mine.npy", "w+", np.float32, (50, 2))
+        x[:] = 1
+        split = load(x).train
+        x[:] = 2
+        x.flush()
+        assert split[:].unique().tolist() == [2]
+        os.truncate("mine.npy", 200)
+        with pytest.raises(DataError, match="cut short"):
+            split[:]
 
     def test_trains(self, path):
         import pyro_vae as pv

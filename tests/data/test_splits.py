@@ -69,7 +69,7 @@ class TestShuffling:
         assert (data.train.labels.bincount(minlength=len(counts)).numpy() == left).all()
 
     def test_each_datum_is_held_out_as_often(self):
-        y = np.repeat([0, 1, 2], [3, 10, 27])
+        y = np.repeat([0, 1, 2], [2, 11, 27])
         times = np.zeros(40)
         for seed in range(400):
             test = load(np.arange(40)[:, None], labels=y, validation=0.0, split_seed=seed).test
@@ -77,6 +77,21 @@ class TestShuffling:
         error = (times - 40) / np.sqrt(400 * 0.1 * 0.9)
         assert abs(error).max() < 4
         assert error.std() == pytest.approx(1, abs=0.35)
+
+    @pytest.mark.parametrize("seed", range(10))
+    def test_a_rare_class_is_in_each_split(self, seed):
+        y = np.repeat([0, 1, 2, 3], [4, 296, 3, 97])
+        data = load(np.arange(400)[:, None], labels=y, split_seed=seed)
+        for split in (data.train, data.validation, data.test):
+            assert (split.labels.bincount(minlength=4) > 0).all()
+        rows = torch.cat([split[:] for split in (data.train, data.validation, data.test)])
+        assert torch.equal(rows[:, 0].sort().values, torch.arange(400.0))
+
+    def test_rare_classes_take_no_more_than_others_have_too_much(self):
+        y = np.repeat(np.arange(101), [4] * 100 + [9600])
+        data = load(np.arange(10_000)[:, None], labels=y, validation=0.0)
+        assert data.test.labels.bincount(minlength=101)[100] == 960
+        assert load(np.arange(8)[:, None], labels=np.repeat([0, 1], 4), test=0.1).test.labels.shape == (1,)
 
     def test_unknown_labels_are_a_class(self):
         y = np.where(np.arange(1000) % 10 == 0, np.arange(1000) // 500, np.nan)
@@ -228,13 +243,22 @@ class TestCheck:
         with pytest.raises(DataError, match=r"^1 of 3 data of site 'y'"):
             split.check("y", constraints.integer_interval(0, 1), "", "", "")
 
-    @pytest.mark.parametrize(("loc", "scale"), [(0, 1e-10), (1.7e9, 1), (1e6, 0.01), (3, 0), (0, 1e30)])
+    @pytest.mark.parametrize(("loc", "scale"), [(0, 1e-10), (1.7e9, 1), (1e6, 0.01), (0, 1e30)])
     def test_scales_beyond_single_precision(self, loc, scale):
         x = loc + scale * np.random.default_rng(0).normal(size=(100, 3))
         with pytest.raises(DataError, match="standardise"):
             whole(x).check_scale()
         with pytest.raises(DataError, match="data of site 'w' var"):
             whole({"x": np.eye(100), "w": x}).check_scale("w")
+
+    def test_data_that_do_not_vary(self):
+        for x, what in (
+            (np.full((100, 3), 3.0), "100 in number, are all equal"),
+            (np.ones((1, 2)), "1 in number, are all equal"),
+            (np.full((5, 2), NAN), "5 in number, are all missing"),
+        ):
+            with pytest.raises(DataError, match=what):
+                whole(x).check_scale()
 
     def test_scales_that_are_fine(self):
         split = whole({"x": np.eye(20) * 1e3, "y": np.full(20, 3)})

@@ -12,7 +12,7 @@ from runs import FIT, interrupt_at, same
 from torch import nn
 
 import pyro_vae as pv
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 from pyro_vae.svi import SVI, NonFiniteLossError
 from pyro_vae.training import Interrupted
 from pyro_vae.training.loop import make_optimizer
@@ -488,5 +488,5 @@ class TestNonFinite:
                     self.param_groups[0]["params"][0].fill_(math.inf)
 
         monkeypatch.setattr(torch.optim.Adam, "step", patched)
-        with pytest.raises(NonFiniteLossError, match=r"a parameter is not finite.*after 1 epochs"):
+        with pytest.raises(NonFiniteLossError, match=r"weight not finite after step 8.*after 1 epochs"):
             pv.fit(make_vae(), digits, **FIT, folder="run")

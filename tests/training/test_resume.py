@@ -15,10 +15,10 @@ from torch.optim import lr_scheduler
 
 import pyro_vae as pv
 from pyro_vae.checkpoint import CheckpointError
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 from pyro_vae.svi import SVI
 from pyro_vae.training import Interrupted
-from pyro_vae.training.signals import alone
+from pyro_vae.training.folder import opened
 
 
 class TestResume:
@@ -158,7 +158,7 @@ class TestResume:
 
     def test_a_run_in_training_is_left_alone(self, make_vae, digits):
         pv.fit(make_vae(), digits, **FIT, folder="run")
-        with alone(Path("run")), pytest.raises(CheckpointError, match="another process"):
+        with opened(Path("run"), True, {}), pytest.raises(CheckpointError, match="another process"):
             pv.resume("run")
 
     def test_a_folder_is_not_overwritten(self, make_vae, digits):

@@ -7,7 +7,7 @@ from runs import FIT
 from torch.optim import lr_scheduler
 
 import pyro_vae as pv
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 from pyro_vae.training.schedules import SCHEDULES, warmup
 
 

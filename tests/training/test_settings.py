@@ -11,7 +11,7 @@ import yaml
 from torch.optim import lr_scheduler
 
 import pyro_vae as pv
-from pyro_vae.registry import ConfigError
+from pyro_vae.checks import ConfigError
 from pyro_vae.training import Settings, find_device
 
 

@@ -144,7 +144,7 @@ def _offered() -> list[str]:
 
 
 def __getattr__(name: str) -> Any:
-    return attribute(name, __name__, __dir__())
+    return attribute(name, __name__, __dir__)
 
 
 def __dir__() -> list[str]:

@@ -77,7 +77,7 @@ def of(family: type[Distribution]) -> Any:
 
 
 def __getattr__(name: str) -> Any:
-    return attribute(name, __name__, __dir__())
+    return attribute(name, __name__, __dir__)
 
 
 def __dir__() -> list[str]:

@@ -15,7 +15,8 @@ import difflib
 import functools
 import inspect
 import math
-from collections.abc import Mapping
+import warnings
+from collections.abc import Callable, Mapping
 from typing import Any, ClassVar, cast
 
 import pyro.distributions as dist
@@ -305,7 +306,9 @@ def offered() -> dict[str, Univariate]:
             numbers: dict[str, float] = {}
             while True:
                 try:
-                    made = Univariate(family, **numbers)
+                    with warnings.catch_warnings():
+                        warnings.simplefilter("ignore")  # Pyro's, of families that are deprecated
+                        made = Univariate(family, **numbers)
                 except NeedsNumberError as error:
                     if error.parameter not in numbers:
                         numbers[error.parameter] = 1.0
@@ -319,7 +322,7 @@ def offered() -> dict[str, Univariate]:
     return found
 
 
-def attribute(name: str, module: str, known: list[str]) -> Any:
+def attribute(name: str, module: str, listed: Callable[[], list[str]]) -> Any:
     """What ``module.name`` is, for the name of one of Pyro's families.
 
     Raises:
@@ -327,10 +330,11 @@ def attribute(name: str, module: str, known: list[str]) -> Any:
     """
     family = getattr(dist, name, None)
     if not (inspect.isclass(family) and issubclass(family, Distribution)):
-        near = difflib.get_close_matches(name, known, n=3, cutoff=0.6) if not name.startswith("_") else []
+        # Importing asks for names such as __path__, and is not to wait for the list.
+        near = [] if name.startswith("_") else difflib.get_close_matches(name, listed(), n=3, cutoff=0.6)
         hint = f"; did you mean {' or '.join(near)}?" if near else ""
         raise AttributeError(f"module {module!r} has no attribute {name!r}{hint}")
-    if name not in known:
+    if name not in listed():
         try:
             Univariate(family)
             reason = "its draws are not reparameterised, or it has no variance"

@@ -75,6 +75,8 @@ def check(name: str, value: Any, hint: Any) -> Any:
         ConfigError: naming the argument, what was found and what would do.
     """
     value = _plain(value)
+    if isinstance(value, np.ndarray) and get_origin(hint) in _LISTS:
+        value = value.tolist()
     if not fits(value, hint):
         raise ConfigError(f"{name}={found(value)} must be {wanted(value, hint)}")
     return value

@@ -305,7 +305,7 @@ def test_commands_on_conditions_and_levels(output):
     output()
     assert main(["sample", "run", "--given", "y=3"]) == 0
     assert "classes from 0 to 9" in fails(2, output, "sample", "run", "--given", "y=13")
-    assert "no site 'w'" in fails(2, output, "sample", "run", "--given", "w=1")
+    assert "'w' is no site" in fails(2, output, "sample", "run", "--given", "w=1")
     assert main(["styles", "run"]) == main(["levels", "deep"]) == main(["explain", "deep"]) == 0
     text = output()
     assert "run/figures/styles.png" in text

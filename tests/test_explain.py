@@ -188,7 +188,7 @@ def test_tells_what_is_pushed_and_sampled():
     assert "estimated from draws" in told
     for name in OWN_SUPPORT:
         assert "pushed" not in build(guide=GUIDES[name]).explain()
-    with pytest.raises(ValueError, match="'text', 'latex', 'graph'"):
+    with pytest.raises(ValueError, match="'text' or 'latex' or 'graph'"):
         pv.VAE((2,)).explain("html")
 
 

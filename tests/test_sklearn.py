@@ -274,9 +274,9 @@ def test_mistakes_are_told(small):
             call(VAEEstimator())
     with pytest.raises(ValueError, match=f"Z has {X.shape[1]} columns, but there are 2 latents"):
         small.inverse_transform(X)
-    with pytest.raises(ValueError, match="n_samples=0 must be a whole number"):
+    with pytest.raises(ValueError, match="n_samples=0 must be positive"):
         small.sample(0)
-    with pytest.raises(ValueError, match="num_samples=0 must be a whole number"):
+    with pytest.raises(ValueError, match="num_samples=0 must be positive"):
         clone(small).set_params(num_samples=0).fit(X).score(X)
     with pytest.raises(ConfigError, match="did you mean VampPrior"):
         VAEEstimator(prior="VampPriors").fit(X)

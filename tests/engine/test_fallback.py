@@ -108,12 +108,12 @@ class TestFallback:
 READS = {
     "list": lambda line, x: x.tolist()[0],
     "array": lambda line, x: x.numpy()[0],
-    "float of an attribute": lambda line, x: float(line.number),
-    "branch on an attribute": lambda line, x: 1.0 if line.flag else 2.0,
+    "float of a parameter": lambda line, x: float(line.net[0].bias[0].detach()),
+    "branch on a parameter": lambda line, x: 1.0 if line.net[0].bias[0] > 0 else 2.0,
     "length of a selection": lambda line, x: float(len(x[x > 0.5])),
     "number of values": lambda line, x: float(len(torch.unique(x))),
-    "tensor of items": lambda line, x: torch.tensor([line.number.item(), 1.0]).sum(),
-    "item": lambda line, x: {1.0: 0.0}.get(line.number.item(), 5.0),
+    "tensor of items": lambda line, x: torch.tensor([line.net[0].bias[0].item(), 1.0]).sum(),
+    "item": lambda line, x: {1.0: 0.0}.get(line.net[0].bias[0].item(), 5.0),
 }
 
 

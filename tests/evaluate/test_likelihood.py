@@ -128,7 +128,7 @@ def test_bad_data(make_vae, x):
     normal = make_vae(likelihood=pv.likelihoods.Normal())
     with pytest.raises(DataError, match="support"):
         pv.evaluate.elbo(normal, x * torch.inf)
-    with pytest.raises(DataError, match="num_samples=0"):
+    with pytest.raises(pv.checks.ConfigError, match="num_samples=0"):
         pv.evaluate.log_likelihood(vae, x, num_samples=0)
 
 

@@ -193,7 +193,7 @@ def test_generate(name):
     )
     ones = torch.ones(program.event_shapes["x"])
     assert torch.equal(program.generate(5, {**given, "x": ones})["x"], ones.expand(5, *ones.shape))
-    with pytest.raises(pv.data.DataError, match="no site 'v'"):
+    with pytest.raises(pv.data.DataError, match="'v' is no site"):
         program.generate(5, {"v": 1})
     with pytest.raises(pv.data.DataError, match="is no value of x"):
         program.generate(5, {"x": torch.zeros(7)})
@@ -451,7 +451,7 @@ class TestHierarchical:
         with pytest.raises(ValueError, match="neither"):
             pv.HierarchicalVAE(EVENT_SHAPE, (4, 2), inference="ladder")
         for dims in [(), (0,), (3, -1)]:
-            with pytest.raises(ValueError, match="at least one pixel and one latent"):
+            with pytest.raises(ValueError, match="has no level|each positive"):
                 pv.HierarchicalVAE(EVENT_SHAPE, dims)
 
     def test_top_down_over_a_prior_with_ends(self):

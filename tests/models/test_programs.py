@@ -451,7 +451,7 @@ class TestHierarchical:
         with pytest.raises(ValueError, match="neither"):
             pv.HierarchicalVAE(EVENT_SHAPE, (4, 2), inference="ladder")
         for dims in [(), (0,), (3, -1)]:
-            with pytest.raises(ValueError, match="has no level|each positive"):
+            with pytest.raises(ValueError, match=r"has no level|each positive"):
                 pv.HierarchicalVAE(EVENT_SHAPE, dims)
 
     def test_top_down_over_a_prior_with_ends(self):

@@ -455,7 +455,7 @@ class _Program(functools.partial[Any]):
     """
 
     def __new__(cls, program: Callable[..., Any], contexts: Sequence[Context]) -> _Program:
-        self = super().__new__(cls, program, contexts, program)
+        self = super().__new__(cls, _run, contexts, program)  # a partial of a partial would be flattened
         self.traced = poutine.Trace()
         return self
 
@@ -463,12 +463,16 @@ class _Program(functools.partial[Any]):
         with poutine.trace() as handler, ExitStack() as stack:
             for context in self.args[0]:
                 stack.enter_context(context())
-            result = self.func(*args, **kwargs)
+            result = _run(*self.args, *args, **kwargs)
         self.traced = handler.trace
         return result
 
     def __getattr__(self, name: str) -> Any:
-        return getattr(self.func, name)
+        return getattr(self.args[1], name)
+
+
+def _run(_: Sequence[Context], program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
+    return program(*args, **kwargs)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

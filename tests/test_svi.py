@@ -1,6 +1,7 @@
 """Eager and compiled steps are those of pyro.infer.SVI; failures are named, and not taken."""
 
 import copy
+import functools
 import math
 import warnings
 
@@ -451,6 +452,34 @@ class TestInThePlaceOfPyros:
         assert svi.num_compilations <= 3  # for a alone, at first
         assert pyro.param("a").item() == pytest.approx(0.9**4)
         assert pyro.param("b").item() == pytest.approx(0.9**4)
+
+    @pytest.mark.parametrize("compile", [True, False])
+    @pytest.mark.parametrize("number", [1, 2])
+    def test_programs_with_some_of_their_arguments(self, compile, number):
+        """A guide that is a ``functools.partial``, as Pyro's LDA has it."""
+
+        def losses(make):
+            pyro.clear_param_store()
+            torch.manual_seed(0)
+            net, shift = torch.nn.Linear(2, 2), torch.tensor(0.1)
+
+            def model(x):
+                with pyro.plate("data", len(x)):
+                    z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+                    pyro.sample("x", dist.Normal(z, 0.5).to_event(1), obs=x)
+
+            def guide(net, *rest):
+                pyro.module("net", net)
+                x = rest[-1]
+                with pyro.plate("data", len(x)):
+                    pyro.sample("z", dist.Normal(net(x) + sum(rest[:-1]), 0.5).to_event(1))
+
+            given = functools.partial(guide, *[net, shift][:number])
+            svi = make(model, given, pyro.optim.Adam({"lr": 0.1}), Trace_ELBO())
+            return [float(svi.step(torch.ones(5, 2))) for _ in range(5)]
+
+        ours = losses(lambda *given: SVI(*given, compile=compile))
+        assert ours == pytest.approx(losses(pyro.infer.SVI), rel=1e-5)
 
     @pytest.mark.parametrize("compile", [True, False])
     def test_momentum_goes_on_where_there_is_no_gradient(self, compile):

@@ -327,8 +327,8 @@ def check_run(values: Mapping[str, Any], meta: Mapping[str, Any], path: Path) ->
     """
     if values.get("run") != meta["run"]:
         raise CheckpointError(
-            f"{path} is of run {str(meta['run']):.40}, and the {CONFIG} beside it of run "
-            f"{str(values.get('run')):.40}; put back the one that belongs there"
+            f"{path} is of run {meta['run']!s:.40}, and the {CONFIG} beside it of run "
+            f"{values.get('run')!s:.40}; put back the one that belongs there"
         )
     for name, value in meta["config"].items():
         if name not in (*MOVABLE, "epochs") and not same(values.get(name), value):

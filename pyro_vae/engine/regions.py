@@ -69,7 +69,7 @@ class Record:
             func: Any = node.target
             given = node.all_input_nodes
             self.bases[node] = [b for a in given for b in (self.bases[a] if a in self.views else [a])]
-            whole = isinstance(node.meta["val"], Tensor) and func is not operator.getitem
+            whole = isinstance(node.meta.get("val"), Tensor) and func is not operator.getitem
             if node in written or not whole or func in _INDEXED or private.mutates(func):
                 self.alone.add(node)
             elif private.aliases(func):

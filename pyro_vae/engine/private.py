@@ -102,11 +102,17 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
         return cast(Callable[..., Any], compile_fx(graph, inputs))
 
 
+def may_write(func: Any) -> bool:
+    """Whether an operation writes to one of its arguments."""
+    schema = getattr(func, "_schema", None)
+    # That of batch normalisation hides that it writes the running statistics.
+    return schema is not None and (schema.is_mutable or "batch_norm" in schema.name)
+
+
 def written(func: Any, args: Sequence[Any], kwargs: dict[str, Any]) -> Iterator[Tensor]:
     """The tensors that a call of an operation writes."""
     schema = func._schema
-    # The schema of batch normalisation hides that it writes the running statistics.
-    if schema.is_mutable or "batch_norm" in schema.name:
+    if may_write(func):
         for i, argument in enumerate(schema.arguments):
             value = args[i] if i < len(args) else kwargs.get(argument.name)
             writes = argument.alias_info is not None and argument.alias_info.is_write

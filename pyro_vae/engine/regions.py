@@ -103,7 +103,7 @@ class Record:
         """Whether it needs nothing of the piece, and writes to nothing that the piece needs."""
         if not set(piece).isdisjoint(self.bases[node]):
             return False
-        if not private.mutates(node.target):
+        if not private.may_write(node.target):
             return True
         needed = {private.root(base) for other in piece for base in self.bases[other]}
         return not any(private.root(argument) in needed for argument in node.all_input_nodes)

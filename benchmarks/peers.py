@@ -6,6 +6,7 @@ All have the cure of ``pyro_vae/sleef.py``, which importing the package applies.
 from __future__ import annotations
 
 import math
+import os
 import warnings
 from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
@@ -48,7 +49,8 @@ class Setting:
     def batches(self, epoch: int) -> Iterator[Tensor]:
         """An epoch of binarised batches: ours, which the hand-written peers are given too."""
         self.data.train.redraw(epoch)
-        batches = self.data.train.batches(self.batch_size, torch.randperm(len(self.data.train)))
+        order = torch.randperm(len(self.data.train)).to(self.device)  # at once, not batch by batch
+        batches = self.data.train.batches(self.batch_size, order)
         return (batch["x"] for batch in batches)
 
     def loader(self) -> DataLoader[Any]:
@@ -211,32 +213,39 @@ def by_hand_graphed(setting: Setting) -> Peer:
     def step(x: Tensor) -> Tensor:
         if x.shape not in graphs:
             static = x.clone()
-            stream = torch.cuda.Stream()
-            stream.wait_stream(torch.cuda.current_stream())
-            with torch.cuda.stream(stream):
-                for _ in range(3):
-                    eager(static)
-            torch.cuda.current_stream().wait_stream(stream)
-            graph = torch.cuda.CUDAGraph()
-            with torch.cuda.graph(graph):
-                loss = eager(static)
-            graphs[x.shape] = graph, static, loss
-        graph, static, loss = graphs[x.shape]
+            graphs[x.shape] = static, *graphed(lambda: eager(static))
+        static, replay, loss = graphs[x.shape]
         static.copy_(x)
-        graph.replay()
+        replay()
         return loss
 
     return Peer(step, over_batches(setting, step), lambda: (encoder, decoder))
 
 
+def graphed(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
+    """What launches it again as one CUDA graph, and where its results then are."""
+    stream = torch.cuda.Stream()
+    stream.wait_stream(torch.cuda.current_stream())
+    with torch.cuda.stream(stream):
+        for _ in range(3):
+            function()
+    torch.cuda.current_stream().wait_stream(stream)
+    graph = torch.cuda.CUDAGraph()
+    with torch.cuda.graph(graph):
+        result = function()
+    return graph.replay, result
+
+
 def numpyro_example(setting: Setting) -> Peer:
     """As NumPyro's example has it: the loop over an epoch is itself compiled."""
+    os.environ.setdefault("XLA_PYTHON_CLIENT_PREALLOCATE", "false")  # of a GPU that others are on
     import jax
     import jax.numpy as jnp
     import numpyro
     import numpyro.distributions as ndist
     from jax.example_libraries import stax
 
+    jax.config.update("jax_default_matmul_precision", "float32")  # which on a GPU is fewer digits, as it is
     latent, pixels = setting.latent_dim, math.prod(setting.data.event_shape)
     pairs = [[layer for layer in net.modules() if isinstance(layer, nn.Linear)] for net in setting.nets()]
     stacks = [
@@ -379,7 +388,10 @@ def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> 
 
 
 def matrix_products(setting: Setting, dtype: torch.dtype) -> Peer:
-    """The floor: the products of the dense network's forward and backward passes, and nothing else."""
+    """The floor: the products of the dense network's forward and backward passes, and nothing else.
+
+    On a GPU they are one CUDA graph, since launching each would take longer than all of them.
+    """
     layers = [layer for net in setting.nets() for layer in net.modules() if isinstance(layer, nn.Linear)]
     size, device = setting.batch_size, setting.device
 
@@ -391,18 +403,20 @@ def matrix_products(setting: Setting, dtype: torch.dtype) -> Peer:
         for layer in layers
     ]
 
-    def step(_: Any) -> None:
+    def products() -> None:
         for i, (x, weight, gradient) in enumerate(operands):
             x @ weight.t()
             gradient.t() @ x
             if i:  # nobody asks for the gradient of the images
                 gradient @ weight
 
+    run = graphed(products)[0] if device.type == "cuda" else products
+
     def epoch(_: int) -> None:
         for _ in range(-(-len(setting.data.train) // size)):
-            step(None)
+            run()
 
-    return Peer(step, epoch, setting.nets)
+    return Peer(lambda _: run(), epoch, setting.nets)
 
 
 Makers = dict[str, Callable[[Setting], Peer]]

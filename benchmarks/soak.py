@@ -1,25 +1,29 @@
-"""Does anything grow? Many steps in one run, then many runs and many loads in one process.
+"""Does anything grow? Many steps, many runs and many loads, each kind in processes of its own.
 
-    python benchmarks/soak.py --minutes 10
+    python benchmarks/soak.py --steps 2000000 --fits 1000 --loads 10000 --minutes 9 --jobs 14
 
-trains a tiny model with validation, checkpoints and reports for as long: a third of the time in one eager
-run, a third in one compiled run, and a third in short runs, each kept and loaded again. It prints what the
-process holds after a warm-up and at the end of each third: resident memory, open files, threads, handlers of
-signals, entries of Pyro's parameter store, and Python's objects.
+trains a tiny model, with validation, checkpoints, histories and logs: a fortieth of the steps in an eager
+run, the others in compiled ones; in short runs, one after the other; and loads a run and evaluates it, over
+and over. Each process tells what it holds after a warm-up and at the end: resident memory, open files,
+threads, handlers of signals, entries of Pyro's parameter store, and Python's objects. Exit code 1: something
+of these has grown (memory by more than 32 MiB, objects by more than 5,000), or the time was over before an
+aim was reached.
 """
 
 from __future__ import annotations
 
 import argparse
-import contextlib
 import gc
-import shutil
+import math
+import multiprocessing
 import signal
+import sys
 import tempfile
 import threading
 import time
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Mapping
+from concurrent.futures import ProcessPoolExecutor, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -28,8 +32,12 @@ import torch
 
 import pyro_vae as pv
 
+MOST = {"resident MiB": 32.0, "Python's objects": 5000.0}
+"""By which it may grow; nothing else may."""
+Held = dict[str, float]
 
-def held() -> dict[str, float]:
+
+def held() -> Held:
     """What the process holds."""
     gc.collect()
     status = dict(line.split(":", 1) for line in Path("/proc/self/status").read_text().splitlines())
@@ -48,69 +56,118 @@ def held() -> dict[str, float]:
 
 
 class Soak:
-    """A tiny model on the digits, and what has been done with it."""
+    """Work of each kind, in a folder, until the aim is reached, or the time; each tells how much was done."""
 
     def __init__(self, folder: Path):
-        self.folder, self.data = folder, pv.data.load("digits", binarize="dynamic")
-        self.done = dict.fromkeys(("steps", "epochs", "fits", "loads"), 0)
+        self.folder, self.number = folder, 0
+        self.data = pv.data.load(torch.randn(4100, 4), validation=0.0125, test=0.0125)
+        self.few = pv.data.load(torch.randn(400, 4))
 
-    def vae(self) -> pv.VAE:
-        """Untrained."""
-        return pv.VAE(self.data.event_shape, 2, encoder=pv.nets.mlp(8), decoder=pv.nets.mlp(8))
+    def fit(self, data: pv.data.Data, batch_size: int, **options: Any) -> pv.Run:
+        """One run, in a folder of its own that the next one removes."""
+        with tempfile.TemporaryDirectory(dir=self.folder) as folder:
+            nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
+            vae = pv.VAE((4,), 1, likelihood=pv.likelihoods.Normal(), **nets)
+            options |= {"batch_size": batch_size, "progress": False, "device": "cpu"}
+            return pv.fit(vae, data, folder=folder, **options)
 
-    def fit(self, seconds: float, compile: bool, epochs: int = 1_000_000) -> None:
-        """One run, which the clock ends."""
-        end = time.monotonic() + seconds
+    def steps(self, compile: bool, aim: float, until: float) -> int:
+        """One run of so many steps, 500 an epoch."""
 
         def over(epoch: int, row: Mapping[str, float], program: pv.Program) -> bool:
-            return time.monotonic() > end
+            return row["steps"] >= aim or time.monotonic() > until
 
-        shutil.rmtree(self.folder, ignore_errors=True)
-        options: dict[str, Any] = {"epochs": epochs, "batch_size": 64, "progress": False, "device": "cpu"}
-        run = pv.fit(self.vae(), self.data, folder=self.folder, compile=compile, callback=over, **options)
-        self.done["fits"] += 1
-        self.done["epochs"] += len(run.history)
-        self.done["steps"] += int(run.history[-1]["steps"])
+        options = {"epochs": 1_000_000, "save_every": 250, "keep": 2, "compile": compile, "callback": over}
+        return int(self.fit(self.data, 8, **options).history[-1]["steps"])
 
-    def load(self) -> None:
-        """What was trained last, and its ELBO."""
-        pv.evaluate.elbo(pv.load(self.folder), self.data.test, num_samples=1)
-        self.done["loads"] += 1
+    def eager(self, aim: float, until: float) -> int:
+        """Steps as Pyro takes them."""
+        return self.steps(False, aim, until)
 
-    def thirds(self, seconds: float) -> Iterator[str]:
-        """Each kind of work for so long."""
-        for compile in (False, True):
-            self.fit(seconds, compile)
-            yield f"one {'compiled' if compile else 'eager'} run"
-        end = time.monotonic() + seconds
-        while time.monotonic() < end:
-            self.fit(seconds, compile=False, epochs=2)
-            for _ in range(3):
-                self.load()
-        yield "runs and loads"
+    def compiled(self, aim: float, until: float) -> int:
+        """Compiled steps."""
+        return self.steps(True, aim, until)
+
+    def fits(self, aim: float, until: float) -> int:
+        """Short runs, one after the other."""
+        number = 0
+        while number < aim and time.monotonic() < until:
+            self.fit(self.few, 64, epochs=2, compile=False)
+            number += 1
+        return number
+
+    def loads(self, aim: float, until: float) -> int:
+        """A run that is loaded and evaluated, over and over."""
+        run, number = self.folder / "run", 0
+        if not run.exists():
+            vae = pv.VAE((4,), 1, likelihood=pv.likelihoods.Normal())
+            pv.fit(vae, self.few, folder=run, epochs=2, progress=False, device="cpu")
+        while number < aim and time.monotonic() < until:
+            pv.evaluate.elbo(pv.load(run), self.few.test, num_samples=1)
+            number += 1
+        return number
 
 
-def main() -> None:
+WARM_UP = {"eager": 1000, "compiled": 1000, "fits": 20, "loads": 100}
+"""Of each kind, after which all is there that is made once."""
+
+
+def soak(kind: str, aim: float, seconds: float) -> tuple[str, int, float, Held, Held]:
+    """Works in this process; the kind, how much was done in what time, and what was held before and after."""
+    torch.set_num_threads(1)
+    torch.manual_seed(0)
+    with tempfile.TemporaryDirectory() as folder, warnings.catch_warnings():
+        warnings.simplefilter("ignore")
+        work = getattr(Soak(Path(folder)), kind)
+        work(WARM_UP[kind], math.inf)
+        before, began = held(), time.monotonic()
+        done = work(aim, began + seconds)
+        return kind, done, time.monotonic() - began, before, held()
+
+
+def alone(task: tuple[str, float, float]) -> tuple[str, int, float, Held, Held]:
+    """The same in a process of its own."""
+    with ProcessPoolExecutor(1, multiprocessing.get_context("spawn")) as process:
+        return process.submit(soak, *task).result()
+
+
+def told(figures: Mapping[str, float], sign: str = "") -> str:
+    """Figures in a line."""
+    return ", ".join(f"{name} {value:{sign}g}" for name, value in figures.items())
+
+
+def main() -> int:
     """Prints what grows."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--minutes", type=float, default=10.0)
+    parser.add_argument(
+        "--minutes", type=float, default=10.0, help="at most, of each process after its warm-up"
+    )
+    for kind in ("steps", "fits", "loads"):
+        parser.add_argument(
+            f"--{kind}", type=float, default=math.inf, help="aim; without one, the time ends it"
+        )
+    parser.add_argument("--jobs", type=int, default=1, help="processes at once")
     given = parser.parse_args()
-    torch.manual_seed(0)
-    with tempfile.TemporaryDirectory() as folder, contextlib.ExitStack() as stack:
-        stack.enter_context(warnings.catch_warnings())
-        warnings.simplefilter("ignore")
-        soak = Soak(Path(folder) / "run")
-        for _ in soak.thirds(1.0):  # what is made once, is made now
-            pass
-        before, kinds = held(), soak.thirds(60 * given.minutes / 3)
-        print(f"{'after the warm-up':<20} " + ", ".join(f"{name} {value}" for name, value in before.items()))
-        done = dict(soak.done)
-        for kind in kinds:
-            told = ", ".join(f"{name} {value - done[name]}" for name, value in soak.done.items())
-            done = dict(soak.done)
-            grown = ", ".join(f"{name} {value - before[name]:+g}" for name, value in held().items())
-            print(f"{kind:<20} {told}; since the warm-up: {grown}", flush=True)
+    several = max(1, given.jobs - 3)  # of compiled steps, which are most of the work
+    aims = {"eager": given.steps / 40, "compiled": given.steps * 39 / 40 / several}
+    aims |= {"fits": given.fits, "loads": given.loads}
+    kinds = ["eager", *["compiled"] * several, "fits", "loads"]
+    tasks = [(kind, aims[kind], 60 * given.minutes) for kind in kinds]
+    total, most, short = dict.fromkeys(aims, 0), dict[str, float](), False
+    with ThreadPoolExecutor(given.jobs) as pool:  # each waits for a process
+        for kind, done, seconds, before, after in pool.map(alone, tasks):
+            growth = {name: round(after[name] - before[name], 1) for name in before}
+            total[kind] += done
+            short |= done < aims[kind] < math.inf
+            most = {name: max(value, most.get(name, value)) for name, value in growth.items()}
+            print(f"{kind}: {done:,} in {seconds:.0f} s, {done / seconds:,.0f} a second")
+            print(f"    after the warm-up: {told(before)}\n    at the end: {told(after)}")
+            print(f"    growth: {told(growth, '+')}", flush=True)
+    print(f"in {len(tasks)} processes: " + ", ".join(f"{kind} {done:,}" for kind, done in total.items()))
+    print(f"growth of a process, at most: {told(most, '+')}")
+    grown = any(value > MOST.get(name, 0) for name, value in most.items())
+    return int(grown or short)
 
 
 if __name__ == "__main__":
-    main()
+    sys.exit(main())

@@ -43,13 +43,14 @@ Times = dict[str, list[float]]
 
 def interleaved(orders: Iterable[Order], rounds: int, elbos: dict[str, float] | None = None) -> Times:
     """Seconds of a unit of each in each round; ``elbos`` is given what each has learned."""
-    workers: dict[str, Worker] = {}
+    workers = {order.name: Worker(order) for order in orders}
     try:
-        for order in orders:
+        for name, worker in list(workers.items()):
             try:
-                workers[order.name] = Worker(order)
+                worker.ready()
             except ChildProcessError as error:
-                print(f"({order.name} does not take part: {error})")
+                del workers[name]
+                print(f"({name} does not take part: {error})")
         times: Times = {name: [] for name in workers}
         for _ in range(rounds):
             for name, worker in workers.items():
@@ -78,7 +79,10 @@ def table(title: str, times: Times, unit: str, to: str = OURS, elbos: dict[str, 
     scale = 1000 if unit == "ms" else 1
     for name, values in times.items():
         cell = f" {elbos[name]:.2f} |" if elbos else ""
-        print(f"| {name} | {scale * statistics.median(values):.2f} | {ratio(times, name, to)} |{cell}")
+        print(
+            f"| {name} | {scale * statistics.median(values):.3f} | {ratio(times, name, to)} |{cell}",
+            flush=True,
+        )
 
 
 def heading(device: str) -> None:
@@ -86,7 +90,7 @@ def heading(device: str) -> None:
     print(f"{products.processor()}, {os.cpu_count()} cores, {torch.backends.cpu.get_cpu_capability()}")
     print(f"torch {torch.__version__}, Pyro {pyro.__version__}, Python {platform.python_version()}")
     if device == "cuda":
-        print(torch.cuda.get_device_name())
+        print(f"{torch.cuda.get_device_name()}, CUDA {torch.version.cuda}")
     before, after = sleef.in_fresh_process("log1p")
     state = "slowed down" if before > 1.5 * after else "not slowed down"
     print(f"log1p was {state} by constants not in memory: {before:.2f} ms, {after:.2f} with the cure")
@@ -102,20 +106,21 @@ def claims(base: Order, rounds: int, everything: bool) -> None:
     with_us = [PYRO, OURS, BF16] if not everything else [*peers.SLOW, *peers.STEPS, *cuda]
     elbos: dict[str, float] = {}
     epochs = interleaved(orders(with_us, unit="epochs", warm_up=1), max(3, rounds // 2), elbos)
-    names = [COMPILED, "NumPyro", OURS, BF16, FLOAT32]
+    table("Epoch, batch 256", epochs, "s", elbos=elbos)
+    names = [COMPILED, *cuda, "NumPyro", OURS, BF16, FLOAT32]
     if everything:
         names = [*peers.STEPS, *cuda, *peers.FLOORS]
     steps = interleaved(orders(names, unit="steps"), rounds)
+    table("Step, batch 256", steps, "ms")
     chosen = LIKELIHOODS if everything else LIKELIHOODS[2:]
     likelihood = interleaved(orders(chosen, unit="likelihood", number=40, warm_up=1), max(3, rounds // 2))
-    table("Epoch, batch 256", epochs, "s", elbos=elbos)
-    table("Step, batch 256", steps, "ms")
     table("log p(x), K = 5000, 40 images", likelihood, "s", FLOAT32)
     print(f"\n## {base.threads} threads\n\n| | ratio |\n|---|---:|")
     for text, times, of, to in (
         ("epoch, Pyro's official way / ours", epochs, PYRO, OURS),
         ("step, NumPyro / ours", steps, "NumPyro", OURS),
         ("step, torch.compile by hand / ours", steps, COMPILED, OURS),
+        *((f"step, {name} / ours", steps, name, OURS) for name in cuda),
         ("step, ours / float32 products", steps, OURS, FLOAT32),
         ("K = 5000, ours / float32 products", likelihood, "ours, compiled", FLOAT32),
         ("epoch, ours float32 / ours bf16", epochs, OURS, BF16),
@@ -146,10 +151,7 @@ def waits(base: Order, rounds: int) -> None:
     for name in (COMPILED, EAGER, OURS, BF16, "NumPyro"):
         with tempfile.TemporaryDirectory() as folder:
             order = dataclasses.replace(base, name=name, number=2, warm_up=1)
-            workers = [Worker(order, {"TORCHINDUCTOR_CACHE_DIR": folder}) for _ in range(2)]
-            for worker in workers:
-                worker.close()
-            first, second = (worker.ready for worker in workers)
+            first, second = (_wait(Worker(order, {"TORCHINDUCTOR_CACHE_DIR": folder})) for _ in range(2))
             found[name] = first, second
             print(f"| {name} | {first:.1f} | {second:.1f} |")
     print("\n## Regret: seconds longer than the best choice, for runs compiled for the first time")
@@ -167,6 +169,12 @@ def waits(base: Order, rounds: int) -> None:
             best = min(never, always)
             regrets = " | ".join(f"{value - best:.1f}" for value in (never, always, fit, later))
             print(f"| {each.widths[0]}, {each.batch_size} | {steps} | {best:.1f} | {regrets} |")
+
+
+def _wait(worker: Worker) -> float:
+    seconds = worker.ready()
+    worker.close()
+    return seconds
 
 
 def draw(base: Order, rounds: int, path: Path) -> None:

@@ -170,7 +170,7 @@ def serve(order: Order) -> None:
 
 
 class Worker:
-    """A peer in a process of its own."""
+    """A peer in a process of its own, which makes itself ready while others do."""
 
     def __init__(self, order: Order, environment: dict[str, str] | None = None):
         command = [sys.executable, __file__, json.dumps(dataclasses.asdict(order))]
@@ -184,8 +184,15 @@ class Worker:
             text=True,
             env=os.environ | (environment or {}),
         )
+
+    def ready(self) -> float:
+        """Waits until it is, and returns the seconds that this took.
+
+        Raises:
+            ChildProcessError: it cannot take part; it is closed.
+        """
         try:
-            self.ready = self._answer()
+            return self._answer()
         except BaseException:
             self.close()
             raise

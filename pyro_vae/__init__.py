@@ -23,6 +23,7 @@ from pyro_vae import (
 from pyro_vae.checkpoint import load
 from pyro_vae.comparison import Comparison, compare
 from pyro_vae.conditional import Conditional
+from pyro_vae.evaluate import predict
 from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE
 from pyro_vae.program import Program
 from pyro_vae.training import Run, fit, resume, verify
@@ -53,6 +54,7 @@ __all__ = [
     "models",
     "nets",
     "objectives",
+    "predict",
     "priors",
     "registry",
     "resume",

@@ -34,6 +34,7 @@ from torch import Tensor
 
 from pyro_vae import registry
 from pyro_vae.checks import ConfigError
+from pyro_vae.data.columns import Columns
 from pyro_vae.program import Program
 from pyro_vae.registry import Trust
 
@@ -355,7 +356,7 @@ def identity(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
         "config": {name: value for name, value in values.items() if name != "run"},
         "class": f"{type(program).__module__}.{type(program).__qualname__}",
         "dtype": str(program.dtype).removeprefix("torch."),
-        "event_shape": program.options.get("event_shape"),
+        "event_shape": _shape_of(program.options.get("event_shape")),
         "event_shapes": program.event_shapes,
         "gaps": sorted(program.gaps),
     }
@@ -370,6 +371,11 @@ def describe(program: Program) -> dict[str, Any]:
     """A program's class and options as plain values, parts as their texts, less the shape of its data."""
     options = {name: _plain(value) for name, value in program.options.items() if name != "event_shape"}
     return {"model": registry.write(type(program))} | options
+
+
+def _shape_of(event_shape: Any) -> Any:
+    """A shape, or what the columns of a table are, as plain values."""
+    return event_shape.plain if isinstance(event_shape, Columns) else event_shape
 
 
 def _plain(value: Any) -> Any:

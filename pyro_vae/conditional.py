@@ -5,8 +5,6 @@ from __future__ import annotations
 import contextlib
 import copy
 import math
-from collections.abc import Iterator
-from contextvars import ContextVar
 from typing import Any, cast
 
 import pyro.distributions as dist
@@ -17,133 +15,9 @@ from torch.distributions import Distribution, constraints
 from pyro_vae.checks import found
 from pyro_vae.constraints import bounds, onto, same_bounds
 from pyro_vae.families import Family
-from pyro_vae.families.base import Shape, units
+from pyro_vae.families.base import Shape
 from pyro_vae.nets import Net, check_factories
-
-_GAPS: ContextVar[frozenset[str] | None] = ContextVar("sites of which values may be missing", default=None)
-
-
-@contextlib.contextmanager
-def observing(gaps: frozenset[str]) -> Iterator[None]:
-    """Within it, values of these sites may be missing and those of all others are not: nobody need look."""
-    token = _GAPS.set(gaps)
-    try:
-        yield
-    finally:
-        _GAPS.reset(token)
-
-
-def may_have_gaps(site: str, value: Tensor) -> bool:
-    """Whether elements of a site's value may be missing (NaN): as is known, or as a look at it tells."""
-    if not value.is_floating_point():
-        return False
-    known = _GAPS.get()
-    if known is not None:
-        return site in known
-    try:
-        # By tolist, which a recorded step refuses; a number it would look at before each use, at more cost.
-        return bool(value.isnan().any().tolist())
-    except (TypeError, RuntimeError, NotImplementedError):
-        return True
-
-
-class Real(nn.Module):
-    """How a network sees real values of a site: standardised, and what is missing at its mean.
-
-    Where the data have gaps, a mask (1 where a value is known) stands beside the values.
-
-    Args:
-        site: the site's name.
-        event_shape: shape of one value; ``()`` is seen as ``(1,)``.
-    """
-
-    loc: Tensor
-    scale: Tensor
-
-    def __init__(self, site: str, event_shape: Shape):
-        super().__init__()
-        self.site, self.event_shape = site, tuple(event_shape)
-        self.gaps = False
-        self.register_buffer("loc", torch.zeros(self.event_shape))
-        self.register_buffer("scale", torch.ones(self.event_shape if len(self.event_shape) == 1 else ()))
-
-    @property
-    def shape(self) -> Shape:
-        """Shape of what the network sees."""
-        if not self.gaps:
-            return self.event_shape or (1,)
-        first, *rest = self.event_shape if len(self.event_shape) not in (0, 2) else (1, *self.event_shape)
-        return (2 * first, *rest)
-
-    @torch.no_grad()
-    def initialize(self, mean: Tensor, std: Tensor, by_column: bool) -> None:
-        """Centres element by element, and divides columns each by its own unit, all else by one number.
-
-        Pixels that hardly vary are not blown up, nor are columns of large units heard alone.
-        """
-        self.loc.copy_(mean)
-        unit = units(std, by_column)
-        self.scale.copy_(unit if self.scale.dim() else unit.flatten()[0])
-
-    def forward(self, x: Tensor) -> Tensor:
-        seen = (x - self.loc) / self.scale
-        known = None
-        if self.gaps or may_have_gaps(self.site, x):
-            known = ~seen.isnan()
-            seen = torch.where(known, seen, 0.0)
-        if self.gaps:
-            pair, dims = (seen, cast(Tensor, known).to(seen)), len(self.event_shape)
-            return torch.stack(pair, -1 - dims) if dims in (0, 2) else torch.cat(pair, -dims)
-        return seen if self.event_shape else seen[..., None]
-
-
-class Label(nn.Module):
-    """How a network sees a label: one of K numbers is 1, all are 0 where it is missing.
-
-    Args:
-        site: the site's name.
-        num_classes: K.
-    """
-
-    classes: Tensor
-
-    def __init__(self, site: str, num_classes: int):
-        super().__init__()
-        self.site, self.event_shape, self.shape = site, (), (num_classes,)
-        self.register_buffer("classes", torch.arange(num_classes).to(torch.get_default_dtype()))
-
-    def check(self, y: Tensor) -> None:
-        """Refuses classes that there are not.
-
-        Raises:
-            ValueError: naming the first of them.
-        """
-        wrong = (y == y) & ~torch.isin(y, self.classes.to(y))
-        try:
-            outside = y[wrong].tolist()
-        except (TypeError, RuntimeError, NotImplementedError):  # in a recorded step, which has no values
-            return
-        if outside:
-            raise ValueError(
-                f"{self.site}={outside[0]:g} is no class: there are those from 0 to {len(self.classes) - 1}"
-            )
-
-    def forward(self, y: Tensor) -> Tensor:
-        return (y[..., None] == self.classes).to(self.classes.dtype)
-
-
-class Latent(nn.Module):
-    """How a network sees a latent: as it is."""
-
-    def __init__(self, site: str, event_shape: Shape):
-        super().__init__()
-        self.site, self.event_shape, self.shape = site, tuple(event_shape), tuple(event_shape)
-
-    def forward(self, z: Tensor) -> Tensor:
-        return z
-
-
-Seen = Real | Label | Latent
+from pyro_vae.seen import Latent, Seen
 
 
 class Conditional(nn.Module):

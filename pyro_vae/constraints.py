@@ -124,8 +124,10 @@ def is_bounded(constraint: Constraint) -> bool:
     return ends is not None and all(bool(torch.as_tensor(end).isfinite().all()) for end in ends)
 
 
-def inside(constraint: Constraint) -> float:
-    """A number within a support, for elements that were not observed and do not count."""
+def inside(constraint: Constraint) -> Any:
+    """A number within a support, for elements that were not observed and do not count; of rows a tensor."""
+    if hasattr(constraint, "inside"):  # of a table's rows, whose columns have supports of their own
+        return constraint.inside()
     low, high = bounds(constraint) or (0.0, 0.0)
     if isinstance(low, Tensor) or isinstance(high, Tensor):  # from element to element
         low, high = torch.as_tensor(low).max().item(), torch.as_tensor(high).min().item()

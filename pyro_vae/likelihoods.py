@@ -9,11 +9,14 @@ and so is one of your own, a distribution class with ``arg_constraints``.
 from __future__ import annotations
 
 import copy
-from typing import Any
+from collections.abc import Mapping
+from typing import Any, Literal
 
 from torch.distributions import Distribution
 
 from pyro_vae.families import (
+    Auto,
+    ByColumn,
     Categorical,
     DiscretizedLogisticMixture,
     Family,
@@ -21,6 +24,7 @@ from pyro_vae.families import (
     LowRankNormal,
     MixtureOfNormals,
     Of,
+    Ordinal,
 )
 from pyro_vae.families.named import (
     NAMED,
@@ -30,12 +34,15 @@ from pyro_vae.families.named import (
     LogitNormal,
     Normal,
     PseudoBernoulli,
+    RoundedLogistic,
     TruncatedNormal,
 )
 from pyro_vae.families.univariate import attribute, offered
 
 __all__ = [
+    "Auto",
     "Bernoulli",
+    "ByColumn",
     "Categorical",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
@@ -45,13 +52,22 @@ __all__ = [
     "LowRankNormal",
     "MixtureOfNormals",
     "Normal",
+    "Ordinal",
     "PseudoBernoulli",
+    "RoundedLogistic",
     "TruncatedNormal",
 ]
 
 
-def as_likelihood(likelihood: Family | Of | type[Distribution] | type[Family]) -> Family:
+Likelihood = Family | Of | type[Distribution] | type[Family]
+ByName = Mapping[str, Likelihood]
+"""Of a table, likelihoods by column."""
+
+
+def as_likelihood(likelihood: Likelihood | ByName | Literal["auto"]) -> Family:
     """A likelihood of one's own: a copy of the given one, or the given family with all from the decoder.
+
+    ``"auto"``, or likelihoods by name, are ``Auto``, which chooses one for each column of a table.
 
     Raises:
         TypeError: it is neither.
@@ -63,6 +79,10 @@ def as_likelihood(likelihood: Family | Of | type[Distribution] | type[Family]) -
         return likelihood()
     if isinstance(likelihood, type) and issubclass(likelihood, Distribution):
         return of(likelihood)()
+    if isinstance(likelihood, str) and likelihood == "auto":
+        return Auto()
+    if isinstance(likelihood, Mapping):
+        return Auto({str(column): as_likelihood(own) for column, own in likelihood.items()})
     raise TypeError(
         f"a likelihood is a pv.likelihoods object or a distribution class, not {likelihood!r}; "
         "likelihood=pv.likelihoods.Bernoulli() or likelihood=dist.StudentT, for example"

@@ -22,11 +22,13 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae.checks import Count, Seed, checked, found
-from pyro_vae.conditional import Conditional, Label, Real, full_precision, may_have_gaps
+from pyro_vae.conditional import Conditional, full_precision
 from pyro_vae.constraints import inside, support
 from pyro_vae.data import DataError, Split
+from pyro_vae.data.columns import Columns
 from pyro_vae.distributions import marginal
 from pyro_vae.families import LEBESGUE
+from pyro_vae.seen import Label, Real, Row, may_have_gaps
 
 Batch = dict[str, Tensor]
 
@@ -96,9 +98,13 @@ class Program(nn.Module):
         max_plate_nesting: plates within each other in the model, that of the data included.
         options: what it was made with, from which a registered model is made again.
         event_shapes: shape of a value of each site of the data, as far as it is known.
+        columns: of a model of a table, what the columns of its rows x are; a batch may name them instead.
+        given_columns: those of them that the model is given.
     """
 
     max_plate_nesting: int = 1
+    columns: Columns | None = None
+    given_columns: tuple[str, ...] = ()
     initialized: Tensor
 
     def __init__(self) -> None:
@@ -170,11 +176,30 @@ class Program(nn.Module):
         """Of its parameters."""
         return next(self.parameters(), torch.empty(0)).dtype
 
-    def place(self, batch: Mapping[str, Any] | Tensor | np.ndarray) -> Batch:
+    def read(self, batch: Any) -> Batch:
+        """A batch as ``as_batch`` has it; of a table's model also a DataFrame, or values by column.
+
+        Columns that are absent are not known (NaN).
+
+        Raises:
+            DataError: a column is unknown, or has values of another kind.
+            TypeError: it is no batch.
+        """
+        if self.columns is None or isinstance(batch, Tensor | np.ndarray):
+            return as_batch(batch)
+        if hasattr(batch, "columns") or (isinstance(batch, Mapping) and batch.keys() & self.columns.keys()):
+            rest = (
+                {} if hasattr(batch, "columns") else {k: v for k, v in batch.items() if k not in self.columns}
+            )
+            rows = self.columns.encode({k: batch[k] for k in batch if k not in rest} if rest else batch)
+            return {"x": rows.to(self.device, self.dtype)} | as_batch(rest)
+        return as_batch(batch)
+
+    def place(self, batch: Any) -> Batch:
         """A batch on its device, real values in its dtype."""
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for name, value in as_batch(batch).items()
+            for name, value in self.read(batch).items()
         }
 
     def conditionals(self) -> list[Conditional]:
@@ -214,11 +239,10 @@ class Program(nn.Module):
         self.see_gaps(data.gaps)
         for c in self.conditionals():
             for parent in c.seen:
-                if isinstance(parent, Real) and parent.site in data.event_shapes:
-                    mean, std = data.moments(parent.site)
+                if isinstance(parent, Real | Row) and parent.site in data.event_shapes:
                     beside = own.get(parent.site)
                     vector = len(parent.event_shape) == 1
-                    parent.initialize(mean, std, vector and (beside is None or beside.family.by_column))
+                    parent.initialize(data, vector and (beside is None or beside.family.by_column))
         if not self.event_shapes:
             read = _Reading(self.place(data.batch(slice(0, 2))))
             with self.evaluating():
@@ -233,7 +257,7 @@ class Program(nn.Module):
         for program in self._within():
             program.see_gaps(gaps)
         for c in self.conditionals():
-            new = [p for p in c.seen if isinstance(p, Real) and p.site in gaps and not p.gaps]
+            new = [p for p in c.seen if isinstance(p, Real | Row) and p.site in gaps and not p.gaps]
             for parent in new:
                 parent.gaps = True
             if new:
@@ -243,7 +267,7 @@ class Program(nn.Module):
     @property
     def gaps(self) -> frozenset[str]:
         """Sites of which its networks see a mask beside the values."""
-        return frozenset(seen.site for seen in self.modules() if isinstance(seen, Real) and seen.gaps)
+        return frozenset(seen.site for seen in self.modules() if isinstance(seen, Real | Row) and seen.gaps)
 
     @property
     def classes(self) -> dict[str, int]:
@@ -269,6 +293,8 @@ class Program(nn.Module):
                 batch[seen.site] = torch.arange(num_data, device=self.device) % len(seen.classes)
             elif isinstance(seen, Real):
                 batch[seen.site] = seen.loc.expand(num_data, *seen.event_shape)
+            elif isinstance(seen, Row):
+                batch[seen.site] = batch[seen.site] + seen.typical()
         return batch
 
     def generate(
@@ -291,12 +317,22 @@ class Program(nn.Module):
         Raises:
             DataError: the model has no site of that name, or the value another shape.
         """
-        batch = self.example(num_samples)
-        unknown = set(given or {}) - batch.keys()
+        batch, given = self.example(num_samples), dict(given or {})
+        if self.columns is not None and (
+            named := {n: given.pop(n) for n in list(given) if n in self.columns}
+        ):
+            if modelled := [name for name in named if name not in self.given_columns]:
+                raise DataError(
+                    f"given={modelled[0]!r} is a column that this {type(self).__name__} models; draws of all "
+                    f"others given it are those of pv.predict(vae, {{{modelled[0]!r}: ...}}), or of a model that "
+                    f"is given it: pv.ConditionalVAE(table.event_shapes, given=[{modelled[0]!r}])"
+                )
+            batch["x"] = self.columns.encode(named, num_samples).to(batch["x"])
+        unknown = set(given) - batch.keys()
         if unknown:
             raise DataError(f"given={unknown.pop()!r} is no site of the model; it has {', '.join(batch)}")
         known = {}
-        for name, value in (given or {}).items():
+        for name, value in given.items():
             shape, classes = self.event_shapes[name], self.classes.get(name)
             try:
                 tensor = torch.as_tensor(value)
@@ -411,7 +447,7 @@ def _story(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(self: Program, batch: Any, *args: Any, **kwargs: Any) -> Any:
         self.announce()
-        batch = as_batch(batch)
+        batch = self.read(batch)
         try:
             return function(self, batch, *args, **kwargs)
         except KeyError as error:

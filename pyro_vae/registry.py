@@ -174,6 +174,8 @@ class _Reader:
         if not isinstance(node, ast.Call):
             return self.make(self.target(node, kind), kind, [], {})
         inner = "distribution" if kind in ("prior", "likelihood", "guide") else kind
+        if isinstance(node.func, ast.Name) and node.func.id in ("Auto", "ByColumn"):  # made of others
+            inner = kind
         arguments = [self.value(item, inner) for item in node.args]
         given = [keyword.arg or "**" for keyword in node.keywords]
         if twice := [name for name, other in itertools.pairwise(sorted(given)) if name == other]:
@@ -421,6 +423,10 @@ def _written(part: Any) -> str:
         return _name(part)
     if isinstance(part, Of):
         return _name(part.family)
+    if isinstance(part, likelihoods.ByColumn | likelihoods.Auto):
+        return _called(type(part), part.arguments())
+    if isinstance(part, dict):
+        return f"{{{', '.join(f'{key!r}: {_written(value)}' for key, value in part.items())}}}"
     text, cls = repr(part), type(part)  # of numbers and texts too
     if cls.__module__.startswith("pyro_vae."):  # a family of numbers may be one's own
         cls = getattr(part, "family", cls)

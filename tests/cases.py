@@ -104,13 +104,16 @@ NUMBERS: dict[str, dict[str, float]] = {
     "GeneralizedPareto": {"loc": 0.0, "concentration": 0.2},
     "LowRankNormal": {"rank": 2},
     "MixtureOfNormals": {"components": 2},
+    "Ordinal": {"levels": 5},
     "Pareto": {"scale": 1.0},
     "RelaxedBernoulli": {"temperature": 0.5},
 }
 """What some are made with."""
 
 LIKELIHOODS = {
-    name: getattr(pv.likelihoods, name)(**NUMBERS.get(name, {})) for name in dir(pv.likelihoods)
+    name: getattr(pv.likelihoods, name)(**NUMBERS.get(name, {}))
+    for name in dir(pv.likelihoods)
+    if name not in ("Auto", "ByColumn")  # of tables, which are programs below
 } | {
     "Normal-shared": pv.likelihoods.Normal(scale="shared"),
     "Normal-per-element": pv.likelihoods.Normal(scale="per_element"),
@@ -167,6 +170,15 @@ class TwoSites(pv.Program):
 SMALL = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
 LEVELS = SMALL | {"between": pv.nets.mlp(7)}
 GIVEN = {"y": 3, "age": (2,)}
+COLUMNS = {
+    "height": "real",
+    "visits": "count",
+    "year": "integer",
+    "ill": "boolean",
+    "island": {"kind": "category", "levels": ["a", "b", "c"]},
+    "grade": {"kind": "ordinal", "levels": ["low", "high"]},
+}
+"""Of tables; all of them take 0 and 1."""
 PROGRAMS: dict[str, Callable[[], pv.Program]] = {
     "VAE": lambda: pv.VAE(EVENT_SHAPE, D, **SMALL),
     "VAE-VampPrior": lambda: pv.VAE(EVENT_SHAPE, D, prior=pv.priors.VampPrior(6), **SMALL),
@@ -179,6 +191,10 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
     "HierarchicalVAE-bottom-up": lambda: pv.HierarchicalVAE(EVENT_SHAPE, (4, D), **LEVELS),
     "HierarchicalVAE-top-down": lambda: pv.HierarchicalVAE(
         EVENT_SHAPE, (4, 3, 2), inference="top_down", **LEVELS
+    ),
+    "VAE-table": lambda: pv.VAE(COLUMNS, D, likelihood="auto", **SMALL),
+    "ConditionalVAE-table": lambda: pv.ConditionalVAE(
+        COLUMNS, given=["ill", "visits"], likelihood="auto", latent_dim=D, **SMALL
     ),
     "own": TwoSites,
 }

@@ -7,8 +7,9 @@ import torch
 from cases import EVENT_SHAPE, SMALL, D, build
 
 import pyro_vae as pv
-from pyro_vae.conditional import Conditional, Label, Latent, Real, observing
+from pyro_vae.conditional import Conditional
 from pyro_vae.families.named import Normal
+from pyro_vae.seen import Label, Latent, Real, observing
 
 
 def conditional(*parents, shape=(2,)):

@@ -14,14 +14,16 @@ from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from numbers import Integral, Real
 from pathlib import Path
-from typing import Any, get_args
+from typing import Any, cast, get_args
 
 import numpy as np
 import torch
 from torch import Tensor
 
+from pyro_vae.data import tables
 from pyro_vae.data.arrays import Sites
 from pyro_vae.data.binarize import Binarize
+from pyro_vae.data.columns import Columns
 from pyro_vae.data.files import read
 from pyro_vae.data.sets import SETS
 from pyro_vae.data.source import Array, DataError, shown
@@ -53,9 +55,14 @@ class Data:
         return self.train.event_shape
 
     @property
-    def event_shapes(self) -> dict[str, tuple[int, ...]]:
-        """Shape of one datum, by site."""
-        return self.train.event_shapes
+    def columns(self) -> Columns | None:
+        """Of a table, what its columns are."""
+        return self.train.columns
+
+    @property
+    def event_shapes(self) -> Mapping[str, tuple[int, ...]]:
+        """Shape of one datum, by site; of a table its columns, for which a model of it is built."""
+        return self.columns or self.train.event_shapes
 
     @property
     def class_names(self) -> tuple[str, ...] | None:
@@ -75,10 +82,11 @@ class Data:
         return self
 
     def __repr__(self) -> str:
-        others = "".join(f", {s} {shape}" for s, shape in list(self.event_shapes.items())[1:])
+        others = "".join(f", {s} {shape}" for s, shape in list(self.train.event_shapes.items())[1:])
+        shape = f"columns {self.columns!r}" if self.columns else f"shape {self.event_shape}"
         return (
             f"{self.name}: {len(self.train)} training, {len(self.validation)} validation, "
-            f"{len(self.test)} test data of shape {self.event_shape}{others}"
+            f"{len(self.test)} test data of {shape}{others}"
         )
 
     def _repr_html_(self) -> str:
@@ -104,12 +112,14 @@ def load(
         data: a name (digits, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10); or a file
             ``.npy``, ``.npz`` or ``.pt`` (of one array, or of arrays by site: ``x``, labels ``y``, any
             others); or a folder of images (subfolders are classes, hidden files are left out); or an array
-            ``[N, *event_shape]``; or a mapping of arrays by site; or a table of numbers. Images
+            ``[N, *event_shape]``; or a mapping of arrays by site; or a table: a DataFrame of pandas (of
+            polars, of Arrow), a ``.csv`` or ``.parquet`` file, whose columns keep their names and kinds. Images
             ``[N, H, W, C]`` of 1, 3 or 4 channels become ``[N, C, H, W]``, and 8-bit ones ``[N, H, W]``
             become ``[N, 1, H, W]``; 8-bit images are divided by 255. What is said of images and of
             ``binarize`` is of the site ``x``, or else of the first. NaN is a value that is not observed, and
             so is one that is masked.
-        labels: class of each datum ``[N]``, site ``y``: whole numbers from 0, or strings or other
+        labels: class of each datum ``[N]``, or of a table the name of the column of them; site ``y``: whole
+            numbers from 0, or strings or other
             classes, which are numbered in their order and keep their names as ``class_names``.
             A class of three or more that is too small for its share gets a datum in each split all the same
             where another class has more than its own.
@@ -143,8 +153,14 @@ def load(
         "stream": stream,
     }
     _check_arguments(config)
-    name, own_test = "array", None
-    if isinstance(data, str | Path):
+    name, own_test, columns = "array", None, None
+    frame = tables.is_frame(data)
+    if frame or (_is_path(data) and Path(cast(str, data)).suffix in tables.SUFFIXES):
+        name = "table" if frame else str(data)
+        train, columns = tables.table(data if frame else tables.read(Path(name)), labels)
+        if not frame and (labels is None or isinstance(labels, str)):
+            config |= {"data": str(Path(name).resolve()), "labels": labels}
+    elif isinstance(data, str | Path):
         name = str(data)
         train, own_test = _read(name, data_dir, stream)
         if labels is not None:
@@ -167,6 +183,7 @@ def load(
             seed=int(split_seed),
             rows=rows,
             class_names=part.class_names,
+            columns=columns,
         )
         for (part, rows), mode in zip(parts, (binarize, held_out, held_out), strict=True)
     ]
@@ -216,7 +233,7 @@ def _read(name: str, data_dir: str | Path | None, stream: bool | None) -> tuple[
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise DataError(
         f"no data set or file named {shown(name)}; {hint}Known names: {', '.join(SETS)}; "
-        "or give a .npy, .npz or .pt file, or a folder of images"
+        "or give a .npy, .npz, .pt, .csv or .parquet file, or a folder of images"
     )
 
 

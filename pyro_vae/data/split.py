@@ -14,6 +14,7 @@ from torch.distributions import constraints
 
 from pyro_vae.data.arrays import check_dense, classes, numbers
 from pyro_vae.data.binarize import Binarize, binarized, redraw
+from pyro_vae.data.columns import Columns
 from pyro_vae.data.source import Array, DataError, File, Index, Memory, Source, Statistics, statistics
 
 
@@ -31,6 +32,7 @@ class Split:
         seed: of the static draw, and of the first dynamic one.
         rows: which rows of memory-mapped arrays this split is made of; None for all.
         class_names: of the labels.
+        columns: of a table, what those of its rows x are.
 
     Raises:
         DataError: sites differ in their number of data, or hold no numbers, or are no dense tensors.
@@ -46,7 +48,9 @@ class Split:
         seed: int = 0,
         rows: np.ndarray | None = None,
         class_names: tuple[str, ...] | None = None,
+        columns: Columns | None = None,
     ):
+        self.columns = columns
         given: dict[str, Any] = dict(values) if isinstance(values, Mapping) else {"x": values}
         given |= {} if labels is None else {"y": labels}
         self.class_names = class_names

@@ -1,12 +1,14 @@
 """Distributions that Pyro lacks, and what any distribution tells of itself."""
 
 from pyro_vae.distributions.arrays import Reshaped
+from pyro_vae.distributions.columns import ByColumn
 from pyro_vae.distributions.discretized import (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
     DiscretizedNormal,
+    RoundedLogistic,
 )
-from pyro_vae.distributions.missing import marginal
+from pyro_vae.distributions.missing import conditional, marginal
 from pyro_vae.distributions.mixture import MixtureOfDiagNormals
 from pyro_vae.distributions.summary import centre, has_closed_form
 from pyro_vae.distributions.univariate import (
@@ -19,6 +21,7 @@ from pyro_vae.distributions.univariate import (
 )
 
 __all__ = [
+    "ByColumn",
     "Categorical",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
@@ -29,8 +32,10 @@ __all__ = [
     "MixtureOfDiagNormals",
     "PseudoBernoulli",
     "Reshaped",
+    "RoundedLogistic",
     "TruncatedNormal",
     "centre",
+    "conditional",
     "has_closed_form",
     "marginal",
 ]

@@ -127,6 +127,53 @@ class DiscretizedNormal(_Discretized):
         return torch.special.ndtri(u)
 
 
+class RoundedLogistic(TorchDistribution):
+    r"""Whole numbers of either sign: a Logistic, rounded.
+
+    .. math:: P(k) = F\left(\frac{k + 1/2 - \mu}{s}\right) - F\left(\frac{k - 1/2 - \mu}{s}\right)
+
+    with :math:`F(b) = 1 / (1 + e^{-b})`.
+
+    Args:
+        loc: :math:`\mu`, any batch shape.
+        scale: :math:`s`; the standard deviation before rounding is :math:`s \pi / \sqrt 3`.
+    """
+
+    arg_constraints = {"loc": constraints.real, "scale": constraints.positive}  # noqa: RUF012
+    support = constraints.integer
+
+    def __init__(self, loc: Any, scale: Any, validate_args: bool | None = None):
+        self.loc, self.scale = torch.broadcast_tensors(torch.as_tensor(loc), torch.as_tensor(scale))
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        low, high = ((value + half - self.loc) / self.scale for half in (-0.5, 0.5))
+        # Their difference is 1 / s, which is lost between large numbers.
+        between = (-(-1 / self.scale).expm1()).log()
+        return F.logsigmoid(high) + F.logsigmoid(-low) + between
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
+        tiny = torch.finfo(u.dtype).eps
+        return (self.loc + self.scale * torch.logit(u.clamp(tiny, 1 - tiny))).round()
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> RoundedLogistic:
+        loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)
+        return RoundedLogistic(loc, scale, validate_args=self._validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        """To within the rounding: exact where the scale is large, or the location whole or half."""
+        return self.loc
+
+    @property
+    def variance(self) -> Tensor:
+        return (self.scale * math.pi).square() / 3 + 1 / 12
+
+
 def log_normal_between(low: Tensor, high: Tensor) -> Tensor:
     """log(Phi(high) - Phi(low)), on the side of 0 where Phi is small and keeps its relative precision."""
     flip = low + high > 0

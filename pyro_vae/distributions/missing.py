@@ -1,4 +1,7 @@
-"""Distributions of some elements of a value, where the others were not observed."""
+"""Distributions of some elements of a value, where the others were not observed, or given these.
+
+Reference: Rubin, 1976, "Inference and missing data".
+"""
 
 from __future__ import annotations
 
@@ -53,6 +56,107 @@ def marginal(distribution: Distribution, observed: Tensor) -> Distribution:
         "StudentT, Bernoulli, Categorical, ...), and LowRankNormal, FullRankNormal, MixtureOfNormals and "
         "DiscretizedLogisticMixture; or drop such data"
     )
+
+
+def conditional(distribution: Distribution, value: Tensor, observed: Tensor) -> Distribution:
+    r"""The distribution of whole values, given the observed elements: :math:`p(x_m \mid x_o)`, beside x_o.
+
+    Its draws and its mean have the observed elements as they are. Where elements are independent the others
+    are as they would be without them; of Normals with covariance
+
+    .. math:: x_m \mid x_o \sim \mathcal N\bigl(\mu_m + S_{mo} S_{oo}^{-1} (x_o - \mu_o),
+        \; S_{mm} - S_{mo} S_{oo}^{-1} S_{om}\bigr);
+
+    of mixtures, the components are weighed anew by what each says of the observed elements.
+
+    Args:
+        distribution: batch shape ``[...]``, event shape ``event_shape``.
+        value: ``[..., *event_shape]``, in which what is not observed may be any number within the support.
+        observed: booleans ``[..., *event_shape]``.
+
+    Raises:
+        ValueError: the distribution's elements depend on each other in another way.
+
+    Reference: Bishop, 2006, "Pattern recognition and machine learning", section 2.3.1.
+    """
+    p: Any = distribution
+    if isinstance(p, dist.ExpandedDistribution):
+        return conditional(p.base_dist.expand(p.batch_shape), value, observed)
+    independent = isinstance(p, torch.distributions.Independent) and not p.base_dist.event_shape
+    if independent or not p.event_shape:
+        return Completed(p, value, observed)
+    if hasattr(p, "conditional"):
+        return cast(Distribution, p.conditional(value, observed))
+    if isinstance(p, Reshaped):
+        flat = (x.flatten(-len(p.event_shape)) for x in (value, observed))
+        return Reshaped(conditional(p.base, *flat), tuple(p.event_shape))
+    if isinstance(p, torch.distributions.MixtureSameFamily):
+        value, observed = (x.unsqueeze(-1 - len(p.event_shape)) for x in (value, observed))
+        component = p.component_distribution
+        log_weights = p.mixture_distribution.logits + marginal(component, observed).log_prob(value)
+        mixture = torch.distributions.Categorical(logits=log_weights, validate_args=False)
+        parts = conditional(component, value, observed).expand(log_weights.shape)
+        return dist.MixtureSameFamily(mixture, parts, validate_args=False)
+    if isinstance(p, torch.distributions.MultivariateNormal | torch.distributions.LowRankMultivariateNormal):
+        return Completed(p, value, observed, _gain(p.covariance_matrix, observed))
+    raise ValueError(
+        f"{type(p).__name__} cannot be drawn of which some elements are given: they depend on each other. "
+        "Families that are independent over elements can (pv.likelihoods.Normal, StudentT, Bernoulli, "
+        "Categorical, ...), and LowRankNormal, FullRankNormal and MixtureOfNormals"
+    )
+
+
+class Completed(TorchDistribution):
+    r"""A distribution of whole values whose observed elements are certain: draws and a mean, and no density.
+
+    A draw x of the whole distribution becomes one that is conditional by :math:`x + G (x_o - x)_o`, with
+    :math:`G = S_{\cdot o} S_{oo}^{-1}` of a Normal, and G = 0 of independent elements.
+
+    Args:
+        whole: batch shape ``[...]``, event shape ``event_shape``.
+        value: ``[..., *event_shape]``, as it is where observed.
+        observed: booleans ``[..., *event_shape]``.
+        gain: G, ``[..., P, P]``, of vectors; None where elements are independent.
+
+    Reference: Doucet, 2010, "A note on efficient conditional simulation of Gaussian distributions".
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, whole: Any, value: Tensor, observed: Tensor, gain: Tensor | None = None):
+        end = len(whole.event_shape)
+        leading = (x.shape[: x.dim() - end] for x in (value, observed))
+        self.whole = whole.expand(torch.broadcast_shapes(whole.batch_shape, *leading))
+        self.value, self.observed, self.gain = value, observed, gain
+        super().__init__(self.whole.batch_shape, whole.event_shape, validate_args=False)
+
+    @property
+    def support(self) -> constraints.Constraint:  # type: ignore[override]
+        return cast(constraints.Constraint, self.whole.support)
+
+    def _complete(self, x: Tensor) -> Tensor:
+        if self.gain is not None:
+            away = torch.where(self.observed, self.value - x, 0.0)
+            x = x + (self.gain @ away[..., None])[..., 0]
+        return torch.where(self.observed, self.value.to(x), x)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self._complete(self.whole.sample(sample_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Completed:
+        return Completed(self.whole.expand(batch_shape), self.value, self.observed, self.gain)
+
+    @property
+    def mean(self) -> Tensor:
+        return self._complete(self.whole.mean)
+
+
+def _gain(covariance: Tensor, observed: Tensor) -> Tensor:
+    r""":math:`S_{\cdot o} S_{oo}^{-1}`, ``[..., P, P]``, with columns of 0 for what is not observed."""
+    rows = torch.where(observed[..., None], covariance, 0.0)
+    block = torch.where(observed[..., None, :], rows, (~observed).to(covariance).diag_embed())
+    return torch.linalg.solve(block, rows).mT
 
 
 class _MarginalNormal(TorchDistribution):

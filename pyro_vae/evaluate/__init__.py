@@ -4,5 +4,16 @@ from pyro_vae.evaluate.batched import Batched
 from pyro_vae.evaluate.door import check
 from pyro_vae.evaluate.latents import active_units
 from pyro_vae.evaluate.likelihood import ELBO, LogLikelihood, elbo, log_likelihood
+from pyro_vae.evaluate.predict import Predictions, predict
 
-__all__ = ["ELBO", "Batched", "LogLikelihood", "active_units", "check", "elbo", "log_likelihood"]
+__all__ = [
+    "ELBO",
+    "Batched",
+    "LogLikelihood",
+    "Predictions",
+    "active_units",
+    "check",
+    "elbo",
+    "log_likelihood",
+    "predict",
+]

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -12,12 +12,13 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.checks import checked
-from pyro_vae.conditional import Label, observing
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import DataError, Split
 from pyro_vae.distributions import marginal
+from pyro_vae.families import ByColumn, Family
 from pyro_vae.families.univariate import mend
 from pyro_vae.program import Program, as_batch, sites
+from pyro_vae.seen import Label, observing
 
 Data = Split | Mapping[str, Any] | Tensor | np.ndarray
 
@@ -51,6 +52,11 @@ def check(program: Program, data: Split) -> None:
                 f"the {kind} needs values of {name}, and the data have {', '.join(data.event_shapes)}: "
                 + ("pv.data.load(x, labels=y)" if name == "y" else f"pv.data.load({{'x': x, {name!r}: ...}})")
             )
+        if program.columns and data.columns and program.columns != data.columns:
+            raise DataError(
+                f"the {kind} was built for columns {program.columns!r}, and the data have {data.columns!r}; give "
+                "a DataFrame with the columns of the first, in any order: pv.evaluate.elbo(vae, frame)"
+            )
         if data.event_shapes[name] != shape:
             raise DataError(
                 f"the data have {name} of shape {data.event_shapes[name]}, but the {kind} was built for "
@@ -78,6 +84,8 @@ def check(program: Program, data: Split) -> None:
 
 def _check_site(program: Program, data: Split, name: str, one: Any, many: Any) -> None:
     family = next((c.family for c in program.conditionals() if c.site == name), None)
+    if isinstance(family, ByColumn):
+        return _check_columns(program, data, name, family, many)
     told, mends = (repr(family), family.mends) if family else (type(_base(one)).__name__, mend(one))
     given = support(one)  # of one datum, for all alike
     data.check(name, given, domain(given), told, mends)
@@ -96,6 +104,27 @@ def _check_site(program: Program, data: Split, name: str, one: Any, many: Any) -
             marginal(many, torch.ones(shape, dtype=torch.bool, device=program.device))
         except ValueError as error:
             raise DataError(f"{name} has missing values (NaN), and {error}") from error
+
+
+def _check_columns(program: Program, data: Split, name: str, family: ByColumn, many: Any) -> None:
+    """``_check_site`` of a table, column by column."""
+    names = list(data.columns or program.columns or map(str, range(family.event_shape[0])))
+    x = program.place({name: data.batch(slice(0, len(data)))[name]})[name]
+    outside = ~many.support.by_column(x) & ~x.isnan() | x.isinf()
+    ends = torch.stack([x.nan_to_num(math.inf).amin(0), x.nan_to_num(-math.inf).amax(0)])
+    known = ends.isfinite().all(0)
+    filled = torch.where(known, ends, 0.5)
+    without = torch.stack(
+        [~many.by_column(row.expand(many.batch_shape + row.shape)).isfinite() for row in filled]
+    )
+    for j in (outside.any(0) | (without.flatten(1, -2).any(1).any(0) & known)).nonzero()[:, 0].tolist():
+        own = cast(Family, family.family_of(j))
+        raise DataError(
+            f"{int(outside[:, j].sum())} of {len(x)} values of column {names[j]} lie outside the support "
+            f"{domain(own.support)} of its likelihood {own!r}, or have no density: they range over "
+            f"[{ends[0, j]:g}, {ends[1, j]:g}]. Mend: another family, likelihood={{{names[j]!r}: dist.StudentT}}; "
+            f"or {own.mends}"
+        )
 
 
 def _check_gaps(program: Program, data: Split) -> None:

@@ -13,7 +13,6 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.checks import Count, Seed, checked
-from pyro_vae.conditional import observing
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import Split
 from pyro_vae.evaluate.door import Data, as_split, check
@@ -21,6 +20,7 @@ from pyro_vae.families import COUNTING, LEBESGUE
 from pyro_vae.objectives import elbo_terms, importance_weighted_bound, log_weights
 from pyro_vae.objectives.importance import by_datum, traces
 from pyro_vae.program import Batch, Program, sites
+from pyro_vae.seen import observing
 from pyro_vae.svi import CompilationWarning, Compile
 
 COMPILED_ROWS = 5_000_000

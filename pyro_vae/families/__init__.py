@@ -1,9 +1,10 @@
 """Families: how raw reals become a distribution. ``priors``, ``likelihoods`` and ``guides`` offer them."""
 
 from pyro_vae.families.base import COUNTING, LEBESGUE, Family
+from pyro_vae.families.columns import Auto, ByColumn
 from pyro_vae.families.fixed import Fixed
 from pyro_vae.families.flow import ConditionedFlow, OwnFlow
-from pyro_vae.families.levels import Categorical, Dirichlet, DiscretizedLogisticMixture
+from pyro_vae.families.levels import Categorical, Dirichlet, DiscretizedLogisticMixture, Ordinal
 from pyro_vae.families.mixture import MixtureOfNormals
 from pyro_vae.families.normal import FullRankNormal, LowRankNormal
 from pyro_vae.families.parameter import Source
@@ -13,6 +14,8 @@ from pyro_vae.families.vamp import VampPrior
 __all__ = [
     "COUNTING",
     "LEBESGUE",
+    "Auto",
+    "ByColumn",
     "Categorical",
     "ConditionedFlow",
     "Dirichlet",
@@ -23,6 +26,7 @@ __all__ = [
     "LowRankNormal",
     "MixtureOfNormals",
     "Of",
+    "Ordinal",
     "OwnFlow",
     "Source",
     "Univariate",

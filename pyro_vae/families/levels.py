@@ -31,7 +31,8 @@ class _Levels(Family):
 class Categorical(_Levels):
     r"""Levels or symbols 0, ..., L - 1 with a probability each: :math:`p(v) = \prod_i \pi_{i v_i}`.
 
-    The network emits L logits per element, which start at the logarithm of the levels' frequencies.
+    The network emits L logits per element, which start at the logarithm of the levels' frequencies: those of
+    all elements, or of vectors each element's own.
 
     Args:
         levels: L, 256 for 8-bit images.
@@ -44,7 +45,8 @@ class Categorical(_Levels):
 
     def setup(self, event_shape: Shape) -> None:
         super().setup(event_shape)
-        self.register_buffer("offset", torch.zeros(self.levels))
+        own = self.event_shape if len(self.event_shape) == 1 else ()
+        self.register_buffer("offset", torch.zeros(*own, self.levels))
 
     def param_shape(self) -> Shape:
         return (self.levels * self.event_shape[0], *self.event_shape[1:])
@@ -57,12 +59,68 @@ class Categorical(_Levels):
 
     @torch.no_grad()
     def initialize(self, x: Tensor, mean: Tensor, std: Tensor, *, by_column: bool = False) -> None:
-        known = x[x.isfinite()].long().clamp(0, self.levels - 1)
-        counts = torch.bincount(known, minlength=self.levels) + 1
-        self.offset.copy_((counts / counts.sum()).log())
+        if self.offset.dim() == 1:
+            self.offset.copy_(_frequencies(x, self.levels).log())
+            return
+        for offset, column in zip(self.offset, x.unbind(-1), strict=True):
+            offset.copy_(_frequencies(column, self.levels).log())
 
     def describe(self, raw: str) -> dict[str, str]:
         return {"logits": f"{raw} + b"}
+
+
+class Ordinal(_Levels):
+    r"""Categories 0, ..., L - 1 with an order: proportional odds of a number that the network emits.
+
+    .. math:: P(v_i \le k) = F(c_{ik} - r_i), \qquad F(b) = 1 / (1 + e^{-b}), \qquad
+        c_{i0} < c_{i1} < \dots < c_{i,L-2}
+
+    with learned cut points c of each element, which start where r = 0 gives the categories' frequencies.
+
+    Args:
+        levels: L.
+
+    Reference: McCullagh, 1980, "Regression models for ordinal data".
+    """
+
+    def setup(self, event_shape: Shape) -> None:
+        super().setup(event_shape)
+        start = torch.logit(torch.arange(1, self.levels) / self.levels)
+        self.first = nn.Parameter(start[:1].expand(*event_shape, 1).clone())
+        self.log_steps = nn.Parameter(start.diff().log().expand(*event_shape, self.levels - 2).clone())
+
+    def param_shape(self) -> Shape:
+        return self.event_shape
+
+    def forward(self, raw: Tensor) -> Distribution:
+        cuts = torch.cat([self.first, self.first + self.log_steps.exp().cumsum(-1)], -1)
+        ends = cuts - raw[..., None]
+        step = cuts.diff(dim=-1)  # F(b) - F(a) = F(b) F(-a) (1 - exp(a - b)), without cancellation
+        within = (
+            nn.functional.logsigmoid(ends[..., 1:])
+            + nn.functional.logsigmoid(-ends[..., :-1])
+            + (-(-step).expm1()).log()
+        )
+        log_p = [nn.functional.logsigmoid(ends[..., :1]), within, nn.functional.logsigmoid(-ends[..., -1:])]
+        p: Any = distributions.Categorical(logits=torch.cat(log_p, -1))
+        return cast(Distribution, p.to_event(len(self.event_shape)))
+
+    @torch.no_grad()
+    def initialize(self, x: Tensor, mean: Tensor, std: Tensor, *, by_column: bool = False) -> None:
+        elements = x.reshape(len(x), -1).unbind(1)
+        shares = torch.stack([_frequencies(element, self.levels) for element in elements])
+        cuts = torch.logit(shares.cumsum(1)[:, :-1]).reshape(*self.event_shape, -1)
+        self.first.copy_(cuts[..., :1])
+        self.log_steps.copy_(cuts.diff(dim=-1).log())
+
+    def describe(self, raw: str) -> dict[str, str]:
+        return {"cut points": f"c - {raw}, c learned"}
+
+
+def _frequencies(x: Tensor, levels: int) -> Tensor:
+    """Of the levels among values that are known, none of them 0."""
+    counts = torch.bincount(x[x.isfinite()].long().clamp(0, levels - 1), minlength=levels) + 1.0
+    return counts / counts.sum()
 
 
 class DiscretizedLogisticMixture(_Levels):

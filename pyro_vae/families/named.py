@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from typing import ClassVar
 
 import pyro.distributions as dist
@@ -100,6 +101,25 @@ class DiscretizedNormal(DiscretizedLogistic):
     """
 
     of = distributions.DiscretizedNormal
+
+
+class RoundedLogistic(Univariate):
+    """Whole numbers of either sign: a Logistic, rounded (:class:`pyro_vae.distributions.RoundedLogistic`).
+
+    Args:
+        loc: location.
+        scale: scale.
+    """
+
+    measured_in: ClassVar = {"loc": "scale"}
+
+    def __init__(self, loc: Source = "network", scale: Source = "network"):
+        super().__init__(distributions.RoundedLogistic, loc=loc, scale=scale)
+
+    def start(self, x: Tensor, mean: Tensor, std: Tensor, by_column: bool) -> dict[str, Tensor]:
+        # By moments: of columns far from 0 a search from there would not come near.
+        size = units(std, by_column).to(x).clamp(min=0.3) * (math.sqrt(3) / math.pi)
+        return {"loc": mean.to(x), "scale": size}
 
 
 class TruncatedNormal(Univariate):

@@ -14,9 +14,9 @@ from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae import distributions
-from pyro_vae.conditional import observing
 from pyro_vae.data import DataError, Split
 from pyro_vae.program import Batch, Program, sites
+from pyro_vae.seen import observing
 
 Datum = Mapping[str, Any] | Tensor | np.ndarray
 Data = Split | Datum

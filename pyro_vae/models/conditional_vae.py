@@ -2,27 +2,29 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from numbers import Integral
-from typing import Any
+from typing import Any, Literal, cast
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import nets
 from pyro_vae.checks import check
-from pyro_vae.conditional import Conditional, Label, Latent, Real, Seen
+from pyro_vae.conditional import Conditional
 from pyro_vae.data import DataError, Split
+from pyro_vae.data.columns import Columns
 from pyro_vae.families import Family, Of
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
-from pyro_vae.likelihoods import Bernoulli, as_likelihood
-from pyro_vae.models.parts import check_shape, refuse_encoding, start_guide
+from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
+from pyro_vae.models.parts import as_rows, check_shape, refuse_encoding, see, start_guide
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import Program
+from pyro_vae.seen import Label, Latent, Real, Row, Seen
 
-Given = Mapping[str, int | tuple[int, ...]]
+Given = Mapping[str, int | tuple[int, ...]] | Sequence[str]
 
 
 class ConditionalVAE(Program):
@@ -37,9 +39,10 @@ class ConditionalVAE(Program):
     that is missing (NaN) is seen as not known.
 
     Args:
-        event_shape: shape of one datum, such as (1, 28, 28).
+        event_shape: shape of one datum, such as (1, 28, 28), or the columns of a table.
         given: sites of the data that are given, each with its number of classes, for labels that are whole
-            numbers from 0 on, or with the shape of its real values: ``{"y": 10, "age": (1,)}``.
+            numbers from 0 on, or with the shape of its real values: ``{"y": 10, "age": (1,)}``; of a table
+            the names of columns: ``["sex", "age"]``.
         latent_dim: D, the number of latent variables per datum.
         conditional_prior: whether the prior is a Normal p(z|y) with learned mean and scale, instead of p(z).
         prior: p(z), as in ``pv.VAE``.
@@ -59,29 +62,32 @@ class ConditionalVAE(Program):
 
     def __init__(
         self,
-        event_shape: tuple[int, ...],
+        event_shape: tuple[int, ...] | Columns,
         *,
         given: Given = {"y": 10},  # noqa: B006
         latent_dim: int = 10,
         conditional_prior: bool = False,
         prior: Family | Distribution = StandardNormal(),
-        likelihood: Family | Of | type[Distribution] = Bernoulli(),
+        likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
         guide: Family | Of | type[Distribution] = Normal(),
         encoder: nets.Net = nets.mlp(400, 400),
         decoder: nets.Net = nets.mlp(400, 400),
     ):
         super().__init__()
+        names = () if isinstance(given, Mapping) else check("given", given, Sequence[str])
+        event_shape, self.columns, family = as_rows(event_shape, likelihood, names)
         x, z = check_shape("ConditionalVAE", event_shape, latent_dim)
         nets.check_factories(encoder=encoder, decoder=decoder)
         check("conditional_prior", conditional_prior, bool)
-        self.given = _check_given(given)
+        self.given_columns = tuple(names)
+        self.given = {} if self.columns and names else _check_given(given)
         self.options = {
-            "event_shape": x,
-            "given": dict(self.given),
+            "event_shape": self.columns or x,
+            "given": list(self.given_columns) if self.columns and names else dict(self.given),
             "latent_dim": z[0],
             "conditional_prior": conditional_prior,
             "prior": prior,
-            "likelihood": as_likelihood(likelihood),
+            "likelihood": family,
             "guide": as_guide(guide),
             "encoder": encoder,
             "decoder": decoder,
@@ -93,21 +99,25 @@ class ConditionalVAE(Program):
         else:
             self.p_z = Conditional("z", as_prior(prior), z)
             refuse_encoding("ConditionalVAE", self.p_z.family)
-        seen = (Real("x", x), *self._seen())
-        self.q_z = Conditional("z", as_guide(guide), z, seen, encoder, support=self.p_z.support)
-        self.p_x = Conditional("x", as_likelihood(likelihood), x, (Latent("z", z), *self._seen()), decoder)
+        saw = (see(x, self.columns), *(() if self.given_columns else self._seen()))
+        self.q_z = Conditional("z", as_guide(guide), z, saw, encoder, support=self.p_z.support)
+        self.p_x = Conditional("x", family, x, (Latent("z", z), *self._seen()), decoder)
 
     def model(self, batch: Any) -> Tensor:
         """The generative story: z ~ p(z) or p(z|y), x ~ p(x|z, y)."""
         y = self._values(batch)
         with self.plate(batch):
             z = self.sample("z", self.p_z(*y) if self.p_z.parents else self.p_z())
-            return self.sample("x", self.p_x(z, *y), batch)
+            p_x = self.p_x(z, *y)
+            if self.given_columns:
+                p_x = cast(Any, p_x).given(batch["x"])
+            return self.sample("x", p_x, batch)
 
     def guide(self, batch: Any) -> Tensor:
         """The inference story: z ~ q(z|x, y)."""
         with self.plate(batch):
-            return self.sample("z", self.q_z(batch["x"], *self._values(batch)))
+            y = () if self.given_columns else self._values(batch)
+            return self.sample("z", self.q_z(batch["x"], *y))
 
     def prior(self, *y: Tensor) -> Distribution:
         """p(z), or p(z|y) if the prior is conditional, event shape ``(D,)``."""
@@ -126,6 +136,8 @@ class ConditionalVAE(Program):
         start_guide(self.q_z, self.p_z)
 
     def _seen(self) -> tuple[Seen, ...]:
+        if self.given_columns:
+            return (Row("x", cast(Columns, self.columns), self.given_columns),)
         return tuple(Label(s, k) if isinstance(k, int) else Real(s, k) for s, k in self.given.items())
 
     def _classes(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
@@ -136,6 +148,8 @@ class ConditionalVAE(Program):
         return given
 
     def _values(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
+        if self.given_columns:
+            return [batch["x"]]
         missing = self.given.keys() - batch.keys()
         if missing:
             site = missing.pop()

@@ -12,16 +12,18 @@ from torch.distributions import Distribution
 
 from pyro_vae import nets
 from pyro_vae.checks import Count, check
-from pyro_vae.conditional import Conditional, Latent, Real
+from pyro_vae.conditional import Conditional
 from pyro_vae.data import Split
+from pyro_vae.data.columns import Columns
 from pyro_vae.families import Family, Of
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
-from pyro_vae.likelihoods import Bernoulli, as_likelihood
-from pyro_vae.models.parts import check_shape, refuse_encoding, start_guide
+from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
+from pyro_vae.models.parts import as_rows, check_shape, refuse_encoding, see, start_guide
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import Program
+from pyro_vae.seen import Latent
 
 Inference = Literal["bottom_up", "top_down"]
 
@@ -40,7 +42,7 @@ class HierarchicalVAE(Program):
         \mu = \sigma^2 (\mu_x \sigma_x^{-2} + \mu_p \sigma_p^{-2}).
 
     Args:
-        event_shape: shape of one datum, such as (1, 28, 28).
+        event_shape: shape of one datum, such as (1, 28, 28), or the columns of a table.
         latent_dims: number of latents of each level, the one next to x first.
         inference: ``"bottom_up"`` or ``"top_down"``.
         prior: of the highest level, as in ``pv.VAE``.
@@ -59,12 +61,12 @@ class HierarchicalVAE(Program):
 
     def __init__(
         self,
-        event_shape: tuple[int, ...],
+        event_shape: tuple[int, ...] | Columns,
         latent_dims: Sequence[int] = (40, 20),
         *,
         inference: Inference = "bottom_up",
         prior: Family | Distribution = StandardNormal(),
-        likelihood: Family | Of | type[Distribution] = Bernoulli(),
+        likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
         guide: Family | Of | type[Distribution] = Normal(),
         encoder: nets.Net = nets.mlp(400, 400),
         decoder: nets.Net = nets.mlp(400, 400),
@@ -74,6 +76,7 @@ class HierarchicalVAE(Program):
         dims = tuple(check("latent_dims", latent_dims, Sequence[Count]))
         if not dims:
             raise ValueError("latent_dims=() has no level; latent_dims=(40, 20), for example")
+        event_shape, self.columns, likely = as_rows(event_shape, likelihood)
         x, _ = check_shape("HierarchicalVAE", event_shape, min(dims))
         nets.check_factories(encoder=encoder, decoder=decoder, between=between)
         if inference not in ("bottom_up", "top_down"):
@@ -82,11 +85,11 @@ class HierarchicalVAE(Program):
         if inference == "top_down" and not isinstance(family, Normal):
             raise ValueError(f'inference="top_down" multiplies Normals, and the guide is {family!r}')
         self.options = {
-            "event_shape": x,
+            "event_shape": self.columns or x,
             "latent_dims": dims,
             "inference": inference,
             "prior": prior,
-            "likelihood": as_likelihood(likelihood),
+            "likelihood": likely,
             "guide": family,
             "encoder": encoder,
             "decoder": decoder,
@@ -102,9 +105,9 @@ class HierarchicalVAE(Program):
             Conditional(below.site, Normal(), below.event_shape, (above,), between)
             for below, above in itertools.pairwise(z)
         )
-        self.p_x = Conditional("x", as_likelihood(likelihood), x, (z[0],), decoder)
+        self.p_x = Conditional("x", likely, x, (z[0],), decoder)
         supports = [c.support for c in self._down()]
-        parents: list[Any] = [Real("x", x), *z]
+        parents: list[Any] = [see(x, self.columns), *z]
         if (
             inference == "top_down"
         ):  # what is seen upwards: a Normal, of which the next one sees the raw numbers

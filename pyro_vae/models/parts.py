@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 from operator import index
 from typing import Any
 
 import torch
 
 from pyro_vae.conditional import Conditional
-from pyro_vae.families import Family, VampPrior
+from pyro_vae.data.columns import Columns
+from pyro_vae.families import Auto, ByColumn, Family, VampPrior
 from pyro_vae.families.base import Shape
+from pyro_vae.families.univariate import Univariate
+from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import seed_generators
+from pyro_vae.seen import Real, Row
 
 
 def check_shape(model: str, event_shape: Any, latent_dim: Any) -> tuple[Shape, Shape]:
@@ -38,6 +42,33 @@ def check_shape(model: str, event_shape: Any, latent_dim: Any) -> tuple[Shape, S
             f"and latent_dim={latent_dim}; {example}"
         )
     return shape, (latent_dim,)
+
+
+def as_rows(
+    event_shape: Any, likelihood: Any, given: Collection[str] = ()
+) -> tuple[Any, Columns | None, Family]:
+    """The shape of x, the columns of a table's rows, and the likelihood; of a table one for each column.
+
+    Raises:
+        ValueError: the columns are none, or lack what they are.
+        DataError: a column is named that there is not.
+    """
+    family = as_likelihood(likelihood)
+    if not isinstance(event_shape, Mapping):
+        if isinstance(family, Auto):
+            family.setup(())  # which tells what it is for
+        return event_shape, None, family
+    columns = event_shape if isinstance(event_shape, Columns) else Columns(event_shape)
+    if isinstance(family, Auto):
+        family = family.resolve(columns, given)
+    elif isinstance(family, Univariate):
+        family = ByColumn.of(None if name in given else family for name in columns)
+    return (len(columns),), columns, family
+
+
+def see(x: Shape, columns: Columns | None) -> Real | Row:
+    """How an encoder sees x."""
+    return Real("x", x) if columns is None else Row("x", columns)
 
 
 def join_encoder(prior: VampPrior, q_z: Conditional, shape: Shape) -> None:

@@ -2,22 +2,24 @@
 
 from __future__ import annotations
 
-from typing import Any
+from typing import Any, Literal
 
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import nets
-from pyro_vae.conditional import Conditional, Latent, Real
+from pyro_vae.conditional import Conditional
 from pyro_vae.data import Split
+from pyro_vae.data.columns import Columns
 from pyro_vae.families import Family, Of, VampPrior
 from pyro_vae.guides import Normal as NormalGuide
 from pyro_vae.guides import as_guide
-from pyro_vae.likelihoods import Bernoulli, as_likelihood
-from pyro_vae.models.parts import check_shape, join_encoder, start_guide
+from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
+from pyro_vae.models.parts import as_rows, check_shape, join_encoder, see, start_guide
 from pyro_vae.priors import Normal as NormalPrior
 from pyro_vae.priors import as_prior
 from pyro_vae.program import Program, as_batch
+from pyro_vae.seen import Latent
 
 
 class VAE(Program):
@@ -36,10 +38,13 @@ class VAE(Program):
     two VAEs built from the same parts share nothing.
 
     Args:
-        event_shape: shape of one datum, such as (1, 28, 28).
+        event_shape: shape of one datum, such as (1, 28, 28); or the columns of a table, ``event_shapes`` of
+            ``pv.data.load(frame)``.
         latent_dim: D, the number of latent variables per datum.
         prior: p(z), a ``pv.priors`` object or any continuous Pyro distribution.
-        likelihood: p(x|z), a ``pv.likelihoods`` object or any univariate Pyro distribution class.
+        likelihood: p(x|z), a ``pv.likelihoods`` object or any univariate Pyro distribution class; of a table
+            also ``"auto"``, one for each column by what it is, or some of them by name (the others are
+            chosen): see ``pv.likelihoods.Auto``.
         guide: the family of q(z|x), a ``pv.guides`` object or a univariate Pyro distribution class;
             pushed onto the support of the prior where that is not the reals.
         encoder: factory of the network from x to the guide's parameters.
@@ -59,31 +64,33 @@ class VAE(Program):
 
     def __init__(
         self,
-        event_shape: tuple[int, ...],
+        event_shape: tuple[int, ...] | Columns,
         latent_dim: int = 10,
         *,
         prior: Family | Distribution = NormalPrior(),
-        likelihood: Family | Of | type[Distribution] = Bernoulli(),
+        likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
         guide: Family | Of | type[Distribution] = NormalGuide(),
         encoder: nets.Net = nets.mlp(400, 400),
         decoder: nets.Net = nets.mlp(400, 400),
     ):
         super().__init__()
+        event_shape, self.columns, family = as_rows(event_shape, likelihood)
         x, z = check_shape("VAE", event_shape, latent_dim)
         nets.check_factories(encoder=encoder, decoder=decoder)
         self.options = {
-            "event_shape": x,
+            "event_shape": self.columns or x,
             "latent_dim": z[0],
             "prior": prior,
-            "likelihood": as_likelihood(likelihood),
+            "likelihood": family,
             "guide": as_guide(guide),
             "encoder": encoder,
             "decoder": decoder,
         }
         self.event_shape, self.latent_dim, self.event_shapes = x, z[0], {"x": x}
         self.p_z = Conditional("z", as_prior(prior), z)
-        self.q_z = Conditional("z", as_guide(guide), z, (Real("x", x),), encoder, support=self.p_z.support)
-        self.p_x = Conditional("x", as_likelihood(likelihood), x, (Latent("z", z),), decoder)
+        saw = see(x, self.columns)
+        self.q_z = Conditional("z", as_guide(guide), z, (saw,), encoder, support=self.p_z.support)
+        self.p_x = Conditional("x", family, x, (Latent("z", z),), decoder)
         if isinstance(self.p_z.family, VampPrior):
             join_encoder(self.p_z.family, self.q_z, x)
 
@@ -111,7 +118,7 @@ class VAE(Program):
 
     def encode(self, x: Tensor) -> Distribution:
         """q(z|x), batch shape ``[...]``, event shape ``(D,)``, for x of shape ``[..., *event_shape]``."""
-        return self.q_z(as_batch(x, "x")["x"])
+        return self.q_z(self.read(x)["x"] if self.columns else as_batch(x, "x")["x"])
 
     def initialize(self, data: Split) -> None:
         super().initialize(data)

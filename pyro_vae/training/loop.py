@@ -21,12 +21,12 @@ from torch import Tensor
 
 from pyro_vae import checkpoint, evaluate
 from pyro_vae.checks import ConfigError, check
-from pyro_vae.conditional import observing
 from pyro_vae.data import Data
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.objectives import elbo_terms, in_closed_form, scale_latents
 from pyro_vae.objectives.importance import by_datum, traces
 from pyro_vae.program import Program, one_thread, parameters_known, seed_generators
+from pyro_vae.seen import observing
 from pyro_vae.svi import SVI, NonFiniteLossError
 from pyro_vae.training import state as states
 from pyro_vae.training.folder import Folder, Resume, opened
@@ -113,8 +113,9 @@ class _Training:
             int, np.random.SeedSequence([self.settings.seed, state.epoch]).generate_state(2)
         )
         split.redraw(redraw_seed)
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(order_seed))
         dtype, device = self.program.dtype, self.program.device
+        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(order_seed))
+        order = order.to(device)  # at once: each batch's share would be waited for
         sums = torch.tensor(state.sums, dtype=torch.float64, device=device)
         for batch in split.batches(self.settings.batch_size, order, start=state.batch, dtype=dtype):
             done = state.epoch + state.batch / self.num_batches
@@ -274,6 +275,12 @@ class _Training:
             yield
         except NonFiniteLossError as error:
             raise NonFiniteLossError(self.non_finite(str(error))) from error
+        except torch.OutOfMemoryError as error:
+            size = self.settings.batch_size
+            raise torch.OutOfMemoryError(
+                f"a step on {size} data does not fit into the memory of {self.program.device} "
+                f"({str(error).split('. GPU')[0]}); batch_size={max(1, size // 2)} takes less"
+            ) from error
 
     def non_finite(self, reason: str) -> str:
         """Where training stopped, why, and what is left."""
@@ -443,10 +450,11 @@ def make_optimizer(
     ways: dict[str, Any] = {} if chosen or "fused" not in accepted else {"fused": True}
     parameters = [p for p in program.parameters() if p.requires_grad]
     rate: Any = float(lr(0.0)) if callable(lr) else lr
-    if (
-        ways and program.device.type == "cuda" and "capturable" in accepted
-    ):  # so that a CUDA graph can hold it
-        ways["capturable"], rate = True, torch.tensor(rate, device=program.device)
+    if ways and program.device.type == "cuda":
+        if "capturable" in accepted:  # so that a CUDA graph can hold it
+            ways["capturable"], rate = True, torch.tensor(rate, device=program.device)
+        else:  # PyTorch chooses: Adagrad, which says it has one, has no fused form on a GPU
+            ways = {}
     try:
         return factory(parameters, lr=rate, **ways)
     except (TypeError, ValueError, RuntimeError) as error:

@@ -1,34 +1,23 @@
-"""Faults for so many minutes: python -m tests.faults --minutes 30."""
+"""Faults for so many minutes: python -m tests.faults --minutes 30 --jobs 4, from the top folder."""
 
 import argparse
-import random
-import tempfile
-import time
-from pathlib import Path
+import multiprocessing
+from concurrent.futures import ProcessPoolExecutor
 
-from .harness import Faults
+from .trials import summed, trials
 
 
 def main() -> int:
-    parser = argparse.ArgumentParser(description=__doc__)
-    parser.add_argument("--minutes", type=float, default=30)
-    parser.add_argument("--seed", type=int, default=0)
+    parser = argparse.ArgumentParser(prog="python -m tests.faults", description=__doc__)
+    parser.add_argument("--minutes", type=float, default=30.0, help="how long")
+    parser.add_argument("--seed", type=int, default=0, help="of the first process; the next has the next one")
+    parser.add_argument("--jobs", type=int, default=1, help="processes")
     given = parser.parse_args()
-    end = time.monotonic() + 60 * given.minutes
-    with tempfile.TemporaryDirectory() as place:
-        faults = Faults(random.Random(given.seed), Path(place))
-        once = [faults.planted, faults.swaps, faults.moved, faults.contents, lambda: faults.writes(1)]
-        many = [faults.again_and_again, faults.moments, faults.signals, faults.flips, faults.stale]
-        many += [faults.diverges, faults.moved, faults.contents, faults.compares, faults.planted]
-        for scenario in once:
-            scenario()
-            print(faults.report(), flush=True)
-        while time.monotonic() < end:
-            for scenario in many:
-                scenario()
-            print(faults.report().splitlines()[-1], flush=True)
-        print(faults.report(), *faults.wrong[:50], sep="\n")
-    return 1 if faults.wrong else 0
+    tasks = [(given.minutes, given.seed + share, share, given.jobs) for share in range(given.jobs)]
+    with ProcessPoolExecutor(given.jobs, multiprocessing.get_context("spawn")) as pool:
+        found = summed(pool.map(trials, *zip(*tasks, strict=True)))
+    print(found)
+    return 1 if found.wrong else 0
 
 
 if __name__ == "__main__":

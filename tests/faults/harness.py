@@ -7,74 +7,52 @@ it is lost, nothing half-written, nothing silently wrong. Each trial is a child 
 from __future__ import annotations
 
 import collections
-import hashlib
-import inspect
+import contextlib
+import functools
 import itertools
 import json
 import os
 import random
 import shutil
 import signal
+import subprocess
 import sys
 import tempfile
 import time
 import traceback
 import warnings
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
-import torch
 import yaml
 
 import pyro_vae as pv
 from pyro_vae.svi import SVI, NonFiniteLossError
 from pyro_vae.training import Interrupted
 
+from .jobs import (
+    SETTINGS,
+    compared,
+    counted,
+    data,
+    dated,
+    digest,
+    disturbed,
+    diverging,
+    first_weights,
+    jumped,
+    limited,
+    load,
+    make,
+    resumed,
+    start,
+    train,
+)
 from .shim import KINDS, Shim
 
-SETTINGS = {"epochs": 3, "batch_size": 30, "patience": 50, "compile": False, "progress": False}
-KNOWN = pv.training.Settings.documentation()
-SETTINGS |= {name: value for name, value in {"save_every": 1, "keep": 2}.items() if name in KNOWN}
-AUTO = inspect.signature(pv.fit).parameters["resume"].annotation != "bool"  # which was not there at first
 CLEAR = (pv.checkpoint.CheckpointError, pv.registry.ConfigError, pv.data.DataError)
-
-
-def digest(program: torch.nn.Module) -> str:
-    found = hashlib.sha256()
-    for name, value in sorted(program.state_dict().items()):
-        found.update(name.encode() + value.numpy().tobytes())
-    return found.hexdigest()
-
-
-def make(seed: int = 0) -> pv.VAE:
-    torch.manual_seed(seed)
-    nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
-    return pv.VAE((4,), 1, likelihood=pv.likelihoods.Normal(scale="shared"), **nets)
-
-
-def train(folder: Path, seed: int = 0, **changes: Any) -> str:
-    """Starts a run or goes on with it, and returns the digest of its weights."""
-    resume: Any = "auto" if AUTO else (folder / "config.yaml").exists()
-    options = SETTINGS | {"resume": resume, "seed": seed} | changes
-    return digest(pv.fit(make(seed), DATA, folder=folder, **options).program)
-
-
-def start(folder: Path, **changes: Any) -> str:
-    """Trains where there is to be no run yet."""
-    return train(folder, **{"resume": False} | changes)
-
-
-def load(folder: Path) -> str:
-    return digest(pv.load(folder))
-
-
-def children() -> None:
-    """The data, in the parent of all trials."""
-    global DATA
-    torch.set_num_threads(1)
-    torch.manual_seed(7)
-    DATA = pv.data.load(torch.randn(80, 1) + 0.3 * torch.randn(80, 4))
 
 
 @dataclass
@@ -155,7 +133,6 @@ class Faults:
     number: int = 0
 
     def __post_init__(self) -> None:
-        children()
         original, self.known = SVI.step, {}
         for seed in (0, 1):
             vae, seen = make(seed), set()
@@ -166,7 +143,7 @@ class Faults:
                 return result
 
             SVI.step = step  # type: ignore[method-assign]
-            run = pv.fit(vae, DATA, folder=self.place / f"whole{seed}", **SETTINGS, seed=seed)
+            run = pv.fit(vae, data(), folder=self.place / f"whole{seed}", **SETTINGS, seed=seed)
             SVI.step = original  # type: ignore[method-assign]
             seen.add(child(first_weights, seed).told)
             self.known[seed] = seen | {digest(run.program)}
@@ -200,16 +177,19 @@ class Faults:
         self.note(scenario, right and not rests, outcome, about + what + (f", left {rests}" if rests else ""))
         shutil.rmtree(folder, ignore_errors=True)
 
-    def writes(self, each: int) -> None:
-        """Every kind of fault at every call that writes; with ``each`` > 1, at one in so many."""
+    def writes(self) -> list[Callable[[], None]]:
+        """A trial of every kind of fault at every call that writes."""
+        total = child(counted, self.folder()).told
+        return [
+            functools.partial(self.write, kind, at, total) for kind in KINDS for at in range(1, total + 1)
+        ]
+
+    def write(self, kind: str, at: int, total: int) -> None:
+        """A fault at one of the calls that write."""
         folder = self.folder()
-        total = child(counted, folder).told
-        for kind in KINDS:
-            for at in range(1 + self.random.randrange(each), total + 1, each):
-                folder = self.folder()
-                outcome = child(train, folder, shim=Shim(folder, kind, at))
-                self.kills += kind in ("kill", "torn", "power")
-                self.check(f"writes, {kind}", folder, f"at {at} of {total}", outcome)
+        outcome = child(train, folder, shim=Shim(folder, kind, at))
+        self.kills += kind in ("kill", "torn", "power")
+        self.check(f"writes, {kind}", folder, f"at {at} of {total}", outcome)
 
     def again_and_again(self) -> None:
         """A run that is killed at one call after another, of its start and of each time it goes on."""
@@ -390,102 +370,72 @@ class Faults:
         self.note("compare, killed", outcome.told == self.compared, outcome, f"at {at}")
         shutil.rmtree(folder)
 
-    def report(self) -> str:
-        table = collections.defaultdict(dict)
-        for (scenario, ended), count in sorted(self.counts.items()):
-            table[scenario][ended] = count
-        lines = [f"{s:<28} {', '.join(f'{n} {ended}' for ended, n in e.items())}" for s, e in table.items()]
-        total, wrong = sum(self.counts.values()), len(self.wrong)
-        return "\n".join([*lines, f"{total} trials, {self.kills} kills, {wrong} wrong"])
+    def clocks(self) -> None:
+        """The time of day, or the steady clock by which runs are limited, jumps by hours, and back.
 
+        A limit of time is told by the steady clock alone, and a run that it stops goes on.
+        """
+        folder, clock = self.folder(), self.random.choice(("day", "steady"))
+        hours = self.random.choice((-1, 1)) * self.random.uniform(1, 48)
+        started = child(train, folder, shim=Shim(folder, "kill", self.random.randrange(5, 120)))
+        self.kills += started.kind == "killed"
+        dated(folder, -hours)
+        outcome = child(jumped, folder, self.random.randrange(1, 4), clock, hours)
+        about = f"{clock}, {hours:.0f} hours"
+        ends = ("done", "interrupted") if clock == "steady" and hours > 0 else ("done",)
+        if outcome.kind not in ends:
+            self.note("a clock that jumps", False, outcome, about)
+        self.check("a clock that jumps", folder, about, outcome)
 
-def first_weights(seed: int) -> str:
-    """Those from which a run starts, at the data's statistics."""
-    found = []
-    original = SVI.step
+    def filled(self) -> None:
+        """A small disk that a run fills, until there is space: a real one where one can be mounted."""
+        pages = self.random.randrange(1, 30)
+        with self.disk(f"size={pages * 4096}") as (place, remount):
+            folder = (place or self.place) / f"run{self.number}"
+            shim = None if place else Shim(folder, "filled", pages * 4096)
+            outcome = child(train, folder, shim=shim)
+            remount("size=64M")
+            self.check("a disk that fills", folder, f"{pages} pages{'' if place else ', shim'}", outcome)
 
-    def step(svi: Any, *args: Any) -> Any:
-        found.append(digest(vae))
-        return original(svi, *args)
+    def readonly(self) -> None:
+        """A disk that may only be read when a run is to go on: refused, and loaded all the same."""
+        with self.disk("size=64M") as (place, remount):
+            folder = (place or self.place) / f"run{self.number}"
+            started = child(train, folder, shim=Shim(folder, "kill", self.random.randrange(5, 120)))
+            self.kills += started.kind == "killed"
+            remount("ro")
+            outcome = child(train, folder, shim=None if place else Shim(folder, "readonly", 1))
+            loaded = child(load, folder)
+            right = outcome.kind == "refused" and (loaded.told in self.known[0] or loaded.kind == "refused")
+            self.note("a disk that is only read", right, outcome, f"loaded: {loaded.kind}")
+            remount("rw")
+            self.check("a disk that was only read", folder, "", outcome)
 
-    SVI.step = step  # type: ignore[method-assign]
-    vae = make(seed)
-    pv.fit(vae, DATA, **SETTINGS, seed=seed)
-    return found[0]
+    @contextlib.contextmanager
+    def disk(self, options: str) -> Iterator[tuple[Path | None, Callable[[str], object]]]:
+        """A small file system, and what mounts it otherwise; None where none may be mounted."""
+        place = self.folder()
+        place.mkdir()
 
+        def mount(options: str) -> bool:
+            command = ["mount", "-t", "tmpfs", "-o", options, "tmpfs", str(place)]
+            with contextlib.suppress(FileNotFoundError):
+                return subprocess.run(command, stderr=subprocess.DEVNULL).returncode == 0
+            return False
 
-def counted(folder: Path) -> int:
-    shim = Shim(folder)
-    shim.install()
-    train(folder)
-    return shim.count
+        if not mount(options):
+            yield None, lambda options: None
+            return
+        try:
+            yield place, lambda options: mount(f"remount,{options}")
+        finally:
+            subprocess.run(["umount", str(place)], check=True)
 
-
-def resumed(folder: Path) -> str:
-    return digest(pv.resume(folder, data=DATA, progress=False).program)
-
-
-def compared(folder: Path) -> list[Any]:
-    options = {n: v for n, v in SETTINGS.items() if n != "patience"}
-    found = pv.compare(
-        DATA,
-        guides=["Normal", "Laplace"],
-        latent_dim=1,
-        likelihood="Normal",
-        num_samples=3,
-        encoder="mlp(4)",
-        decoder="mlp(4)",
-        folder=folder,
-        **options,
-    )
-    table = (folder / "comparison.csv").read_text()
-    return [len(table.splitlines()), *(digest(program) for program in found.programs.values())]
-
-
-def limited(job: Any, folder: Path) -> str:
-    """A job that may take another gigabyte, and 20 seconds."""
-    try:
-        import resource
-
-        size = int(Path("/proc/self/statm").read_text().split()[0]) * resource.getpagesize()
-        resource.setrlimit(resource.RLIMIT_AS, (size + 2**30, size + 2**30))
-    except (ImportError, FileNotFoundError):
-        pass
-    signal.signal(signal.SIGALRM, lambda *_: os._exit(1))
-    signal.alarm(20)
-    return job(folder)
-
-
-def disturbed(folder: Path, at: int, act: Any) -> str:
-    """A run in whose ``at``-th step something is done."""
-    count, original = itertools.count(1), SVI.step
-
-    def step(svi: Any, *args: Any) -> Any:
-        if next(count) == at:
-            act()
-        return original(svi, *args)
-
-    SVI.step = step  # type: ignore[method-assign]
-    return train(folder)
-
-
-def diverging(folder: Path, at: int) -> str:
-    shim = Shim(folder)
-    shim.install()
-
-    def ruin() -> None:
-        shim.kind, shim.at = "full", 1
-        with torch.no_grad():
-            for parameter in vae.parameters():
-                parameter.fill_(float("nan"))
-
-    count, original, vae = itertools.count(1), SVI.step, make()
-
-    def step(svi: Any, *args: Any) -> Any:
-        if next(count) == at:
-            ruin()
-        return original(svi, *args)
-
-    SVI.step = step  # type: ignore[method-assign]
-    options = {n: v for n, v in SETTINGS.items() if n not in ("save_every", "keep")}
-    return digest(pv.fit(vae, DATA, folder=folder, **options).program)
+    @property
+    def scenarios(self) -> tuple[Callable[[], None], ...]:
+        """Those that differ from time to time."""
+        return (
+            *(self.again_and_again, self.moments, self.signals, self.flips, self.stale, self.diverges),
+            *(self.moved, self.contents, self.compares, self.planted),
+            *(self.clocks, self.filled, self.readonly),
+        )

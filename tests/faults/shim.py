@@ -3,22 +3,32 @@
 from __future__ import annotations
 
 import builtins
+import datetime
 import errno
 import io
 import os
 import signal
+import sys
+import time
 from pathlib import Path
 
-KINDS = ("kill", "torn", "power", "full", "broken", "short")
+from pyro_vae.training import report
+
+KINDS = ("kill", "torn", "power", "full", "readonly", "broken", "short")
 """Killed before the call; in the middle of it; with loss of what was not synced; from there on no space is
-left; one input/output error; one write that takes half of what it is given, as a system may."""
+left; from there on the disk is only read; one input/output error; one write that takes half of what it is
+given, as a system may."""
 
 
 class Shim:
-    """Counts the calls that write below ``root``, and lets the ``at``-th fail as ``kind`` says (0, none)."""
+    """Counts the calls that write below ``root``, and lets the ``at``-th fail as ``kind`` says (0, none).
+
+    Of the kind ``"filled"``, ``at`` is how many bytes there is space for.
+    """
 
     def __init__(self, root: Path, kind: str = "", at: int = 0):
         self.root, self.kind, self.at = os.path.abspath(root), kind, at
+        self.space = at if kind == "filled" else sys.maxsize
         self.count, self.open, self.dirty = 0, {}, set()
         self.real = {name: getattr(os, name) for name in _CALLS}
         self.real_open = io.open
@@ -41,6 +51,10 @@ class Shim:
         self.count += 1
         if self.kind == "full" and 0 < self.at <= self.count and allocates:
             raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC), *path)
+        if self.kind == "readonly" and 0 < self.at <= self.count:
+            raise OSError(errno.EROFS, os.strerror(errno.EROFS), *path)
+        if self.kind == "filled":
+            return False
         if self.count != self.at:
             return False
         if self.kind == "broken":
@@ -73,8 +87,17 @@ class Shim:
             half = bytes(data)[: len(data) // 2 or len(data)]
             if self.event(half=lambda: self.real["write"](descriptor, half)):
                 data = half
+            data = self._fitting(data)
             self.dirty.add(self.open[descriptor])
         return self.real["write"](descriptor, data)
+
+    def _fitting(self, data):
+        """What there is space for of what is written, in bytes or in a text."""
+        taken = data[: self.space]
+        self.space -= len(taken)
+        if len(data) and not len(taken):
+            raise OSError(errno.ENOSPC, os.strerror(errno.ENOSPC))
+        return taken
 
     def _os_fsync(self, descriptor):
         if descriptor in self.open:
@@ -129,7 +152,7 @@ class _File:
 
         self._shim.event(half=half)  # a buffered file writes on where the system takes half
         self._shim.dirty.add(self._path)
-        return self._file.write(data)
+        return self._file.write(self._shim._fitting(data))
 
     def flush(self):
         self._shim.event()
@@ -151,3 +174,25 @@ class _File:
 
     def __iter__(self):
         return iter(self._file)
+
+
+class Clocks:
+    """The time of day and the steady clock, which may jump by so many hours, forward or back."""
+
+    def __init__(self) -> None:
+        self.hours = {"day": 0.0, "steady": 0.0}
+
+    def install(self) -> None:
+        """From here on; for a process that ends with it."""
+        day, day_ns, steady = time.time, time.time_ns, time.monotonic
+        clocks = self
+
+        class Now(datetime.datetime):
+            @classmethod
+            def now(cls, tz=None):
+                return super().now(tz) + datetime.timedelta(hours=clocks.hours["day"])
+
+        time.time = lambda: day() + 3600 * clocks.hours["day"]
+        time.time_ns = lambda: day_ns() + int(3.6e12 * clocks.hours["day"])
+        time.monotonic = lambda: steady() + 3600 * clocks.hours["steady"]
+        report.datetime = Now

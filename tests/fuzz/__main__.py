@@ -1,12 +1,12 @@
-"""The long form: python -m tests.fuzz --minutes 30, from the top folder."""
+"""The long form: python -m tests.fuzz --minutes 30 --jobs 4, from the top folder."""
 
 from __future__ import annotations
 
 import argparse
-import itertools
 import sys
 import time
 from collections import Counter
+from concurrent.futures import ThreadPoolExecutor
 
 from .harness import FINE, run, table
 
@@ -23,18 +23,25 @@ def main() -> int:
     parser.add_argument(
         "--number", type=int, help="of inputs of each kind, instead of as many as there is time for"
     )
+    parser.add_argument("--jobs", type=int, default=1, help="workers, which share the inputs")
     given = parser.parse_args()
-    stop = (
-        itertools.count(given.start)
-        if given.number is None
-        else range(given.start, given.start + given.number)
-    )
-    inputs = ((kind, number) for number in stop for kind in given.kinds)
-    counts: dict[str, Counter[str]] = {kind: Counter() for kind in given.kinds}
-    for kind, number, found, why in run(inputs, given.kinds, time.monotonic() + 60 * given.minutes):
-        counts[kind][found] += 1
-        if found not in FINE:
-            print(f"{kind} --start {number} --number 1: {found}: {why}", flush=True)
+    end = time.monotonic() + 60 * given.minutes
+
+    def share(first: int) -> dict[str, Counter[str]]:
+        """One worker's inputs: one in so many of the numbers."""
+        stop = sys.maxsize if given.number is None else given.start + given.number
+        numbers = range(given.start + first, stop, given.jobs)
+        counts: dict[str, Counter[str]] = {kind: Counter() for kind in given.kinds}
+        inputs = ((kind, number) for number in numbers for kind in given.kinds)
+        for kind, number, found, why in run(inputs, given.kinds, end):
+            counts[kind][found] += 1
+            if found not in FINE:
+                print(f"{kind} --start {number} --number 1: {found}: {why}", flush=True)
+        return counts
+
+    with ThreadPoolExecutor(given.jobs) as pool:  # each waits for a process
+        shares = list(pool.map(share, range(given.jobs)))
+    counts = {kind: sum((counts[kind] for counts in shares), Counter()) for kind in given.kinds}
     print(table(counts))
     return int(any(set(count) - set(FINE) for count in counts.values()))
 

@@ -1,5 +1,6 @@
 """The short form of the fuzzing, and that its harness sees what it looks for."""
 
+import importlib
 import io
 import itertools
 import pickle
@@ -140,3 +141,17 @@ class TestHarness:
             worker.FIRED.unlink(missing_ok=True)
             pickle.loads(content)
             assert worker.FIRED.exists()
+
+
+@pytest.mark.slow
+def test_workers_share_the_inputs(monkeypatch, capsys):
+    """Each input is given to one of them, and the table is that of one worker."""
+    tables = []
+    for jobs in ("1", "3"):
+        monkeypatch.setattr(
+            "sys.argv", ["fuzz", "--kinds", "npy", "text", "--number", "20", "--start", "3", "--jobs", jobs]
+        )
+        assert importlib.import_module("fuzz.__main__").main() == 0
+        tables.append(capsys.readouterr().out)
+    assert tables[0] == tables[1]
+    assert tables[0].splitlines()[-1].split()[:2] == ["all", "40"]

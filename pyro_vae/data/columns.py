@@ -1,0 +1,279 @@
+"""What the columns of a table are: kinds, categories and dtypes, and rows as numbers and back."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping, Sequence
+from dataclasses import dataclass
+from typing import TYPE_CHECKING, Any, Literal, get_args
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from pyro_vae.data.source import DataError, shown
+
+if TYPE_CHECKING:
+    import pandas as pd
+
+Kind = Literal["real", "positive", "share", "count", "integer", "boolean", "category", "ordinal"]
+"""Real numbers; those above 0; those between 0 and 1; whole numbers that reach down to 0 or nearly so and vary
+more than a Poisson; other whole numbers; True and False; categories without and with an order."""
+
+KINDS: tuple[str, ...] = get_args(Kind)
+Level = str | int | float | bool
+
+
+@dataclass(frozen=True)
+class Column:
+    """What one column is.
+
+    Attributes:
+        kind: of its values.
+        dtype: of the frame that it came from, by pandas' name.
+        levels: of a category, in the order of their numbers.
+    """
+
+    kind: Kind
+    dtype: str = "float64"
+    levels: tuple[Level, ...] = ()
+
+    def __post_init__(self) -> None:
+        if self.kind not in KINDS:
+            raise ValueError(f"kind={shown(self.kind)} is none of {', '.join(KINDS)}")
+        if (self.kind in ("category", "ordinal")) != bool(self.levels):
+            raise ValueError(f"a column of kind {self.kind} has levels={shown(self.levels)}")
+
+    @property
+    def text(self) -> str:
+        """In words: ``"count"``, ``"3 categories"``."""
+        number = len(self.levels)
+        return {"category": f"{number} categories", "ordinal": f"{number} ordered categories"}.get(
+            self.kind, self.kind
+        )
+
+    @property
+    def whole(self) -> bool:
+        """Whether its values are whole numbers, or categories' numbers."""
+        return self.kind not in ("real", "positive", "share")
+
+
+class Columns(Mapping[str, tuple[()]]):
+    """The columns of a table by name, each a site of shape ``()``: what a model of the table is built for.
+
+    Args:
+        columns: by name a ``Column``, or the plain values that ``plain`` gives.
+
+    Raises:
+        ValueError: they are none.
+    """
+
+    def __init__(self, columns: Mapping[str, Any]):
+        self.of: dict[str, Column] = {}
+        for name, what in columns.items():
+            if isinstance(what, str):
+                what = Column(what)  # type: ignore[arg-type]
+            elif isinstance(what, Mapping) and what.keys() <= {"kind", "dtype", "levels"} and "kind" in what:
+                what = Column(**{**what, "levels": tuple(what.get("levels", ()))})
+            elif what == () or what == []:
+                raise ValueError(
+                    f"of column {shown(name)} only the shape is given, and not what its values are; take "
+                    'event_shapes of pv.data.load(frame), or a kind for each column: {"age": "count"}'
+                )
+            if not (isinstance(what, Column) and isinstance(name, str)):
+                raise ValueError(
+                    f"{shown(name)}: {shown(what)} is no column; the kinds are {', '.join(KINDS)}"
+                )
+            self.of[name] = what
+        if not self.of:
+            raise ValueError("a table needs at least one column")
+
+    def __getitem__(self, name: str) -> tuple[()]:
+        self.of[name]
+        return ()
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.of)
+
+    def __len__(self) -> int:
+        return len(self.of)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, Columns) and list(self.of.items()) == list(other.of.items())
+
+    def __hash__(self) -> int:
+        return hash(tuple(self.of.items()))
+
+    def __repr__(self) -> str:
+        return f"Columns({', '.join(f'{name}: {column.text}' for name, column in self.of.items())})"
+
+    def _repr_html_(self) -> str:
+        import html
+
+        cells = "".join(
+            f"<tr><td>{html.escape(name)}</td><td>{column.text}</td><td>"
+            f"{html.escape(', '.join(map(str, column.levels[:10])))}</td></tr>"
+            for name, column in self.of.items()
+        )
+        return f"<table><tr><th>column</th><th>kind</th><th>levels</th></tr>{cells}</table>"
+
+    @property
+    def plain(self) -> dict[str, Any]:
+        """As plain values, for a configuration."""
+        plain: dict[str, Any] = {}
+        for name, column in self.of.items():
+            plain[name] = {"kind": column.kind, "dtype": column.dtype}
+            if column.levels:
+                plain[name]["levels"] = list(column.levels)
+        return plain
+
+    def number(self, name: Any) -> int:
+        """Which column has this name.
+
+        Raises:
+            DataError: none has.
+        """
+        if name not in self.of:
+            raise DataError(f"there is no column {shown(name)}; the columns are {_few(list(self.of))}")
+        return list(self.of).index(name)
+
+    def encode(self, given: Any, size: int | None = None) -> Tensor:
+        """Rows as numbers ``[N, D]``, float64: categories as their numbers, NaN where nothing is known.
+
+        Args:
+            given: a DataFrame, or a mapping from names of columns to a value or to N values; columns may
+                stand in any order, and those that are absent are not known. Tensors hold the numbers of
+                categories, and anything else the categories themselves.
+            size: N; by default that of the longest column.
+
+        Raises:
+            DataError: a column is unknown, has an unseen category or another kind of values, or another length.
+        """
+        given = {name: given[name] for name in given.columns} if hasattr(given, "columns") else dict(given)
+        by_name = {str(name): values for name, values in given.items()}
+        encoded = {name: _numbers(name, self.of[_known(name, self)], v) for name, v in by_name.items()}
+        sizes = {len(values) for values in encoded.values() if values.ndim}
+        size = size or max(sizes, default=1)
+        if sizes - {size, 1}:
+            told = ", ".join(f"{name}: {len(values)}" for name, values in encoded.items() if values.ndim)
+            raise DataError(f"columns differ in their number of values ({told}); give one value per row")
+        rows = np.full((size, len(self)), np.nan)
+        for j, name in enumerate(self.of):
+            if name in encoded:
+                rows[:, j] = encoded[name]
+        return torch.from_numpy(rows)
+
+    def decode(self, rows: Tensor, index: Any = None) -> pd.DataFrame:
+        """Numbers ``[N, D]`` as a DataFrame of the dtypes and categories that the table had."""
+        import pandas as pd
+
+        values = rows.detach().cpu().double().numpy()
+        made = {name: _column(column, values[:, j]) for j, (name, column) in enumerate(self.of.items())}
+        return pd.DataFrame(made, index=pd.RangeIndex(len(values)) if index is None else index)
+
+
+def _known(name: str, columns: Columns) -> str:
+    columns.number(name)
+    return name
+
+
+def _few(names: Sequence[Any]) -> str:
+    more = f" and {len(names) - 20} more" if len(names) > 20 else ""
+    return ", ".join(map(str, names[:20])) + more
+
+
+def _numbers(name: str, column: Column, values: Any) -> np.ndarray:
+    """One column's values as numbers, ``[N]`` or ``[]``."""
+    if isinstance(values, Tensor):
+        found = values.detach().cpu().double().numpy()
+    elif column.levels:
+        found = _codes(name, column, values)
+    else:
+        found = as_floats(name, values)
+    if found.ndim > 1:
+        raise DataError(f"column {name} has values of shape {found.shape}; give one value per row")
+    wrong = np.isinf(found)
+    if column.kind in ("boolean", "category", "ordinal"):
+        most = max(1, len(column.levels) - 1)
+        wrong = ~np.isnan(found) & ~np.isin(found, np.arange(most + 1))
+    if wrong.any():
+        first = found[wrong].flat[0]
+        raise DataError(
+            f"column {name} is of kind {column.kind}, and holds {first:g}; give NaN if it is not known"
+        )
+    return found
+
+
+def as_floats(name: str, values: Any) -> np.ndarray:
+    """Numbers, and NaN for None and pd.NA.
+
+    Raises:
+        DataError: they are no numbers.
+    """
+    array = (
+        values.to_numpy(dtype=object, na_value=None) if hasattr(values, "to_numpy") else np.asarray(values)
+    )
+    if array.dtype == object:
+        array = np.where(_missing(array), np.nan, array)
+    try:
+        if any(isinstance(v, str | bytes) for v in (array.flat if array.dtype.kind in "OUS" else ())):
+            raise ValueError
+        return np.asarray(array, np.float64)
+    except (TypeError, ValueError) as error:
+        wrong = next((v for v in array.flat if not isinstance(v, int | float | np.number | np.bool_)), array)
+        raise DataError(
+            f"column {name} holds {shown(wrong)} among its values, which is no number; where that means "
+            f'"not known": frame[{name!r}] = pd.to_numeric(frame[{name!r}], errors="coerce")'
+        ) from error
+
+
+def _missing(array: np.ndarray) -> np.ndarray:
+    known = [not (v is None or v != v or str(v) in ("<NA>", "NaT")) for v in _scalars(array)]
+    return ~np.array(known, bool).reshape(array.shape)
+
+
+def _scalars(array: np.ndarray) -> Iterator[Any]:
+    for value in array.flat:
+        yield None if type(value).__name__ in ("NAType", "NaTType") else value
+
+
+def _codes(name: str, column: Column, values: Any) -> np.ndarray:
+    """Numbers of categories, by what they are called."""
+    array = np.asarray(values, object)
+    code: dict[Any, float] = {level: float(i) for i, level in enumerate(column.levels)}
+    missing = _missing(array)
+    found = np.full(array.shape, np.nan)
+    for place in zip(*np.nonzero(~missing), strict=True) if array.ndim else [()] * (not missing):
+        level = array[place]
+        level = level.item() if isinstance(level, np.generic) else level
+        try:
+            number = code.get(level, code.get(str(level)))
+        except TypeError:
+            number = None
+        if number is None:
+            raise DataError(
+                f"column {name} has no category {shown(level)}: there are {_few(column.levels)}; give NaN "
+                "where it is another"
+            )
+        found[place] = number
+    return found
+
+
+def _column(column: Column, values: np.ndarray) -> Any:
+    """A column of a DataFrame, of the dtype that it had, or of one that has missing values where some are."""
+    import pandas as pd
+
+    missing = np.isnan(values)
+    if column.levels:
+        codes = np.where(missing, -1, values).astype(int)
+        ordered = column.kind == "ordinal"
+        made = pd.Categorical.from_codes(codes, categories=list(column.levels), ordered=ordered)
+        return made if column.dtype == "category" else pd.Series(made).astype(object).astype(column.dtype)
+    if column.kind == "boolean" or column.dtype[:1] in "IU":
+        like = "boolean" if column.kind == "boolean" and column.dtype[:1] in "bo" else "Int64"
+        nullable = pd.array(np.where(missing, 0, values).astype(int), dtype="Int64")
+        nullable[missing] = pd.NA
+        exact = nullable.astype(like)
+        lacks = missing.any() and column.dtype[:1] in "biu" and column.dtype != "boolean"
+        return exact if lacks else exact.astype(column.dtype)
+    lacks = missing.any() and column.dtype[:1] in "biu"
+    return values if lacks else pd.array(values, dtype="float64").astype(column.dtype)

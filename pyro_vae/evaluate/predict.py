@@ -1,0 +1,388 @@
+"""Draws of all that is not given: missing elements, missing sites, latents."""
+
+from __future__ import annotations
+
+import math
+import warnings
+from collections.abc import Collection, Iterator, Mapping, Sequence
+from dataclasses import dataclass, field
+from typing import Annotated, Any, cast
+
+import numpy as np
+import pyro
+import torch
+from pyro import poutine
+from pyro.poutine.messenger import Messenger
+from torch import Tensor
+from torch.distributions import Transform
+from tqdm.auto import tqdm
+
+from pyro_vae.checks import Count, Limit, Seed, checked
+from pyro_vae.constraints import onto, support
+from pyro_vae.data import DataError, Split
+from pyro_vae.distributions import conditional
+from pyro_vae.evaluate.door import check
+from pyro_vae.objectives.importance import by_datum, traces
+from pyro_vae.program import Batch, DataWarning, Program, parameters_known, seed_generators, sites
+from pyro_vae.seen import observing
+
+MAX_ROWS = 2000
+"""Data times draws that HMC moves at once."""
+FEW = 20.0
+"""An effective sample size below which draws are told to be few."""
+LEAPFROGS, ACCEPTANCE = 4, 0.8
+"""Of a step of HMC: how many it takes, and the share of proposals that the step size aims at."""
+
+Steps = Annotated[int, Limit(0, float("inf"), "0, or a positive number of steps")]
+
+
+@dataclass(frozen=True)
+class Predictions(Mapping[str, Tensor]):
+    """Draws by site, ``[S, B, *event_shape]``, of all that was not given, beside what was.
+
+    Attributes:
+        effective_sample_size: of the importance weights of each datum, ``[B]``, from 1 to their number.
+        acceptance: share of HMC's proposals that were accepted, ``[B]``; None without.
+    """
+
+    draws: dict[str, Tensor] = field(repr=False)
+    effective_sample_size: Tensor
+    acceptance: Tensor | None = None
+
+    def __getitem__(self, site: str) -> Tensor:
+        return self.draws[site]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self.draws)
+
+    def __len__(self) -> int:
+        return len(self.draws)
+
+    def mean(self, site: str = "x") -> Tensor:
+        """Of the draws, ``[B, *event_shape]``."""
+        return self[site].to(torch.promote_types(self[site].dtype, torch.float32)).mean(0)
+
+    def quantile(self, q: float | Sequence[float], site: str = "x") -> Tensor:
+        """Of the draws, ``[B, *event_shape]``, or ``[len(q), B, *event_shape]`` of several."""
+        draws = self[site].to(torch.promote_types(self[site].dtype, torch.float32))
+        at = torch.as_tensor(q, dtype=draws.dtype, device=draws.device)
+        # Datum by datum, as torch.quantile takes no large tensors.
+        return torch.stack([torch.quantile(one, at, dim=0) for one in draws.unbind(1)], at.dim())
+
+
+@checked
+def predict(
+    program: Program,
+    given: Any,
+    num_samples: Count = 100,
+    *,
+    num_particles: Count = 1000,
+    hmc: Steps = 0,
+    seed: Seed = 0,
+    progress: bool = False,
+) -> Predictions:
+    r"""Draws from :math:`p(x_m, z \mid x_o)`: of all that is not given (m, z), given all that is (o).
+
+    .. math:: z_k \sim q(z \mid x_o), \quad w_k = \frac{p(x_o, z_k)}{q(z_k \mid x_o)}, \quad
+        z \sim \sum_k \frac{w_k}{\sum_l w_l} \delta_{z_k}, \quad x_m \sim p(x_m \mid x_o, z)
+
+    Exact as the number K of particles grows, and with HMC also as that of its steps does. What is drawn for a
+    datum depends on its place and the seed, and on no other datum.
+
+    Args:
+        program: the model.
+        given: a batch, ``[B, *event_shape]`` of each site, or of x alone; NaN, and sites that are absent, are
+            not known.
+        num_samples: S, draws per datum.
+        num_particles: K, importance samples per datum.
+        hmc: steps of Hamiltonian Monte Carlo by which each draw of the latents then moves on, where the guide
+            is too far from the posterior; the first half finds the step size.
+        seed: of the draws.
+        progress: whether to show a bar.
+
+    Returns:
+        A mapping from each site of the model to ``[S, B, *event_shape]``, given values as they are.
+
+    Raises:
+        DataError: what is given has another shape, or lies outside the likelihood's support.
+        ValueError: a site lies outside the plate of data, or cannot be drawn in part, or, with HMC, is no
+            continuous latent.
+
+    Reference: Rubin, 1976, "Inference and missing data"; Mattei and Frellsen, 2019, "MIWAE: deep generative
+    modelling and imputation of incomplete data sets"; Neal, 2011, "MCMC using Hamiltonian dynamics".
+
+    >>> import pyro_vae as pv
+    >>> vae = pv.VAE((3,), latent_dim=2, likelihood=pv.likelihoods.Normal())
+    >>> drawn = pv.predict(vae, torch.tensor([[0.5, float("nan"), 1.0]]), num_samples=7)
+    >>> {site: list(draws.shape) for site, draws in drawn.items()}
+    {'z': [7, 1, 2], 'x': [7, 1, 3]}
+    """
+    batch = _with_absent(program, given)
+    number = program.num_data(batch)
+    found = list(drawn(program, batch, num_samples, num_particles, hmc, _seeds(seed, number), progress))
+    at = program.max_plate_nesting
+    draws = {name: torch.cat([one.draws[name] for one in found], at) for name in found[0].draws}
+    size = torch.cat([one.effective_sample_size for one in found])
+    acceptance = torch.cat([cast(Tensor, one.acceptance) for one in found]) if hmc else None
+    _warn_of_few(size, acceptance, num_particles)
+    return Predictions(draws, size, acceptance)
+
+
+def drawn(
+    program: Program,
+    batch: Batch,
+    num_samples: int,
+    num_particles: int,
+    hmc: int,
+    seeds: Sequence[int],
+    progress: bool = False,
+) -> Iterator[Predictions]:
+    """``predict`` of a few data at a time, of a batch with all sites, each datum under a seed of its own."""
+    split = Split(batch)
+    check(program, split)
+    gaps, size = split.gaps, max(1, MAX_ROWS // num_samples) if hmc else 1
+    bar = tqdm(total=len(split), desc="predictions", unit="datum", disable=not progress, leave=False)
+    with program.evaluating(), parameters_known(), observing(gaps), bar:
+        for start in range(0, len(split), size):
+            chunk = range(start, min(start + size, len(split)))
+            data = [
+                _Weighed(
+                    program,
+                    {name: x[i : i + 1] for name, x in batch.items()},
+                    num_samples,
+                    num_particles,
+                    seeds[i],
+                )
+                for i in chunk
+            ]
+            acceptance = _move(data, hmc, [seeds[i] for i in chunk]) if hmc else None
+            draws = [one.complete() for one in data]
+            yield Predictions(
+                {
+                    name: torch.cat([one[name] for one in draws], program.max_plate_nesting)
+                    for name in draws[0]
+                },
+                torch.stack([one.effective_sample_size for one in data]),
+                acceptance,
+            )
+            bar.update(len(data))
+
+
+class _Weighed:
+    """One datum, and draws of its latents from the guide, drawn anew by their importance weights.
+
+    Attributes:
+        observed: the sites that the model observes.
+        latents: by site, ``[S, ..., 1, *event_shape]``.
+        effective_sample_size: of the weights, ``()``.
+    """
+
+    def __init__(self, program: Program, row: Batch, num_samples: int, num_particles: int, seed: int):
+        self.program, self.row = program, row
+        seed_generators(seed, program.device)
+        model, guide = traces(program, row, num_particles)
+        self.observed = [name for name, site in sites(model) if site["is_observed"]]
+        self.sites = {name: site for name, site in sites(model) if not site["is_observed"]}
+        weighed = {*self.observed, *guide.nodes}  # others are drawn from the model: their density cancels
+        log_w = _log_density(model, weighed, program) - _log_density(guide, weighed, program)
+        log_w = log_w.expand(num_particles, 1)[:, 0]
+        self.effective_sample_size = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
+        if not self.effective_sample_size.isfinite():
+            raise DataError(
+                "the model or its guide gives a datum no finite density; pv.evaluate.log_likelihood(...)"
+                ".per_datum tells which"
+            )
+        index = torch.multinomial(log_w.softmax(0), num_samples, replacement=True)
+        self.latents = {name: site["value"][index] for name, site in self.sites.items()}
+
+    def complete(self) -> Batch:
+        """All sites of the model, ``[S, ..., 1, *event_shape]``: latents, what is given, and draws."""
+        own = {name: self.row[name] for name in self.observed}
+        gaps = frozenset(self.row) - own.keys()
+        filled = self.row | {name: value.nan_to_num(0.0) for name, value in own.items()}
+        with observing(gaps), _completing(own):
+            trace = _at(self.program, filled, self.latents)
+        return {name: site["value"] for name, site in sites(trace)}
+
+
+class _completing(Messenger):  # named as Pyro names its handlers
+    """Handler that draws what is missing of observed sites, given the rest of them and all sites before."""
+
+    def __init__(self, given: Batch):
+        super().__init__()
+        self.given = given
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] not in self.given:
+            return
+        value, fn = self.given[msg["name"]], msg["fn"]
+        observed = ~value.isnan()
+        if observed.all():
+            msg["value"] = value.expand(*fn.batch_shape, *fn.event_shape)
+        elif observed.any():
+            msg["value"] = conditional(fn, value.nan_to_num(0.0), observed).sample()
+        else:
+            msg["value"] = fn.sample()
+
+
+def _at(program: Program, batch: Batch, latents: Batch) -> poutine.Trace:
+    """The trace of the model at these values of all latents, ``[S, ..., B, *event_shape]``."""
+    number = len(next(iter(latents.values())))
+    with pyro.plate("particles", number, dim=-1 - program.max_plate_nesting):
+        return poutine.trace(poutine.condition(program.model, data=cast(Any, latents))).get_trace(batch)
+
+
+def _log_density(trace: poutine.Trace, names: Collection[str], program: Program) -> Tensor:
+    """Of some sites together, ``[K, B]``, or what broadcasts to it.
+
+    Raises:
+        ValueError: a site lies outside the plate of data.
+    """
+    trace.compute_log_prob()
+    total = torch.zeros((), device=program.device)
+    for name, site in sites(trace):
+        if name in names:
+            if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
+                raise ValueError(
+                    f"site {name!r} lies outside the plate 'data', so that it cannot be drawn datum by datum"
+                )
+            total = total + by_datum(site["log_prob"], program)
+    return total
+
+
+class _OnReals:
+    """The latents of several data on the reals, side by side, and their log-density there."""
+
+    def __init__(self, data: Sequence[_Weighed]):
+        self.program, self.data = data[0].program, data
+        self.batch = {name: torch.cat([one.row[name] for one in data]) for name in data[0].row}
+        self.at = self.program.max_plate_nesting  # the dimension of data, after that of draws
+        self.maps: dict[str, Transform] = {}
+        for name, site in data[0].sites.items():
+            if support(site["fn"]).is_discrete:
+                raise ValueError(
+                    f"HMC moves continuous latents, and {name} is not: leave it to the importance weights, "
+                    "hmc=0 and more particles, num_particles=10000"
+                )
+            self.maps[name] = onto(support(site["fn"]))
+        self.shapes: dict[str, torch.Size] = {}
+
+    def pack(self, values: Sequence[Mapping[str, Tensor]]) -> Tensor:
+        """Of each datum, ``[S, ..., 1, *event_shape]`` by site, to ``[S, B, D]``."""
+        parts = []
+        for name, onto_support in self.maps.items():
+            u = onto_support.inv(torch.cat([one[name] for one in values], self.at)).movedim(self.at, 1)
+            self.shapes[name] = u.shape[2:]
+            parts.append(u.flatten(2))
+        return torch.cat(parts, -1)
+
+    def unpack(self, u: Tensor) -> tuple[Batch, Tensor]:
+        """The latents by site, ``[S, ..., B, *event_shape]``, and log the change of volume, ``[S, B]``."""
+        values, change = {}, u.new_zeros(())
+        parts = u.split([math.prod(shape) for shape in self.shapes.values()], -1)
+        for (name, onto_support), part in zip(self.maps.items(), parts, strict=True):
+            part = part.unflatten(-1, self.shapes[name]).movedim(1, self.at)
+            values[name] = onto_support(part)
+            volume = onto_support.log_abs_det_jacobian(part, values[name])
+            change = change + volume.movedim(self.at, 1).reshape(*u.shape[:2], -1).sum(-1)
+        return values, change
+
+    def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x_o, z) and the volume's change, ``[S, B]``, and their gradient for u ``[S, B, D]``."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            values, change = self.unpack(u)
+            trace = _at(self.program, self.batch, values)
+            log_p = _log_density(trace, trace.nodes, self.program) + change
+            (gradient,) = torch.autograd.grad(log_p.sum(), u)
+        return log_p.detach(), gradient
+
+
+def _move(data: Sequence[_Weighed], steps: int, seeds: Sequence[int]) -> Tensor:
+    """Moves all draws of the latents of some data by HMC, and returns each datum's acceptance, ``[B]``.
+
+    Positions are measured in the standard deviations of the guide's draws. Of each datum the step size is its
+    own; once found, it is drawn anew below that at each step, as trajectories of one length may return to
+    where they began.
+    """
+    reals = _OnReals(data)
+    guided = [{name: site["value"] for name, site in one.sites.items()} for one in data]
+    unit = reals.pack(guided).std(0)
+    unit = torch.where(unit.isfinite() & (unit > 0), unit, 1.0)
+    u = reals.pack([one.latents for one in data])
+    device = u.device
+    generators = [torch.Generator(device).manual_seed(seed + 1) for seed in seeds]
+
+    def noise(draw: Any, *shape: int) -> Tensor:
+        return torch.stack([draw(shape, generator=g, dtype=u.dtype, device=device) for g in generators], 1)
+
+    size = u.new_full((len(data), 1), 0.5)
+    accepted, log_p, slope = torch.zeros_like(size), *reals.gradient(u)
+    for step in range(steps):
+        momentum = noise(torch.randn, len(u), u.shape[-1])
+        adapts = step < steps // 2
+        move = size if adapts else size * (0.5 + 0.5 * noise(torch.rand, 1).mT)
+        v, p, new_slope = u, momentum, slope
+        for _ in range(LEAPFROGS):
+            p = p + 0.5 * move * unit * new_slope
+            v = v + move * unit * p
+            new_log_p, new_slope = reals.gradient(v)
+            p = p + 0.5 * move * unit * new_slope
+        gain = new_log_p - log_p + 0.5 * (momentum.square() - p.square()).sum(-1)
+        chance = gain.exp().clamp(max=1.0).nan_to_num(0.0)
+        taken = noise(torch.rand, len(u)) < chance
+        u, slope = (torch.where(taken[..., None], *pair) for pair in ((v, u), (new_slope, slope)))
+        log_p = torch.where(taken, new_log_p, log_p)
+        rate = chance.mean(0)[:, None]
+        if adapts:
+            size = size * (rate - ACCEPTANCE).exp()
+        else:
+            accepted += rate / (steps - steps // 2)
+    values, _ = reals.unpack(u)
+    for i, one in enumerate(data):
+        one.latents = {name: z.narrow(reals.at, i, 1) for name, z in values.items()}
+    return accepted[:, 0]
+
+
+def _with_absent(program: Program, given: Any) -> Batch:
+    """What is given, and NaN for each site that is not.
+
+    Raises:
+        DataError: nothing is, or a site that the program does not know.
+    """
+    batch, shapes = program.place(given), program.event_shapes
+    unknown = batch.keys() - shapes.keys() if shapes else set()
+    if unknown or not batch:
+        name = unknown.pop() if unknown else ""
+        raise DataError(
+            f"given={name!r} is no site of the data; a {type(program).__name__} has {', '.join(shapes)}: "
+            "give some of them, with NaN for what is not known"
+        )
+    like = torch.empty((), dtype=program.dtype, device=program.device)
+    number = program.num_data(batch)
+    absent = {name: shape for name, shape in shapes.items() if name not in batch}
+    return batch | {name: like.new_full((number, *shape), math.nan) for name, shape in absent.items()}
+
+
+def _seeds(seed: int, number: int) -> list[int]:
+    """One for each datum."""
+    return [int(np.random.SeedSequence([seed, i]).generate_state(1)[0]) for i in range(number)]
+
+
+def _warn_of_few(size: Tensor, acceptance: Tensor | None, num_particles: int) -> None:
+    if acceptance is not None:
+        low = acceptance < 0.5
+        told, worst = "fewer than half of HMC's proposals were accepted", acceptance
+        mend = "take more steps, of which the first half finds the step size"
+    else:
+        low, worst = size < min(FEW, num_particles / 2), size
+        told = f"the effective sample size is below {FEW:g}"
+        mend = f"take more, num_particles={10 * num_particles}, or move the draws on, hmc=20"
+    if low.any():
+        at = int(worst.argmin())
+        warnings.warn(
+            f"{told} of {int(low.sum())} of {len(size)} data (at worst {worst[at].item():.2g}, datum {at}), "
+            f"so that their draws are of few latents; {mend}",
+            DataWarning,
+            stacklevel=4,
+        )

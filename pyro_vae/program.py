@@ -323,9 +323,9 @@ class Program(nn.Module):
         ):
             if modelled := [name for name in named if name not in self.given_columns]:
                 raise DataError(
-                    f"given={modelled[0]!r} is a column that this {type(self).__name__} models; draws of all "
-                    f"others given it are those of pv.predict(vae, {{{modelled[0]!r}: ...}}), or of a model that "
-                    f"is given it: pv.ConditionalVAE(table.event_shapes, given=[{modelled[0]!r}])"
+                    f"given={modelled[0]!r} is a column that this {type(self).__name__} models; draws given "
+                    f"it are those of pv.predict(vae, {{{modelled[0]!r}: ...}}), or of a model that is given "
+                    f"it: pv.ConditionalVAE(table.event_shapes, given=[{modelled[0]!r}])"
                 )
             batch["x"] = self.columns.encode(named, num_samples).to(batch["x"])
         unknown = set(given) - batch.keys()

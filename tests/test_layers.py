@@ -10,7 +10,7 @@ import pyro_vae
 ROWS = [
     ["checks", "constraints", "distributions", "nets", "data", "engine", "sleef", "losses", "svi"],
     ["families", "priors", "likelihoods", "guides"],
-    ["conditional", "program"],
+    ["seen", "conditional", "program"],
     ["models"],
     ["objectives", "registry"],
     ["evaluate", "figures", "explain", "checkpoint"],
@@ -27,7 +27,8 @@ WITHIN = {  # of the same row, in its order
     "priors": {"families"},
     "likelihoods": {"families"},
     "guides": {"families"},
-    "program": {"conditional"},
+    "conditional": {"seen"},
+    "program": {"conditional", "seen"},
     "figures": {"evaluate"},
     "explain": {"evaluate"},
     "checkpoint": {"explain"},

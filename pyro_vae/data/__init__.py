@@ -112,8 +112,8 @@ def load(
         data: a name (digits, mnist, fashion-mnist, kmnist, emnist, omniglot, cifar10); or a file
             ``.npy``, ``.npz`` or ``.pt`` (of one array, or of arrays by site: ``x``, labels ``y``, any
             others); or a folder of images (subfolders are classes, hidden files are left out); or an array
-            ``[N, *event_shape]``; or a mapping of arrays by site; or a table: a DataFrame of pandas (of
-            polars, of Arrow), a ``.csv`` or ``.parquet`` file, whose columns keep their names and kinds. Images
+            ``[N, *event_shape]``; or a mapping of arrays by site; or a table, whose columns keep their names
+            and kinds: a DataFrame of pandas (of polars, of Arrow), a ``.csv`` or ``.parquet`` file. Images
             ``[N, H, W, C]`` of 1, 3 or 4 channels become ``[N, C, H, W]``, and 8-bit ones ``[N, H, W]``
             become ``[N, 1, H, W]``; 8-bit images are divided by 255. What is said of images and of
             ``binarize`` is of the site ``x``, or else of the first. NaN is a value that is not observed, and

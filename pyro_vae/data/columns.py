@@ -16,8 +16,8 @@ if TYPE_CHECKING:
     import pandas as pd
 
 Kind = Literal["real", "positive", "share", "count", "integer", "boolean", "category", "ordinal"]
-"""Real numbers; those above 0; those between 0 and 1; whole numbers that reach down to 0 or nearly so and vary
-more than a Poisson; other whole numbers; True and False; categories without and with an order."""
+"""Real numbers; those above 0; those between 0 and 1; whole numbers that reach down to 0 or nearly so and
+vary more than a Poisson; other whole numbers; True and False; categories without and with an order."""
 
 KINDS: tuple[str, ...] = get_args(Kind)
 Level = str | int | float | bool
@@ -146,7 +146,7 @@ class Columns(Mapping[str, tuple[()]]):
             size: N; by default that of the longest column.
 
         Raises:
-            DataError: a column is unknown, has an unseen category or another kind of values, or another length.
+            DataError: a column is unknown, has an unseen category, or other values or another number of them.
         """
         given = {name: given[name] for name in given.columns} if hasattr(given, "columns") else dict(given)
         by_name = {str(name): values for name, values in given.items()}

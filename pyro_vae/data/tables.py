@@ -45,7 +45,7 @@ def as_pandas(data: Any) -> Any:
         return pandas.api.interchange.from_dataframe(data)
     except Exception as error:  # whatever another library raises
         raise DataError(
-            f"the {type(data).__name__} cannot be read as a table ({reason(error)}); give a pandas DataFrame; "
+            f"the {type(data).__name__} cannot be read as a table ({reason(error)}); give one of pandas; "
             "pip install 'pyro_vae[tables]' brings pyarrow, by which others are read"
         ) from error
 
@@ -133,8 +133,8 @@ def _column(name: str, series: Any) -> Column:
             return _categories(name, "category", dtype, sorted(set(map(str, known))), len(known))
         if not kinds <= {"number", "bool"}:
             raise DataError(
-                f"column {name} holds {' and '.join(sorted(kinds))}, such as {shown(known.iloc[0])}; where it is "
-                f'meant to hold numbers: pd.to_numeric(frame[{name!r}], errors="coerce"); as categories: '
+                f"column {name} holds {' and '.join(sorted(kinds))}, such as {shown(known.iloc[0])}; "
+                f'where numbers are meant: pd.to_numeric(frame[{name!r}], errors="coerce"); as categories: '
                 f"frame[{name!r}].astype(str)"
             )
     values = as_floats(name, known)
@@ -165,7 +165,7 @@ def _numeric(values: np.ndarray) -> str:
 def _categories(name: str, kind: Any, dtype: str, levels: list[Any], size: int) -> Column:
     if len(levels) > min(MOST_LEVELS, max(20, size / 2)):
         raise DataError(
-            f"column {name} has {len(levels)} categories in {size} rows, of most of which nothing can be learnt; "
+            f"column {name} has {len(levels)} categories in {size} rows, too many to learn of each; "
             f"leave it out, frame.drop(columns={name!r}), or put rare ones together"
         )
     if len(set(levels)) < len(levels):

@@ -72,11 +72,11 @@ class ByColumn(TorchDistribution):
         super().__init__(torch.broadcast_shapes(*shapes), torch.Size([size]), validate_args=False)
 
     @constraints.dependent_property(event_dim=1)
-    def support(self) -> Constraint:  # type: ignore[override]
+    def support(self) -> Constraint:
         return _RowSupport([part.support for part in self.parts], self.index, *self.event_shape)
 
     @property
-    def has_rsample(self) -> bool:
+    def has_rsample(self) -> bool:  # type: ignore[override]
         return all(part.has_rsample for part in self.parts)
 
     def marginal(self, observed: Tensor) -> ByColumn:

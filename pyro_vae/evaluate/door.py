@@ -54,7 +54,7 @@ def check(program: Program, data: Split) -> None:
             )
         if program.columns and data.columns and program.columns != data.columns:
             raise DataError(
-                f"the {kind} was built for columns {program.columns!r}, and the data have {data.columns!r}; give "
+                f"the {kind} was built for {program.columns!r}, and the data have {data.columns!r}; give "
                 "a DataFrame with the columns of the first, in any order: pv.evaluate.elbo(vae, frame)"
             )
         if data.event_shapes[name] != shape:
@@ -85,7 +85,8 @@ def check(program: Program, data: Split) -> None:
 def _check_site(program: Program, data: Split, name: str, one: Any, many: Any) -> None:
     family = next((c.family for c in program.conditionals() if c.site == name), None)
     if isinstance(family, ByColumn):
-        return _check_columns(program, data, name, family, many)
+        _check_columns(program, data, name, family, many)
+        return
     told, mends = (repr(family), family.mends) if family else (type(_base(one)).__name__, mend(one))
     given = support(one)  # of one datum, for all alike
     data.check(name, given, domain(given), told, mends)
@@ -122,8 +123,8 @@ def _check_columns(program: Program, data: Split, name: str, family: ByColumn, m
         raise DataError(
             f"{int(outside[:, j].sum())} of {len(x)} values of column {names[j]} lie outside the support "
             f"{domain(own.support)} of its likelihood {own!r}, or have no density: they range over "
-            f"[{ends[0, j]:g}, {ends[1, j]:g}]. Mend: another family, likelihood={{{names[j]!r}: dist.StudentT}}; "
-            f"or {own.mends}"
+            f"[{ends[0, j]:g}, {ends[1, j]:g}]. Mend: another family, "
+            f"likelihood={{{names[j]!r}: dist.StudentT}}; or {own.mends}"
         )
 
 

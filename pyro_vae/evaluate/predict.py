@@ -155,7 +155,7 @@ def drawn(
                 )
                 for i in chunk
             ]
-            acceptance = _move(data, hmc, [seeds[i] for i in chunk]) if hmc else None
+            acceptance = _move(data, hmc) if hmc else None
             draws = [one.complete() for one in data]
             yield Predictions(
                 {
@@ -178,7 +178,7 @@ class _Weighed:
     """
 
     def __init__(self, program: Program, row: Batch, num_samples: int, num_particles: int, seed: int):
-        self.program, self.row = program, row
+        self.program, self.row, self.seed = program, row, seed
         seed_generators(seed, program.device)
         model, guide = traces(program, row, num_particles)
         self.observed = [name for name, site in sites(model) if site["is_observed"]]
@@ -197,6 +197,7 @@ class _Weighed:
 
     def complete(self) -> Batch:
         """All sites of the model, ``[S, ..., 1, *event_shape]``: latents, what is given, and draws."""
+        seed_generators(self.seed + 1, self.program.device)
         own = {name: self.row[name] for name in self.observed}
         gaps = frozenset(self.row) - own.keys()
         filled = self.row | {name: value.nan_to_num(0.0) for name, value in own.items()}
@@ -298,7 +299,7 @@ class _OnReals:
         return log_p.detach(), gradient
 
 
-def _move(data: Sequence[_Weighed], steps: int, seeds: Sequence[int]) -> Tensor:
+def _move(data: Sequence[_Weighed], steps: int) -> Tensor:
     """Moves all draws of the latents of some data by HMC, and returns each datum's acceptance, ``[B]``.
 
     Positions are measured in the standard deviations of the guide's draws. Of each datum the step size is its
@@ -311,7 +312,7 @@ def _move(data: Sequence[_Weighed], steps: int, seeds: Sequence[int]) -> Tensor:
     unit = torch.where(unit.isfinite() & (unit > 0), unit, 1.0)
     u = reals.pack([one.latents for one in data])
     device = u.device
-    generators = [torch.Generator(device).manual_seed(seed + 1) for seed in seeds]
+    generators = [torch.Generator(device).manual_seed(one.seed + 2) for one in data]
 
     def noise(draw: Any, *shape: int) -> Tensor:
         return torch.stack([draw(shape, generator=g, dtype=u.dtype, device=device) for g in generators], 1)

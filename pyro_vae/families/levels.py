@@ -87,13 +87,16 @@ class Ordinal(_Levels):
         super().setup(event_shape)
         start = torch.logit(torch.arange(1, self.levels) / self.levels)
         self.first = nn.Parameter(start[:1].expand(*event_shape, 1).clone())
-        self.log_steps = nn.Parameter(start.diff().log().expand(*event_shape, self.levels - 2).clone())
+        if self.levels > 2:
+            self.log_steps = nn.Parameter(start.diff().log().expand(*event_shape, self.levels - 2).clone())
 
     def param_shape(self) -> Shape:
         return self.event_shape
 
     def forward(self, raw: Tensor) -> Distribution:
-        cuts = torch.cat([self.first, self.first + self.log_steps.exp().cumsum(-1)], -1)
+        cuts: Tensor = self.first
+        if self.levels > 2:
+            cuts = torch.cat([cuts, cuts + self.log_steps.exp().cumsum(-1)], -1)
         ends = cuts - raw[..., None]
         step = cuts.diff(dim=-1)  # F(b) - F(a) = F(b) F(-a) (1 - exp(a - b)), without cancellation
         within = (
@@ -111,7 +114,8 @@ class Ordinal(_Levels):
         shares = torch.stack([_frequencies(element, self.levels) for element in elements])
         cuts = torch.logit(shares.cumsum(1)[:, :-1]).reshape(*self.event_shape, -1)
         self.first.copy_(cuts[..., :1])
-        self.log_steps.copy_(cuts.diff(dim=-1).log())
+        if self.levels > 2:
+            self.log_steps.copy_(cuts.diff(dim=-1).log())
 
     def describe(self, raw: str) -> dict[str, str]:
         return {"cut points": f"c - {raw}, c learned"}

@@ -151,16 +151,18 @@ def diverging(folder: Path, at: int) -> str:
     return digest(pv.fit(vae, data(), folder=folder, **options).program)
 
 
-def jumped(folder: Path, at: int, clock: str, hours: float) -> str:
-    """A run of at most five minutes, in whose ``at``-th step a clock and the times of its files jump."""
-    clocks = Clocks()
+def jumped(folder: Path, at: int, clock: str, hours: float, stops: bool) -> str:
+    """A run of at most five minutes, in whose ``at``-th step a clock jumps, and is stopped in the next but one."""
+    clocks, original = Clocks(), SVI.step
     clocks.install()
 
-    def jump() -> None:
-        clocks.hours[clock] = hours
-        dated(folder, hours)
+    def step(svi: Any, *args: Any) -> Any:
+        if stops and clocks.hours[clock]:
+            signal.raise_signal(signal.SIGTERM)
+        return original(svi, *args)
 
-    return disturbed(folder, at, jump, max_minutes=5)
+    SVI.step = step  # type: ignore[method-assign]
+    return disturbed(folder, at, lambda: clocks.hours.update({clock: hours}), max_minutes=5)
 
 
 def dated(folder: Path, hours: float) -> None:

@@ -280,7 +280,7 @@ def test_render_model(name):
     graph = pyro.render_model(program.model, model_args=(batch,), render_distributions=True)
     below = latents(program)[0]
     assert f"{below} -> x" in graph.source
-    assert "x ~ Bernoulli" in graph.source
+    assert ("x ~ ByColumn" if program.columns else "x ~ Bernoulli") in graph.source
 
 
 @pytest.mark.parametrize("name", ["ConditionalVAE", "HierarchicalVAE-bottom-up", "own"])

@@ -26,6 +26,7 @@ from pyro_vae.conditional import Conditional, full_precision
 from pyro_vae.constraints import inside, support
 from pyro_vae.data import DataError, Split
 from pyro_vae.data.columns import Columns
+from pyro_vae.data.tables import as_pandas, is_frame
 from pyro_vae.distributions import marginal
 from pyro_vae.families import LEBESGUE
 from pyro_vae.seen import Label, Real, Row, may_have_gaps
@@ -187,13 +188,17 @@ class Program(nn.Module):
         """
         if self.columns is None or isinstance(batch, Tensor | np.ndarray):
             return as_batch(batch)
-        if hasattr(batch, "columns") or (isinstance(batch, Mapping) and batch.keys() & self.columns.keys()):
-            rest = (
-                {} if hasattr(batch, "columns") else {k: v for k, v in batch.items() if k not in self.columns}
-            )
-            rows = self.columns.encode({k: batch[k] for k in batch if k not in rest} if rest else batch)
-            return {"x": rows.to(self.device, self.dtype)} | as_batch(rest)
-        return as_batch(batch)
+        rest: dict[str, Any] = {}
+        if is_frame(batch):
+            batch = as_pandas(batch)
+        else:
+            named = isinstance(batch, Mapping) and batch.keys() & self.columns.keys()
+            if not named or np.ndim(batch.get("x")) == 2:  # the rows, though a column be called x, too
+                return as_batch(batch)
+            rest = {name: value for name, value in batch.items() if name not in self.columns}
+            batch = {name: batch[name] for name in batch if name not in rest}
+        rows = self.columns.encode(batch)
+        return {"x": rows.to(self.device, self.dtype)} | as_batch(rest)
 
     def place(self, batch: Any) -> Batch:
         """A batch on its device, real values in its dtype."""
@@ -234,8 +239,8 @@ class Program(nn.Module):
         for site, c in own.items():
             mean, std = (moment.to(self.device, self.dtype) for moment in data.moments(site))
             c.family.initialize(self.place(data.examples)[site], mean, std, by_column=c.family.by_column)
-            if c.family.by_column and c.family.measure == LEBESGUE:
-                _warn_of_constants(site, std, mean)
+            if c.family.by_column and (self.columns or c.family.measure == LEBESGUE):
+                _warn_of_constants(site, std, mean, self.columns)
         self.see_gaps(data.gaps)
         for c in self.conditionals():
             for parent in c.seen:
@@ -469,10 +474,11 @@ def _param(parameter: nn.Parameter, **_: Any) -> Tensor:
     return alias
 
 
-def _warn_of_constants(site: str, std: Tensor, mean: Tensor) -> None:
+def _warn_of_constants(site: str, std: Tensor, mean: Tensor, columns: Columns | None) -> None:
     constant = (std == 0).nonzero()[:, 0].tolist()
     if constant:
-        told = ", ".join(f"{i} (all {mean[i].item():g})" for i in constant[:5])
+        names: Any = range(len(std)) if columns is None else list(columns)
+        told = ", ".join(f"{names[i]} (all {mean[i].item():g})" for i in constant[:5])
         more = f" and {len(constant) - 5} more" if len(constant) > 5 else ""
         warnings.warn(
             f"constant in the training data: column {told}{more} of {site}; a density of constants says "

@@ -20,7 +20,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data import tables
+from pyro_vae.data import anndata, tables
 from pyro_vae.data.arrays import Sites
 from pyro_vae.data.binarize import Binarize
 from pyro_vae.data.columns import Columns
@@ -98,6 +98,8 @@ def load(
     data: str | Path | Array | Mapping[str, Any] = "digits",
     *,
     labels: Any = None,
+    layer: str | None = None,
+    batch_key: str | None = None,
     data_dir: str | Path | None = None,
     binarize: Binarize = "none",
     validation: float = 0.1,
@@ -122,7 +124,10 @@ def load(
             numbers from 0, or strings or other
             classes, which are numbered in their order and keep their names as ``class_names``.
             A class of three or more that is too small for its share gets a datum in each split all the same
-            where another class has more than its own.
+            where another class has more than its own. Of cells also the name of a column of ``adata.obs``.
+        layer: of cells, the layer that holds counts; by default ``adata.X``.
+        batch_key: of cells, the column of ``adata.obs`` that says of which batch each is: site ``batch``, numbered
+            in the order of their names.
         data_dir: folder of the named sets, in torchvision's layout; downloaded into it when not
             there. By default ~/.cache/pyro_vae.
         binarize: ``dynamic`` draws x ~ Bernoulli(grey value) anew each epoch, and validation and test
@@ -154,8 +159,20 @@ def load(
     }
     _check_arguments(config)
     name, own_test, columns = "array", None, None
-    frame = tables.is_frame(data)
-    if frame or (_is_path(data) and Path(cast(str, data)).suffix in tables.SUFFIXES):
+    frame, cells = tables.is_frame(data), anndata.is_anndata(data)
+    if cells or (_is_path(data) and Path(cast(str, data)).suffix in anndata.SUFFIXES):
+        name = "cells" if cells else str(data)
+        adata = data if cells else anndata.read_cells(Path(name))
+        train, columns = anndata.cells(adata, layer, batch_key, labels)
+        config |= {"layer": layer, "batch_key": batch_key}
+        if not cells and (labels is None or isinstance(labels, str)):
+            config |= {"data": str(Path(name).resolve()), "labels": labels}
+    elif layer is not None or batch_key is not None:
+        raise DataError(
+            f"layer={shown(layer)} and batch_key={shown(batch_key)} are of an AnnData or a .h5ad file, and the "
+            f"data are of type {type(data).__name__}; leave them out"
+        )
+    elif frame or (_is_path(data) and Path(cast(str, data)).suffix in tables.SUFFIXES):
         name = "table" if frame else str(data)
         train, columns = tables.table(data if frame else tables.read(Path(name)), labels)
         if not frame and (labels is None or isinstance(labels, str)):
@@ -233,7 +250,7 @@ def _read(name: str, data_dir: str | Path | None, stream: bool | None) -> tuple[
     hint = f"did you mean {near[0]!r}? " if near else ""
     raise DataError(
         f"no data set or file named {shown(name)}; {hint}Known names: {', '.join(SETS)}; "
-        "or give a .npy, .npz, .pt, .csv or .parquet file, or a folder of images"
+        "or give a .npy, .npz, .pt, .csv, .parquet or .h5ad file, or a folder of images"
     )
 
 

@@ -220,6 +220,7 @@ def as_floats(name: str, values: Any) -> np.ndarray:
         return np.asarray(array, np.float64)
     except (TypeError, ValueError) as error:
         wrong = next((v for v in array.flat if not isinstance(v, int | float | np.number | np.bool_)), array)
+        wrong = wrong.item() if isinstance(wrong, np.generic) else wrong
         raise DataError(
             f"column {name} holds {shown(wrong)} among its values, which is no number; where that means "
             f'"not known": frame[{name!r}] = pd.to_numeric(frame[{name!r}], errors="coerce")'

@@ -5,7 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 from pathlib import Path
-from typing import Any
+from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
 import torch
@@ -17,6 +17,15 @@ from pyro_vae.data.source import DataError, reason, shown
 SUFFIXES = (".csv", ".parquet")
 MOST_LEVELS = 1000
 """Categories of a column; with more of them nothing is learnt of most."""
+
+
+@runtime_checkable
+class DataFrame(Protocol):
+    """A table of pandas, polars or Arrow, as an argument."""
+
+    @property
+    def columns(self) -> Any:
+        """Of it."""
 
 
 def is_frame(data: Any) -> bool:
@@ -67,12 +76,26 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path} is no regular file; save the table in one: frame.to_csv(path, index=False)")
     try:
-        return pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+        frame = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
     except Exception as error:  # whatever the readers of damaged files raise
         raise DataError(
             f"{path} cannot be read as a table ({reason(error)}); read it as it needs to be, and give the "
             "DataFrame: pv.data.load(pd.read_csv(path, sep=';'))"
         ) from error
+    if path.suffix == ".csv" and len(frame.columns) and all(map(_is_number, frame.columns)):
+        raise DataError(
+            f"the first row of {path} holds numbers, {shown(list(frame.columns))}, and no names; if "
+            "it is data: pv.data.load(pd.read_csv(path, header=None))"
+        )
+    return frame
+
+
+def _is_number(name: Any) -> bool:
+    try:
+        float(name)
+    except ValueError:
+        return False
+    return True
 
 
 def table(data: Any, labels: Any = None) -> tuple[Sites, Columns]:

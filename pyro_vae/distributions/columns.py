@@ -13,7 +13,7 @@ from torch.distributions import Distribution
 from torch.distributions.constraints import Constraint
 
 from pyro_vae.constraints import inside, scalar_support
-from pyro_vae.distributions.missing import marginal
+from pyro_vae.distributions.missing import Completed, marginal
 
 
 class _RowSupport(Constraint):
@@ -83,6 +83,10 @@ class ByColumn(TorchDistribution):
         """That of the observed elements alone, ``[..., D]``."""
         pairs = zip(self.parts, self.index, strict=True)
         return self._like([marginal(part, observed[..., index]) for part, index in pairs])
+
+    def conditional(self, value: Tensor, observed: Tensor) -> Completed:
+        """That of whole rows whose observed elements are certain."""
+        return Completed(self, value, observed)
 
     def given(self, rest: Tensor) -> ByColumn:
         """The same, whose draws take the columns that are given from ``rest``."""

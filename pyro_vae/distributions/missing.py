@@ -126,12 +126,14 @@ class Completed(TorchDistribution):
     def __init__(self, whole: Any, value: Tensor, observed: Tensor, gain: Tensor | None = None):
         end = len(whole.event_shape)
         leading = (x.shape[: x.dim() - end] for x in (value, observed))
-        self.whole = whole.expand(torch.broadcast_shapes(whole.batch_shape, *leading))
+        shape = torch.broadcast_shapes(whole.batch_shape, *leading)
+        # Pyro's zero-inflated ones cannot be expanded, and seldom need to be.
+        self.whole = whole if shape == whole.batch_shape else whole.expand(shape)
         self.value, self.observed, self.gain = value, observed, gain
         super().__init__(self.whole.batch_shape, whole.event_shape, validate_args=False)
 
     @property
-    def support(self) -> constraints.Constraint:  # type: ignore[override]
+    def support(self) -> constraints.Constraint:
         return cast(constraints.Constraint, self.whole.support)
 
     def _complete(self, x: Tensor) -> Tensor:

@@ -14,26 +14,28 @@ from torch import Tensor
 from pyro_vae.checks import checked
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import DataError, Split
+from pyro_vae.data.tables import DataFrame
 from pyro_vae.distributions import marginal
 from pyro_vae.families import ByColumn, Family
 from pyro_vae.families.univariate import mend
-from pyro_vae.program import Program, as_batch, sites
+from pyro_vae.program import Program, sites
 from pyro_vae.seen import Label, observing
 
-Data = Split | Mapping[str, Any] | Tensor | np.ndarray
+Data = Split | Mapping[str, Any] | Tensor | np.ndarray | DataFrame
 
 
-def as_split(data: Data) -> Split:
-    """A split, for which a batch or a tensor of x is short.
+def as_split(data: Data, program: Program) -> Split:
+    """A split, for which a batch or a tensor of x is short; for a table's model also a DataFrame of it.
 
     Raises:
-        DataError: there are no data.
+        DataError: there are no data, or they are none of the program's columns.
     """
-    if isinstance(data, Mapping):
-        if not data:
-            raise DataError("data={} holds no site; give {'x': x}, or x alone")
-        return Split(data)
-    return data if isinstance(data, Split) else Split(as_batch(data))
+    if isinstance(data, Split):
+        return data
+    if isinstance(data, Mapping) and not data:
+        raise DataError("data={} holds no site; give {'x': x}, or x alone")
+    by_site = isinstance(data, Mapping) and not (program.columns and data.keys() & program.columns.keys())
+    return Split(cast(Any, data) if by_site else program.read(data), columns=program.columns)
 
 
 @checked

@@ -41,7 +41,7 @@ def active_units(
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders", section 5.
     """
-    split = as_split(data)
+    split = as_split(data, program)
     check(program, split)
     sizes: dict[str, int] = {}
 

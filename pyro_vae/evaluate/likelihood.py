@@ -128,7 +128,7 @@ def elbo(
     Raises:
         DataError: the data lie outside the likelihood's support.
     """
-    split = as_split(data)
+    split = as_split(data, program)
     check(program, split)
     return unchecked_elbo(program, split, num_samples=num_samples, batch_size=batch_size, seed=seed)
 
@@ -189,10 +189,9 @@ def log_likelihood(
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
-    split = as_split(data)
+    split = as_split(data, program)
     check(program, split)
-    chunk = min(num_samples, max(1, max_rows // 4))
-    sizes = [chunk] * (num_samples // chunk) + [num_samples % chunk] * (num_samples % chunk > 0)
+    chunk, *_ = sizes = chunks(num_samples, max_rows)
     if compile == "auto":
         compile = num_samples * len(split) >= COMPILED_ROWS
     compiled: dict[int, Any] = {}
@@ -218,6 +217,12 @@ def log_likelihood(
     measure, elements = measure_of(program, split)
     bits = -mean / (elements * math.log(2)) if elements else None
     return LogLikelihood(mean, standard_error(per_datum), per_datum, num_samples, measure, bits)
+
+
+def chunks(num_samples: int, max_rows: int) -> list[int]:
+    """So many samples, in parts of which at least four data's fit in ``max_rows``, the first the largest."""
+    chunk = min(num_samples, max(1, max_rows // 4))
+    return [chunk] * (num_samples // chunk) + [num_samples % chunk] * (num_samples % chunk > 0)
 
 
 def measure_of(program: Program, data: Split) -> tuple[str, int]:

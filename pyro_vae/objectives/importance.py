@@ -12,7 +12,7 @@ from pyro import poutine
 from torch import Tensor
 
 from pyro_vae.checks import Count, checked
-from pyro_vae.program import Batch, Program, as_batch, sites
+from pyro_vae.program import Batch, Program, sites
 
 
 @checked
@@ -24,7 +24,7 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
 
     Args:
         program: whose latents and observations lie in its plate of data.
-        batch: ``[B, *event_shape]`` of each site.
+        batch: ``[B, *event_shape]`` of each site; of a table's model also a DataFrame, or values by column.
         num_particles: K.
 
     Returns:
@@ -35,8 +35,17 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
-    batch = as_batch(batch)
-    model, guide = traces(program, batch, num_particles)
+    batch = program.read(batch)
+    ratio = log_ratio(program, *traces(program, batch, num_particles))
+    return ratio.expand(num_particles, program.num_data(batch))
+
+
+def log_ratio(program: Program, model: poutine.Trace, guide: poutine.Trace) -> Tensor:
+    """``log_weights`` from the traces of model and guide, ``[K, B]``, or what broadcasts to it.
+
+    Raises:
+        ValueError: a site lies outside the plate of data.
+    """
     total = torch.zeros((), device=program.device)
     for trace, sign in ((model, 1), (guide, -1)):
         trace.compute_log_prob()
@@ -48,7 +57,7 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
                     f"site {name!r} lies outside the plate 'data', so that it has no weight datum by datum"
                 )
             total = total + sign * by_datum(site["log_prob"], program)
-    return total.expand(num_particles, program.num_data(batch))
+    return total
 
 
 def traces(program: Program, batch: Batch, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:

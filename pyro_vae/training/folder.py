@@ -164,8 +164,6 @@ def opened(path: Path | None, resume: Resume, values: Mapping[str, Any]) -> Iter
     if resume is True:
         checkpoint.read_config(path)  # which tells of a folder that is not there
     made = not path.exists()
-    path.mkdir(parents=True, exist_ok=True)
-    checkpoint.sync(path.parent)
     with _locked(path) as lock:
         try:
             found = checkpoint.written(path)
@@ -189,8 +187,16 @@ _LOCK = ".lock"
 
 @contextmanager
 def _locked(path: Path) -> Iterator[int]:
-    """Locks a folder; a process that is killed leaves no lock."""
-    descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    """Locks a folder, made if it is not there; a process that is killed leaves no lock."""
+    try:
+        path.mkdir(parents=True, exist_ok=True)
+        checkpoint.sync(path.parent)
+        descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
+    except OSError as error:
+        raise CheckpointError(
+            f"{error.filename or path} cannot be written ({error.strerror}), where the run is to be kept; see "
+            "that it can be, or choose another folder"
+        ) from error
     try:
         try:
             _lock(descriptor)

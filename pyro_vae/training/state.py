@@ -89,7 +89,7 @@ SCHEMA: checkpoint.Schema = {
     **dict.fromkeys(("epoch", "batch", "best_epoch", "num_steps"), checkpoint.is_count),
     "sums": lambda value: isinstance(value, list) and _numbers(value),
     "terms": _each(str),
-    "seconds": lambda value: _is_number(value) and value >= 0,
+    "seconds": lambda value: _is_number(value) and math.isfinite(value),  # below 0, if a clock goes back
     "history": lambda value: isinstance(value, list) and all(map(_is_row, value)),
     "best_elbo": _is_number,
     "finished": lambda value: isinstance(value, bool),

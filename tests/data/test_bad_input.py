@@ -19,8 +19,8 @@ class TestBadInput:
         self.refuses("no data set or file named 'nowhere.npy'", "nowhere.npy")
 
     def test_unknown_suffix(self, tmp_path):
-        (tmp_path / "x.csv").write_text("1,2")
-        self.refuses("np.save", "x.csv")
+        (tmp_path / "x.tsv").write_text("1,2")
+        self.refuses("np.save", "x.tsv")
 
     @pytest.mark.parametrize("suffix", [".npy", ".npz", ".pt"])
     def test_damaged(self, tmp_path, suffix):

@@ -307,7 +307,7 @@ FILES = {
     ),
     "cut.pt": (tensors(T)[:-40], DAMAGED),
     "text.pt": (b"x", DAMAGED),
-    "x.csv": (b"1,2\n", "np.save"),
+    "x.tsv": (b"1,2\n", "np.save"),
     "bomb/a.png": (picture(2**30, 2**30), "no readable image"),
     "wide/a.png": (picture(2**31 - 1, 1), "no readable image"),
     "flat/a.png": (picture(0, 5), "no readable image"),

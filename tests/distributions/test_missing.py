@@ -10,7 +10,7 @@ from pyro import poutine
 
 import pyro_vae as pv
 from pyro_vae.constraints import bounds, inside, support
-from pyro_vae.distributions import marginal
+from pyro_vae.distributions import conditional, marginal
 from pyro_vae.objectives import log_weights
 
 pytestmark = pytest.mark.usefixtures("double")
@@ -207,3 +207,63 @@ def test_particles_of_data_with_gaps(name):
     one = log_weights(vae, x, 1)
     torch.manual_seed(1)
     torch.testing.assert_close(log_weights(vae, {"x": x}, 1), one)
+
+
+def of_last(p, x: torch.Tensor, points: torch.Tensor) -> torch.Tensor:
+    """p(x_1 | others) at points, of a vector of two or more, normalised over them."""
+    whole = x.repeat(len(points), 1)
+    whole[:, 1] = points
+    return p.log_prob(whole).softmax(0)
+
+
+def test_conditional_of_normals_and_of_their_mixtures():
+    """Mean and quantiles of draws, against the joint density on a grid; what is observed stays."""
+    torch.manual_seed(0)
+    root = torch.randn(2, 3, 3)
+    covariance = root @ root.mT + 0.3 * torch.eye(3)
+    loc, weights = torch.randn(2, 3), dist.Categorical(logits=torch.tensor([0.2, -0.3]))
+    normal = dist.MultivariateNormal(loc[0], covariance[0])
+    low_rank = dist.LowRankMultivariateNormal(loc[0], root[0, :, :2], torch.tensor([0.3, 0.4, 0.5]))
+    diagonal = pv.distributions.MixtureOfDiagNormals(weights.logits, loc, torch.rand(2, 3) + 0.3)
+    full = dist.MixtureSameFamily(weights, dist.MultivariateNormal(loc, covariance))
+    x, observed = torch.tensor([0.4, 0.0, -0.5]), torch.tensor([True, False, True])
+    points = torch.linspace(-15, 15, 6001)
+    for p in (normal, low_rank, diagonal, full, normal.expand((2,))):
+        density = of_last(p if not p.batch_shape else normal, x, points)
+        mean = (density * points).sum()
+        std = (density * (points - mean).square()).sum().sqrt()
+        found = conditional(p, x, observed)
+        torch.testing.assert_close(found.mean[..., 1], mean.expand(p.batch_shape), rtol=0, atol=1e-3)
+        draws = found.sample((20_000,))
+        assert draws.shape == (20_000, *p.batch_shape, 3)
+        assert (draws[..., [0, 2]] == x[[0, 2]]).all()
+        assert ((draws[..., 1].mean(0) - mean).abs() < 5 * std / 140).all()
+        assert ((draws[..., 1].std(0) / std - 1).abs() < 0.05).all()
+
+
+@pytest.mark.parametrize("name", [n for n in LIKELIHOODS if n != "DiscretizedLogisticMixture"])
+def test_conditional_keeps_what_is_observed(name):
+    _, _, p, x = drawn(name)
+    x = gaps(x)
+    observed, value = filled(x, p)
+    found = conditional(p, value, observed)
+    draws = found.sample((3,))
+    assert draws.shape == (3, 6, *EVENT_SHAPE)
+    assert (draws == x)[:, observed].all()
+    assert draws.isfinite().all()
+    assert support(p).check(draws.to(value)).all()
+    if not name.startswith("ZeroInflated"):  # which Pyro cannot expand
+        particles = conditional(p.expand((4, 6)), value, observed).sample()
+        assert particles.shape == (4, 6, *EVENT_SHAPE)
+
+
+def test_conditional_of_nothing_is_the_whole():
+    _, _, p, x = drawn("FullRankNormal")
+    found = conditional(p, x, torch.zeros_like(x, dtype=torch.bool))
+    torch.testing.assert_close(found.mean, p.mean)
+    torch.testing.assert_close(found.sample((40_000,)).mean(0), p.mean, rtol=0, atol=0.1)
+
+
+def test_what_has_no_conditional_is_told():
+    with pytest.raises(ValueError, match="Dirichlet cannot be drawn of which some elements are given"):
+        conditional(dist.Dirichlet(torch.ones(3)), torch.ones(3) / 3, torch.tensor([True, False, False]))

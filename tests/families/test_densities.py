@@ -20,7 +20,7 @@ def grid(constraint) -> tuple[torch.Tensor, torch.Tensor]:
     """Points over a support, and the length (or the count) that each stands for."""
     low, high = (torch.as_tensor(end).flatten()[0].item() for end in bounds(constraint))
     if constraint.is_discrete:
-        k = torch.arange(0.0, min(high, 3000.0) + 1)
+        k = torch.arange(max(float(low), -3000.0), min(high, 3000.0) + 1)
         return k, torch.ones_like(k)
     if math.isinf(low):
         u = torch.linspace(-40, 40, 40_001)

@@ -152,7 +152,7 @@ def diverging(folder: Path, at: int) -> str:
 
 
 def jumped(folder: Path, at: int, clock: str, hours: float, stops: bool) -> str:
-    """A run of at most five minutes, in whose ``at``-th step a clock jumps, and is stopped in the next but one."""
+    """A run of at most five minutes, in whose ``at``-th step a clock jumps, and which is stopped there."""
     clocks, original = Clocks(), SVI.step
     clocks.install()
 

@@ -162,7 +162,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             self.classes_ = np.unique(_given(y))
             sites["y"] = self._codes(y, len(x))
             model, parts["given"] = ConditionalVAE, {"y": len(self.classes_)}
-        seed = _seed(self.random_state)
+        seed = seed_of(self.random_state)
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
             vae = model(shape, latent_dim=fine["latent_dim"], **parts)
@@ -216,7 +216,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
                 raise ValueError(f"given={given!r} needs classes to learn: conditional=True, and fit(X, y)")
             given = np.full(number, given) if np.ndim(given) == 0 else given
         labels = self._labels(given, number)
-        with self.vae_.evaluating(_seed(random_state)):
+        with self.vae_.evaluating(seed_of(random_state)):
             z = self.vae_.prior().sample((number,))
             return _flat([self.vae_.decode(*batch).sample() for batch in self._batches(z, *labels.values())])
 
@@ -306,7 +306,8 @@ def _given(y: Any) -> np.ndarray:
     return labels
 
 
-def _seed(random_state: int | np.random.RandomState | None) -> int:
+def seed_of(random_state: int | np.random.RandomState | None) -> int:
+    """A seed from what scikit-learn takes as one."""
     return int(check_random_state(random_state).randint(np.iinfo(np.int32).max))
 
 

@@ -1,0 +1,6 @@
+"""The VAE under scikit-learn's conventions: an estimator, and an imputer of missing values."""
+
+from pyro_vae.sklearn.estimator import VAEEstimator
+from pyro_vae.sklearn.imputer import VAEImputer
+
+__all__ = ["VAEEstimator", "VAEImputer"]

@@ -1,0 +1,285 @@
+"""Tables: kinds of columns, rows there and back, and fifty tables that a stranger might bring."""
+
+from __future__ import annotations
+
+import warnings
+
+import numpy as np
+import pyro.distributions as dist
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.data import DataError
+from pyro_vae.data.columns import Column, Columns
+
+pd = pytest.importorskip("pandas")
+NAN = float("nan")
+N = 60
+
+
+def frame(seed: int = 0, holes: bool = False):
+    """A column of each kind."""
+    random = np.random.default_rng(seed)
+    table = pd.DataFrame(
+        {
+            "height": random.normal(170, 10, N),
+            "change": random.normal(0, 1, N).astype("float32"),
+            "income": random.lognormal(10, 1, N),
+            "share": random.beta(1, 1, N),
+            "visits": random.poisson(random.gamma(1, 4, N)),
+            "year": random.integers(2000, 2020, N),
+            "ill": random.random(N) < 0.3,
+            "sex": random.choice(["female", "male"], N),
+            "island": pd.Categorical(random.choice(["a", "b"], N), categories=["a", "b", "c"]),
+            "grade": pd.Categorical(
+                random.choice(["low", "mid", "high"], N), categories=["low", "mid", "high"], ordered=True
+            ),
+        }
+    )
+    if holes:
+        table = table.astype({"visits": "Int64", "ill": "boolean"})
+        for j, name in enumerate(table.columns):
+            table.loc[random.permutation(N)[: 5 + j], name] = None
+    return table
+
+
+KINDS = {
+    "height": "positive",
+    "change": "real",
+    "income": "positive",
+    "share": "share",
+    "visits": "count",
+    "year": "integer",
+    "ill": "boolean",
+    "sex": "category",
+    "island": "category",
+    "grade": "ordinal",
+}
+
+
+@pytest.mark.parametrize("holes", [False, True])
+def test_there_and_back(holes):
+    """Each column's kind; rows become numbers, and the same rows again, dtypes and categories too."""
+    table = frame(holes=holes)
+    data = pv.data.load(table, validation=0.2, test=0.2)
+    assert {name: column.kind for name, column in data.columns.of.items()} == KINDS
+    assert list(data.event_shapes) == list(table.columns)
+    assert data.event_shapes["height"] == ()
+    assert data.event_shape == (10,)
+    again = data.columns.decode(data.columns.encode(table))
+    again, like = (t.assign(sex=t["sex"].fillna("?")) for t in (again, table))
+    pd.testing.assert_frame_equal(again, like, check_exact=False)
+    turned = data.columns.encode(table[::-1][list(table.columns[::-1])])
+    torch.testing.assert_close(turned.flip(0), data.columns.encode(table), equal_nan=True, rtol=0, atol=0)
+    missing = table.isna().to_numpy()
+    assert (data.columns.encode(table).isnan().numpy() == missing).all()
+
+
+def test_foreign_tables_and_files(tmp_path):
+    """Of polars, of Arrow, from .csv and .parquet: the same numbers."""
+    polars, pyarrow = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
+    table = frame()
+    rows = pv.data.load(table).train[:]
+    table.to_csv(tmp_path / "t.csv", index=False)
+    table.to_parquet(tmp_path / "t.parquet")
+    plain = table.astype({"island": str, "grade": str, "change": "float64"})
+    for other in (pyarrow.Table.from_pandas(table), str(tmp_path / "t.parquet")):
+        assert torch.equal(pv.data.load(other).train[:], rows)
+    assert torch.equal(pv.data.load(polars.from_pandas(plain)).train[:], pv.data.load(plain).train[:])
+    csv = pv.data.load(str(tmp_path / "t.csv"))
+    torch.testing.assert_close(csv.train[:], pv.data.load(plain).train[:])
+    assert csv.config["data"] == str(tmp_path / "t.csv")
+
+
+def test_labels_by_name():
+    data = pv.data.load(frame(), labels="sex")
+    assert "sex" not in data.event_shapes
+    assert data.class_names == ("female", "male")
+    with pytest.raises(DataError, match="labels='sexe' is no column"):
+        pv.data.load(frame(), labels="sexe")
+
+
+def test_columns_are_plain_values():
+    columns = pv.data.load(frame()).columns
+    assert Columns(columns.plain) == columns
+    assert hash(Columns(columns.plain)) == hash(columns)
+    with pytest.raises(ValueError, match="only the shape is given"):
+        Columns({"age": ()})
+    with pytest.raises(ValueError, match="kind='age' is none of"):
+        Columns({"age": "age"})
+    with pytest.raises(ValueError, match="at least one"):
+        Columns({})
+    with pytest.raises(ValueError, match="levels"):
+        Column("category")
+
+
+class Opaque:
+    def __repr__(self) -> str:
+        raise RuntimeError("no repr")
+
+
+def _with(**columns):
+    return pd.DataFrame({"a": np.linspace(-1.0, 1.0, N), **columns})
+
+
+def _values(*some):
+    return (list(some) * N)[:N]
+
+
+TABLES = {
+    # works, as kinds of the last column
+    "whole floats": (lambda: _with(x=np.arange(N) % 7 + 3.0), "integer"),
+    "whole floats with holes": (lambda: _with(x=_values(5.0, NAN, 7.0)), "integer"),
+    "zeros and ones": (lambda: _with(x=_values(0, 1)), "boolean"),
+    "zeros and ones with holes": (lambda: _with(x=_values(0.0, 1.0, NAN)), "boolean"),
+    "True, False and None": (lambda: _with(x=_values(True, False, None)), "boolean"),
+    "texts and None": (lambda: _with(x=_values("u", None, "v")), "category"),
+    "texts and NaN": (lambda: _with(x=_values("u", NAN, "v")), "category"),
+    "texts and pd.NA": (lambda: _with(x=pd.array(_values("u", pd.NA, "v"), dtype="string")), "category"),
+    "integers with pd.NA": (lambda: _with(x=pd.array(_values(4, pd.NA, 9), dtype="Int64")), "integer"),
+    "unused category": (
+        lambda: _with(x=pd.Categorical(_values("u", "v"), categories=["u", "v", "w"])),
+        "category",
+    ),
+    "categories that are numbers": (lambda: _with(x=pd.Categorical(_values(3, 1, 2))), "category"),
+    "intervals in order": (lambda: _with(x=pd.cut(np.arange(N), 3)), "ordinal"),
+    "objects that are numbers": (lambda: _with(x=pd.Series(_values(1.5, -2.5), dtype=object)), "real"),
+    "objects, some None": (lambda: _with(x=pd.Series(_values(1.5, None, -2.5), dtype=object)), "real"),
+    "decimal bytes": (lambda: _with(x=np.arange(N, dtype=np.uint8)), "count"),
+    "float16": (lambda: _with(x=np.linspace(-1, 1, N).astype("float16")), "real"),
+    "names that are numbers": (lambda: _with().rename(columns={"a": 3}), "real"),
+    "names with spaces": (lambda: _with().rename(columns={"a": "bill length [mm]"}), "real"),
+    "another index": (lambda: _with().set_index(pd.Index(list(map(str, range(N))))), "real"),
+    "index of two levels": (lambda: _with().set_index([pd.Index(range(N)), pd.Index(range(N))]), "real"),
+    "repeated index": (lambda: _with().set_index(pd.Index([0] * N)), "real"),
+    "one column": (lambda: _with(), "real"),
+    "sparse": (lambda: _with(x=pd.arrays.SparseArray(np.linspace(-1.0, 1.0, N))), "real"),
+    "empty texts": (lambda: _with(x=_values("", "v")), "category"),
+    "twenty categories": (lambda: _with(x=[f"c{i % 20}" for i in range(N)]), "category"),
+    "Arrow's own dtype": (
+        lambda: _with(x=pd.Series(_values(1.5, -2.5)).astype("float64[pyarrow]")),
+        "real",
+    ),
+    # refused, in these words
+    "no row": (lambda: _with()[:0], "0 rows"),
+    "no column": (lambda: _with()[[]], "0 columns"),
+    "duplicate names": (lambda: pd.concat([_with(), _with()], axis=1), "two columns are called 'a'"),
+    "names that become one": (lambda: _with().assign(**{"1": 2.0}).rename(columns={"a": 1}), "called '1'"),
+    "all missing": (lambda: _with(x=[NAN] * N), "column x has no value at all"),
+    "all None": (lambda: _with(x=[None] * N), "column x has no value at all"),
+    "infinite": (lambda: _with(x=_values(1.5, np.inf)), "column x holds infinite values"),
+    "minus infinite": (lambda: _with(x=_values(1.5, -np.inf)), "frame.replace"),
+    "dates": (lambda: _with(x=pd.date_range("2020", periods=N)), "dates or times .*days=1"),
+    "dates with zones": (lambda: _with(x=pd.date_range("2020", periods=N, tz="UTC")), "dates or times"),
+    "durations": (lambda: _with(x=pd.to_timedelta(range(N), unit="h")), "dates or times"),
+    "periods": (lambda: _with(x=pd.period_range("2020", periods=N, freq="M")), "dates or times"),
+    "dates as objects": (lambda: _with(x=_values(*pd.date_range("2020", periods=3).date)), "type date"),
+    "complex": (lambda: _with(x=np.arange(N) * 1j), "complex"),
+    "numbers and texts": (lambda: _with(x=_values(1.5, "?")), "number and text, .*pd.to_numeric"),
+    "lists": (lambda: _with(x=[[1, 2]] * N), "values of type list"),
+    "dicts": (lambda: _with(x=[{"a": 1}] * N), "values of type dict"),
+    "arrays": (lambda: _with(x=[np.zeros(2)] * N), "values of type ndarray"),
+    "sets": (lambda: _with(x=[{1}] * N), "values of type set"),
+    "opaque objects": (lambda: _with(x=[Opaque() for _ in range(N)]), "values of type Opaque"),
+    "complex objects": (lambda: _with(x=pd.Series(_values(1.5, 2j), dtype=object)), "type complex"),
+    "bytes": (lambda: _with(x=_values(b"u", b"v")), "values of type bytes"),
+    "names of people": (lambda: _with(x=[f"name {i}" for i in range(N)]), "60 categories in 60 rows"),
+    "10,000 categories": (
+        lambda: pd.DataFrame({"x": [f"c{i // 2}" for i in range(20_000)]}),
+        "10000 categories",
+    ),
+    "categories of one name": (lambda: _with(x=pd.Categorical(_values((1,), "(1,)"))), "one name"),
+    "too far from 0": (lambda: _with(x=1e9 + np.arange(N) % 3 / 2), "single precision"),
+}
+
+
+@pytest.mark.parametrize("name", TABLES)
+def test_malformed(name):
+    """Each works as one would expect, or is refused in one sentence that names the column."""
+    make, expected = TABLES[name]
+    if expected in pv.data.columns.KINDS:
+        table = make()
+        data = pv.data.load(table)
+        assert list(data.columns.of.values())[-1].kind == expected
+        again = data.columns.decode(data.columns.encode(table))
+        assert [str(c) for c in table.columns] == list(again.columns)
+        assert (again.isna().to_numpy() == table.isna().to_numpy()).all()
+        vae = pv.VAE(data.event_shapes, 2, likelihood="auto", **NETS)
+        pv.fit(vae, data, epochs=1, progress=False, compile=False)
+        assert np.isfinite(pv.evaluate.elbo(vae, data.test).elbo)
+        return
+
+    def use():
+        data = pv.data.load(make())
+        pv.fit(pv.VAE(data.event_shapes, 2, likelihood="auto", **NETS), data, epochs=1, progress=False)
+
+    with pytest.raises(DataError, match=expected) as refused:
+        use()
+    assert "\n" not in str(refused.value)
+    assert len(str(refused.value)) < 500
+
+
+NETS = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
+
+
+def test_constant_columns_are_told_of():
+    table = _with(x=[3.5] * N)
+    data = pv.data.load(table)
+    with pytest.warns(UserWarning, match="constant in the training data: column x"):
+        pv.fit(pv.VAE(data.event_shapes, 2, likelihood="auto", **NETS), data, epochs=1, progress=False)
+
+
+def test_rows_of_a_stranger():
+    """At prediction: other order, columns missing or unknown, unseen categories, other kinds of values."""
+    table = frame()
+    columns = pv.data.load(table).columns
+    some = table.head(3)
+    assert columns.encode(some[some.columns[::-1]]).equal(columns.encode(some))
+    assert columns.encode(some[["sex"]])[:, :7].isnan().all()
+    assert columns.encode({"sex": ["male", None], "height": 170.0})[:, 7].isnan().tolist() == [False, True]
+    assert columns.encode({"sex": torch.tensor([1.0, NAN])})[0, 7] == 1
+    assert columns.encode({"sex": "male"}).shape == (1, 10)
+    for given, words in (
+        ({"sexe": ["male"]}, "no column 'sexe'"),
+        ({"sex": ["other"]}, "no category 'other': there are female, male"),
+        ({"sex": torch.tensor([2.0])}, "holds 2"),
+        ({"sex": [["male"]]}, "no category|values of shape"),
+        ({"height": ["tall"]}, "column height holds 'tall'"),
+        ({"height": [np.inf]}, "holds inf"),
+        ({"ill": [2]}, "column ill is of kind boolean, and holds 2"),
+        ({"height": [1.0, 2.0], "year": [1, 2, 3]}, "differ in their number"),
+        ({"height": np.zeros((2, 2))}, "values of shape"),
+    ):
+        with pytest.raises(DataError, match=words):
+            columns.encode(given)
+
+
+def test_no_names_in_the_first_row(tmp_path):
+    (tmp_path / "t.csv").write_text("1,2\n3,4\n")
+    with pytest.raises(DataError, match="header=None"):
+        pv.data.load(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00bad")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        pv.data.load(tmp_path / "t.csv")
+    (tmp_path / "t.parquet").write_bytes(b"PAR1")
+    with pytest.raises(DataError, match="cannot be read as a table"):
+        pv.data.load(tmp_path / "t.parquet")
+
+
+def test_a_family_for_a_column():
+    """The user's choice for some columns, and what is said of one that will not do."""
+    data = pv.data.load(frame(holes=True))
+    vae = pv.VAE(data.event_shapes, 2, likelihood={"height": dist.StudentT, "visits": dist.Poisson}, **NETS)
+    family = vae.p_x.family
+    assert [family.family_of(j).name for j in (0, 2, 4)] == ["StudentT", "LogNormal", "Poisson"]
+    with pytest.raises(DataError, match="no column 'hight'"):
+        pv.VAE(data.event_shapes, likelihood={"hight": dist.StudentT})
+    with pytest.raises(ValueError, match="is for tables"):
+        pv.VAE((3,), likelihood="auto")
+    bad = pv.VAE(data.event_shapes, 2, likelihood={"change": dist.LogNormal}, **NETS)
+    with pytest.raises(DataError, match=r"values of column change lie outside .*'change': dist.StudentT"):
+        pv.fit(bad, data, epochs=1, progress=False)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.fit(vae, data, epochs=1, progress=False, compile=False)

@@ -29,10 +29,10 @@ from typing import Any, cast
 import safetensors
 import safetensors.torch
 import torch
-import yaml
 from torch import Tensor
 
-from pyro_vae import registry
+from pyro_vae import plain_yaml, registry
+from pyro_vae.bounded import bounded
 from pyro_vae.checks import ConfigError
 from pyro_vae.data.columns import Columns
 from pyro_vae.program import Program
@@ -53,6 +53,11 @@ Schema = Mapping[str, Callable[[Any], bool]]
 
 class CheckpointError(ValueError):
     """A run or one of its files cannot be used; the message says which, why, and the mend."""
+
+
+def damaged(path: Path, why: str) -> CheckpointError:
+    """What to raise where a file is not what was written."""
+    return CheckpointError(f"{path} is damaged: {why}; restore it from a copy, or train anew")
 
 
 def write(path: Path, content: bytes) -> None:
@@ -148,26 +153,21 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
                 )
             tensors = {name: file.get_tensor(name) for name in list(file.keys())}
         if held.get("digest") != digest(tensors, held["pyro_vae"]):
-            raise CheckpointError(
-                f"{path} is damaged, or of an earlier pyro_vae (its digest is not that of what it holds); "
-                "restore it from a copy, or train anew"
-            )
+            raise damaged(path, "its digest is not that of what it holds (or an earlier pyro_vae wrote it)")
         meta = json.loads(held["pyro_vae"])
     except FileNotFoundError:
         raise CheckpointError(f"there is no {path}; give the folder of a run: {_runs()}") from None
     except CheckpointError:
         raise
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
-        raise CheckpointError(
-            f"{path} is damaged or no safetensors file ({_line(error)}); restore a copy of it, or train anew"
-        ) from error
+        raise damaged(path, f"it is no safetensors file ({_line(error)})") from error
     check_schema(path, meta, _IDENTITY)
     return tensors, meta
 
 
 def _check_kind(path: Path) -> None:
     if path.exists() and not path.is_file():  # a pipe, from which one would read for ever
-        raise CheckpointError(f"{path} is no file; restore it from a copy, or train anew")
+        raise damaged(path, "it is no file")
 
 
 def check_schema(path: Path, meta: Any, schema: Schema) -> None:
@@ -178,14 +178,9 @@ def check_schema(path: Path, meta: Any, schema: Schema) -> None:
     """
     for name, right in schema.items():
         if not isinstance(meta, dict) or name not in meta:
-            raise CheckpointError(
-                f"{path} is damaged: it lacks {name}; restore it from a copy, or train anew"
-            )
+            raise damaged(path, f"it lacks {name}")
         if not right(meta[name]):
-            raise CheckpointError(
-                f"{path} is damaged: {name}={str(meta[name])[:60]} is not what was written; restore it from "
-                "a copy, or train anew"
-            )
+            raise damaged(path, f"{name}={str(meta[name])[:60]} is not what was written")
 
 
 def is_count(value: Any) -> bool:
@@ -245,46 +240,11 @@ def finite(tensors: Mapping[str, Tensor]) -> set[str]:
     return {name for name, value in tensors.items() if value.isfinite().all()}
 
 
-class _Dumper(yaml.SafeDumper):
-    """Values that occur twice are written twice."""
-
-    def ignore_aliases(self, data: Any) -> bool:
-        return True
-
-
-class _Loader(yaml.SafeLoader):
-    """YAML of plain values: each written out where it stands, by one name, and of a size to count with."""
-
-    def compose_node(self, parent: Any, index: Any) -> Any:
-        event = self.peek_event()
-        if isinstance(event, yaml.AliasEvent) or getattr(event, "anchor", None):
-            raise yaml.MarkedYAMLError(
-                problem="anchors (&) and aliases (*) are not read; write the values out",
-                problem_mark=event.start_mark,
-            )
-        return super().compose_node(parent, index)
-
-    def construct_mapping(self, node: Any, deep: bool = False) -> Any:
-        values = super().construct_mapping(node, deep)
-        if len(values) < len(node.value):
-            raise yaml.MarkedYAMLError(problem="a name is given twice", problem_mark=node.start_mark)
-        return values
-
-    def construct_yaml_int(self, node: Any) -> int:
-        value = super().construct_yaml_int(node)
-        if abs(value) >= 2**63:
-            raise yaml.MarkedYAMLError(problem="a number is too large", problem_mark=node.start_mark)
-        return int(value)
-
-
-_Loader.add_constructor("tag:yaml.org,2002:int", _Loader.construct_yaml_int)
-
-
 def write_config(folder: Path, values: Mapping[str, Any]) -> None:
     """Writes a run's configuration."""
     text = (
         "# What this run is made of. Train the same again: pyro-vae train --config config.yaml\n"
-        + yaml.dump(dict(values), Dumper=_Dumper, sort_keys=False)
+        + plain_yaml.dump(values)
     )
     write(folder / CONFIG, text.encode())
 
@@ -301,18 +261,13 @@ def read_config(folder: Path, name: str = CONFIG) -> dict[str, Any]:
         with path.open("rb") as file:
             content = file.read(LARGEST + 1)
         if len(content) > LARGEST:
-            raise CheckpointError(f"{path} has more than {LARGEST} bytes; restore it, or train anew")
-        values = yaml.load(content.decode(), _Loader)
+            raise ValueError(f"it has more than {LARGEST} bytes")
+        return plain_yaml.load(content.decode())
     except FileNotFoundError:
         what = f"{folder} is not the folder of a run: " if name == CONFIG else ""
         raise CheckpointError(f"{what}there is no {path}; {_runs()}") from None
-    except CheckpointError:
-        raise
-    except (yaml.YAMLError, OSError, RecursionError, ValueError) as error:
-        raise CheckpointError(f"{path} cannot be read ({_line(error)}); restore it, or train anew") from error
-    if not isinstance(values, dict) or not all(isinstance(key, str) for key in values):
-        raise CheckpointError(f"{path} holds no configuration; restore it, or train anew")
-    return values
+    except (OSError, ValueError) as error:
+        raise damaged(path, f"it cannot be read as a configuration: {_line(error)}") from error
 
 
 def check_run(values: Mapping[str, Any], meta: Mapping[str, Any], path: Path) -> None:
@@ -437,8 +392,9 @@ def load(folder: str | Path, *, program: Program | None = None, trust: Trust = (
     path = folder / (MODEL if finished else CHECKPOINT)
     tensors, meta = load_tensors(path)
     check_run(values, meta, path)
-    program = build(values, meta, folder, trust, program)
-    load_state(program, tensors if finished else weights(tensors, meta), path)
+    held = tensors if finished else weights(tensors, meta)
+    program = build(values, meta, path, held, trust, program)
+    load_state(program, held, path)
     return program.eval()
 
 
@@ -450,21 +406,44 @@ def weights(tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> dict[str,
 def build(
     values: Mapping[str, Any],
     meta: Mapping[str, Any],
-    folder: Path,
+    path: Path,
+    tensors: Mapping[str, Tensor],
     trust: Trust = (),
     program: Program | None = None,
 ) -> Program:
-    """The untrained program of a run, from its configuration if none is given, as its identity says."""
+    """The untrained program of a run, from its configuration if none is given, as its identity says.
+
+    Args:
+        values: the configuration.
+        meta: that the file of its weights has with it.
+        path: of that file.
+        tensors: the weights; a program that would be far larger is not made.
+        trust: modules that the configuration may import from.
+        program: one to be taken instead.
+
+    Raises:
+        CheckpointError: it would be far larger than the weights, or the program given is another one.
+        ConfigError: it cannot be made.
+    """
+    folder = path.parent
     if isinstance(program, Program) and program.options:
         _refuse_another(program, values, folder)
+    limit = bounded(len(tensors), sum(value.numel() for value in tensors.values()))
     try:
         if program is None:
-            cls = registry.read("model", values.get("model", ""), trust)
-            shape = {} if meta.get("event_shape") is None else {"event_shape": _tuples(meta["event_shape"])}
-            program = cls(**shape, **options(cls, values, trust))
+            with limit:
+                cls = registry.read("model", values.get("model", ""), trust)
+                event_shape = _tuples(meta["event_shape"])
+                shape = {} if event_shape is None else {"event_shape": event_shape}
+                program = cls(**shape, **options(cls, values, trust))
         if not isinstance(program, Program):
             raise ConfigError(f"model={values.get('model')}, a {type(program).__name__}, is no pv.Program")
     except (TypeError, ValueError, RuntimeError) as error:
+        if limit.is_over:
+            raise CheckpointError(
+                f"the {CONFIG} in {folder} describes a program far larger than the weights in {path.name}; put "
+                "back the one that belongs there"
+            ) from error
         raise ConfigError(
             f"{error}. If the run's model or parts of it are your own, build it as it was and pass it: "
             f"pv.load({str(folder)!r}, program=program)"

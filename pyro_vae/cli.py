@@ -26,7 +26,7 @@ from torch import Tensor
 from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures, models, registry, training
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
-from pyro_vae.families import COUNTING, Family
+from pyro_vae.families import COUNTING, Auto, Family
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
 from pyro_vae.svi import NonFiniteLossError
@@ -144,6 +144,8 @@ def _assemble(
         if name not in known:
             raise ConfigError(f"{model.__name__} has no option {name}; {registry.nearest(name, known)}")
     options, settings = wanted.arguments(model), wanted.settings()
+    if Path(str((wanted.file | wanted.typed).get("data"))).suffix in data.tables.SUFFIXES:
+        options.setdefault("likelihood", Auto())
     chosen = options.get("likelihood") or inspect.signature(model).parameters["likelihood"].default
     family = likelihood or as_likelihood(chosen)
     binarize, levels = (wanted.pop(name, "auto") for name in arguments.FITTED)
@@ -155,12 +157,12 @@ def _assemble(
     loaded = data.load(**wanted.arguments(data.load))
     print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
     if "given" in inspect.signature(model).parameters and "given" not in options:
-        if loaded.class_names is None:
+        if loaded.class_names is None or loaded.columns:
             raise ConfigError(
-                f"{model.__name__} needs to know what is given, and the data have no labels: --given"
+                f"{model.__name__} needs to know what is given: --given, of a table a list of columns"
             )
         options["given"] = {"y": len(loaded.class_names)}
-    return model, {"event_shape": loaded.event_shape} | options, settings, loaded
+    return model, {"event_shape": loaded.columns or loaded.event_shape} | options, settings, loaded
 
 
 def verify(run: Path, epochs: int | None = None, trust: Sequence[str] = ()) -> int:

@@ -24,7 +24,8 @@ from torch.distributions import Distribution, Independent
 from pyro_vae.checks import checked
 from pyro_vae.conditional import Conditional
 from pyro_vae.constraints import bounds, domain, support
-from pyro_vae.families import COUNTING, LEBESGUE
+from pyro_vae.data.columns import Columns
+from pyro_vae.families import COUNTING, LEBESGUE, ByColumn
 from pyro_vae.families.named import Normal
 from pyro_vae.objectives import in_closed_form
 from pyro_vae.objectives.elbo import latents
@@ -277,10 +278,10 @@ def _text(
             yield f"  {name}_n is given"
             yield f'      "{name}" of the data, {what}'
     for site in model:
-        yield from _told(site)
+        yield from _told(site, program.columns)
     yield from ("", "The guide", "")
     for site in guide:
-        yield from _told(site)
+        yield from _told(site, program.columns)
     yield ""
     told = " ".join(how for site in (*model, *guide) for how in site.parameters.values())
     where = [f"{', '.join(raws)} {'are' if len(raws) > 1 else 'is'} what networks emit"] * bool(raws)
@@ -320,7 +321,7 @@ def _text(
     yield f"  {'total':<{width}}{sum(p.numel() for p in program.parameters()):>12,}"
 
 
-def _told(site: Site) -> Iterator[str]:
+def _told(site: Site, columns: Columns | None) -> Iterator[str]:
     name, *parents = (s if s in site.shared else f"{s}_n" for s in (site.name, *site.parents))
     left = " | ".join([name, ", ".join(parents)])
     where = domain(support(site.distribution))
@@ -330,13 +331,28 @@ def _told(site: Site) -> Iterator[str]:
     shape = _shape(tuple(site.distribution.event_shape))
     kind = ["observed" if site.observed else "latent", *within, f"shape {shape}", f"values in {where}"]
     yield f'      site "{site.name}", {", ".join(kind)}'
-    for parameter, how in site.parameters.items():
-        yield f"      {parameter} = {how}"
+    family = site.conditional.family if site.conditional is not None else None
+    if isinstance(family, ByColumn):
+        yield from _columns(family, site, columns)
+    else:
+        yield from (f"      {parameter} = {how}" for parameter, how in site.parameters.items())
     if site.made_of:
         yield f"      computed from {' and '.join(site.made_of)}"
     if site.conditional is not None and site.conditional.pushed:
         by = "softplus" if "inf]" in where else "stick-breaking" if where == "the simplex" else "sigmoid"
         yield f"      pushed onto the prior's support, {where}, by {by}"
+
+
+def _columns(family: ByColumn, site: Site, columns: Columns | None) -> Iterator[str]:
+    """Which columns of a table are of which family, and why."""
+    for group, (kind, how) in zip(family.columns, site.parameters.items(), strict=True):
+        named = [str(j) for j in group]
+        if columns is not None:
+            pairs = list(columns.of.items())
+            named = [f"{pairs[j][0]} ({pairs[j][1].text})" for j in group]
+        more = f" and {len(named) - 8} more" if len(named) > 8 else ""
+        yield f"      {', '.join(named[:8])}{more}: {kind}"
+        yield f"          {how}"
 
 
 def _shape(shape: tuple[int, ...]) -> str:

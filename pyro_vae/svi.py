@@ -32,8 +32,9 @@ parameter that Pyro's optimizer meets, though the loss does not depend on it."""
 
 AUTO_STEPS = 1000
 """Steps after which ``compile="auto"`` compiles: a run that is over before has not waited for it."""
-CHECK_EVERY = 32
-"""Steps on a GPU between two looks at whether the loss is finite, each of which waits for the GPU."""
+CHECK_EVERY, LAUNCHES = 32, 4
+"""Steps on a GPU, and launches of them, between two looks at whether the loss is finite, each of which waits
+for the GPU."""
 TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest distance of a compiled gradient from the eager one, relative to its norm."""
 
@@ -142,8 +143,7 @@ class SVI(pyro.infer.SVI):
         self.num_compilations = 0
         self._terms = terms
         self._steps: Any = None  # the compiled ones
-        self._failed: Tensor | None = None  # on a GPU: whether one of them has
-        self._pending: list[tuple[Tensor, int, Any, Any]] = []  # steps that were not looked at
+        self._pending: list[tuple[Tensor, int, Callable[[int], Any]]] = []  # launches not looked at
         self._captured: dict[nn.Parameter, None] = {}  # by Pyro, in any step
         self._warned = False
         self._device = torch.device("cpu")
@@ -232,13 +232,57 @@ class SVI(pyro.infer.SVI):
         if self.num_steps == 1:
             self._warn_of_untrained(gradients)
         if failed is not None:
-            self._failed = failed
-            self._pending.append((failed.clone(), *context))
-            if len(self._pending) >= CHECK_EVERY:
-                self.check()
+            self._look_later(failed[None], lambda _: context[1:])
         if not self._objective.is_told:
             return torch.full_like(loss, inf)
         return tuple(loss) if loss.dim() else loss
+
+    @property
+    def replays(self) -> bool:
+        """Whether steps are replayed as a CUDA graph, so that ``steps`` is faster than as many of ``step``."""
+        return bool(self.compile and self._steps and self._steps.replays)
+
+    def steps(self, lr: Sequence[float] | None, /, *args: Any, **kwargs: Any) -> Tensor:
+        """Takes U gradient steps: those of ``step`` on each entry of the tensors among the arguments.
+
+        On a GPU, where steps are replayed as a CUDA graph, these are one launch; they draw what as many
+        single steps draw. ``svi.terms`` are then those of all, ``[U, ...]``.
+
+        Args:
+            lr: the learning rate of each step; None for the optimizer's as it is.
+            args, kwargs: those of a step, but that each tensor is ``[U, ...]``.
+
+        Returns:
+            The losses ``[U]``.
+
+        Raises:
+            NonFiniteLossError: as of ``step``, up to 4 calls later.
+        """
+        tensors = list(_tensors((args, kwargs)))
+        number = len(tensors[0])
+        take = self._find_several(args, kwargs, number) if self.replays and self._compiles() else None
+        if take is None:
+            losses, terms = [], []
+            for i in range(number):
+                if lr is not None:
+                    set_lr(cast(torch.optim.Optimizer, self.optim), lr[i])
+                some_args, some_kwargs = _entry((args, kwargs), i)
+                loss = self.step(*some_args, **some_kwargs)
+                losses.append(torch.stack(loss) if isinstance(loss, tuple) else loss)
+                terms.append(self.terms)
+            self.terms = torch.stack(terms)
+            return torch.stack(losses)
+        before = _generators(tensors)
+        loss, _, self.terms, failed = take(lr)
+        after = _generators(tensors)
+
+        def context(i: int) -> Any:
+            states = {device: _between(before[device], after[device], i, number) for device in before}
+            return _entry((args, kwargs), i), states
+
+        self.num_steps += number
+        self._look_later(failed, context)
+        return loss if self._objective.is_told else torch.full_like(loss, inf)
 
     @torch.no_grad()
     def evaluate_loss(self, *args: Any, **kwargs: Any) -> Any:
@@ -257,15 +301,26 @@ class SVI(pyro.infer.SVI):
 
     def check(self) -> None:
         """Waits for the steps taken, and raises NonFiniteLossError if one of them failed."""
-        if self._failed is None or not self._pending:
+        pending, self._pending = self._pending, []
+        if not pending:
             return
-        steps, self._pending = self._pending, []
-        failed = torch.stack([failed for failed, *_ in steps]).tolist()
-        if any(failed):
-            _, number, arguments, generators = steps[failed.index(True)]
-            self._failed.zero_()
-            self.num_steps = number - 1
-            raise NonFiniteLossError(self._explain(number, arguments, generators))
+        failed = torch.cat([failed for failed, *_ in pending]).tolist()
+        if not any(failed):
+            return
+        self._steps.failed.zero_()
+        index = failed.index(1.0)
+        for flags, number, context in pending:
+            if index < len(flags):
+                self.num_steps = number + index - 1
+                raise NonFiniteLossError(self._explain(number + index, *context(index)))
+            index -= len(flags)
+
+    def _look_later(self, failed: Tensor, context: Callable[[int], Any]) -> None:
+        """Keeps whether the steps just taken failed, and of each its arguments and generators."""
+        self._pending.append((failed, self.num_steps + 1 - len(failed), context))
+        steps = sum(len(flags) for flags, *_ in self._pending)
+        if steps >= CHECK_EVERY and len(self._pending) >= LAUNCHES:
+            self.check()
 
     def _evaluate(
         self,
@@ -375,6 +430,13 @@ class SVI(pyro.infer.SVI):
             return self._steps.find(args, kwargs), None
         except Exception as error:
             return None, error
+
+    def _find_several(self, args: Any, kwargs: Any, number: int) -> Any:
+        """What takes so many steps at once, if they can be: else each is taken, and tells why it cannot."""
+        try:
+            return self._steps.find_several(args, kwargs, number)
+        except Exception:
+            return None
 
     def _settings(self) -> tuple[Any, ...]:
         """What a step depends on besides its arguments and parameters."""
@@ -489,3 +551,23 @@ def _generators(tensors: list[Tensor]) -> dict[torch.device, Tensor]:
     devices = {tensor.device for tensor in tensors if tensor.is_cuda}
     states = {device: torch.cuda.get_rng_state(device) for device in devices}
     return {torch.device("cpu"): torch.get_rng_state(), **states}
+
+
+def _entry(value: Any, i: int) -> Any:
+    """Arguments, but of each tensor among them its entry."""
+    if isinstance(value, Tensor):
+        return value[i]
+    if isinstance(value, Mapping):
+        return {key: _entry(item, i) for key, item in value.items()}
+    if not isinstance(value, list | tuple):
+        return value
+    items = [_entry(item, i) for item in value]
+    return type(value)(*items) if hasattr(value, "_fields") else type(value)(items)
+
+
+def _between(before: Tensor, after: Tensor, i: int, number: int) -> Tensor:
+    """The state of a generator after i of so many steps, all of which draw as much: its counter, on a GPU."""
+    if torch.equal(before, after):
+        return before
+    one, other = before.view(torch.int64), after.view(torch.int64)
+    return (one + (other - one) // number * i).view(torch.uint8)

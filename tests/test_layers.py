@@ -8,7 +8,7 @@ from pathlib import Path
 import pyro_vae
 
 ROWS = [
-    ["checks", "constraints", "distributions", "nets", "data", "engine", "sleef", "losses", "svi"],
+    ["bounded", "checks", "constraints", "distributions", "nets", "plain_yaml", "data", "engine", "sleef", "losses", "svi"],
     ["families", "priors", "likelihoods", "guides"],
     ["seen", "conditional", "program"],
     ["models"],

@@ -137,6 +137,11 @@ class Guards(private.TorchDispatchMode):
         self._tape = tape[::-1]
         self.held = {slot: tensor for slot, tensor in self.held.items() if slot in needed}
 
+    @property
+    def reads(self) -> bool:
+        """Whether there are values to be looked at before each use."""
+        return bool(self._reads)
+
     def hold(self, inputs: Sequence[Tensor]) -> bool:
         """Whether the same numbers would be read."""
         if not self._reads:

@@ -316,8 +316,8 @@ def has_hooks(optim: Any) -> bool:
 
 @contextlib.contextmanager
 def skipped(optim: Any, failed: Tensor) -> Iterator[None]:
-    """A step of a fused optimizer changes nothing where ``failed``, which is read on the GPU."""
-    optim.found_inf, optim.grad_scale = failed.float(), None
+    """A step of a fused optimizer changes nothing where ``failed`` is 1, which is read on the GPU."""
+    optim.found_inf, optim.grad_scale = failed, None
     try:
         yield
     finally:

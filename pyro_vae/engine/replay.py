@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Callable, Sequence
 from contextlib import AbstractContextManager
 from typing import Any, TypeVar
@@ -17,22 +18,56 @@ Result = tuple[Tensor, Tensor, Tensor, dict[nn.Parameter, Tensor | None]]
 parameter that an optimizer meets without."""
 T = TypeVar("T")
 
+ALIGNED = 16
+"""Bytes of which addresses are multiples, or compiled code first copies what is there."""
+
 
 class Replay:
-    """A step on a GPU, update included, recorded as one CUDA graph: replaying it is a single launch."""
+    """Steps on a GPU, updates included, recorded as one CUDA graph: replaying them is a single launch.
+
+    It draws from the generator what as many single steps draw.
+
+    Args:
+        step: of one step's inputs and of whether one before failed, takes it, and gives its result and
+            whether it or one before failed.
+        inputs: of all steps, ``[U, ...]`` each.
+        number: of steps, U.
+        failed: whether a step before failed; written.
+        compiled: what is run in a step.
+        parameters: that are trained.
+        optim: whose learning rates may be others in each step.
+    """
 
     def __init__(
         self,
-        step: Callable[[Sequence[Tensor]], Result],
+        step: Callable[[list[Tensor], Tensor], tuple[Result, Tensor]],
         inputs: Sequence[Tensor],
+        number: int,
+        failed: Tensor,
         compiled: Compiled,
+        parameters: Sequence[nn.Parameter],
         optim: torch.optim.Optimizer,
     ):
-        self.inputs = [tensor.detach().clone() for tensor in inputs]
-        self.compiled = compiled
+        self.compiled, self.parameters = compiled, parameters
+        self.inputs = [_aligned(given) for given in inputs]
+        self.rates = [group["lr"].detach().expand(number).clone() for group in optim.param_groups]
+
+        def take(some: int) -> list[Tensor]:
+            kept, after, found = [group["lr"] for group in optim.param_groups], failed, []
+            try:
+                for i in range(some):
+                    for group, rates in zip(optim.param_groups, self.rates, strict=True):
+                        group["lr"] = rates[i]
+                    (*result, _), after = step([given[i] for given in self.inputs], after)
+                    found.append((*result, after))
+            finally:
+                for group, rate in zip(optim.param_groups, kept, strict=True):
+                    group["lr"] = rate
+            failed.copy_(after)
+            return [torch.stack(each) for each in zip(*found, strict=True)]
+
         with torch.no_grad():
-            device = inputs[0].device
-            self.replay, self.result = _capture(lambda: step(self.inputs), compiled.rollback, device)
+            self.replay, self.results = _capture(take, number, compiled.rollback, failed.device)
         self.state = self._look(optim)
 
     def outdated(self, optim: torch.optim.Optimizer) -> bool:
@@ -40,38 +75,61 @@ class Replay:
         return self._look(optim) != self.state
 
     def _look(self, optim: torch.optim.Optimizer) -> list[Any]:
-        tensors = [*self.compiled.closed_over, *self.result[3]]
+        tensors = [*self.compiled.closed_over, *self.parameters]
         state: list[Any] = [id(optim)]
         for entry in optim.state.values():
             tensors += [value for value in entry.values() if isinstance(value, Tensor)]
         for group in optim.param_groups:
-            tensors += [value for value in group.values() if isinstance(value, Tensor)]
             state += [v for k, v in group.items() if k != "params" and not isinstance(v, Tensor)]
         return state + [tensor.data_ptr() for tensor in tensors]
 
     @torch.no_grad()
-    def __call__(self, inputs: Sequence[Tensor]) -> Result:
+    def __call__(
+        self, inputs: Sequence[Tensor], optim: torch.optim.Optimizer, lr: Sequence[float] | None = None
+    ) -> list[Tensor]:
+        """Takes the steps, with these learning rates, or the optimizer's.
+
+        Returns:
+            losses, norms and terms of them all, ``[U, ...]``, and whether each or one before it failed.
+        """
         for own, given in zip(self.inputs, inputs, strict=True):
             own.copy_(given)
+        told = None if lr is None else torch.tensor(lr, pin_memory=self.rates[0].is_cuda)
+        for rates, group in zip(self.rates, optim.param_groups, strict=True):
+            rates.copy_(group["lr"] if told is None else told, non_blocking=True)
+            if told is not None:
+                group["lr"].copy_(rates[-1])
         self.replay()
-        loss, norm, terms, gradients = self.result
-        return loss.clone(), norm, terms.clone(), gradients
+        return [result.clone() for result in self.results]
+
+
+def _aligned(given: Tensor) -> Tensor:
+    """A copy, along whose leading dimension each entry is laid out as it was, and begins at such an address."""
+    shape, strides = given.shape[1:], given.stride()[1:]
+    room = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
+    unit = max(1, ALIGNED // given.element_size())
+    room = unit * math.ceil(max(1, room) / unit)
+    memory = given.new_empty(len(given) * room)
+    return memory.as_strided(given.shape, (room, *strides)).copy_(given.detach())
 
 
 def _capture(
-    function: Callable[[], T], rollback: Callable[[], AbstractContextManager[None]], device: torch.device
+    function: Callable[[int], T],
+    number: int,
+    rollback: Callable[[], AbstractContextManager[None]],
+    device: torch.device,
 ) -> tuple[Callable[[], None], T]:
-    """Records what the function launches; returns what launches it again, and where its results will be."""
+    """Records what so many steps launch; returns what launches it again, and where its results will be."""
     with torch.cuda.device(device):
         stream = torch.cuda.Stream()
         stream.wait_stream(torch.cuda.current_stream())
         with torch.cuda.stream(stream), rollback():
             for _ in range(3):  # what is made at the first call, libraries' workspaces say, is not recorded
-                function()
+                function(1)
         torch.cuda.current_stream().wait_stream(stream)
         graph = torch.cuda.CUDAGraph()
         with torch.cuda.graph(graph):  # which launches nothing
-            result = function()
+            result = function(number)
     return graph.replay, result
 
 

@@ -17,6 +17,7 @@ from pyro_vae.data import DataError, Split
 from pyro_vae.data.tables import DataFrame
 from pyro_vae.distributions import marginal
 from pyro_vae.families import ByColumn, Family
+from pyro_vae.families.columns import choose
 from pyro_vae.families.univariate import mend
 from pyro_vae.program import Program, sites
 from pyro_vae.seen import Label, observing
@@ -117,16 +118,17 @@ def _check_columns(program: Program, data: Split, name: str, family: ByColumn, m
     ends = torch.stack([x.nan_to_num(math.inf).amin(0), x.nan_to_num(-math.inf).amax(0)])
     known = ends.isfinite().all(0)
     filled = torch.where(known, ends, 0.5)
-    without = torch.stack(
-        [~many.by_column(row.expand(many.batch_shape + row.shape)).isfinite() for row in filled]
-    )
-    for j in (outside.any(0) | (without.flatten(1, -2).any(1).any(0) & known)).nonzero()[:, 0].tolist():
+    densities = torch.stack([many.by_column(row.expand(*many.batch_shape, -1)) for row in filled])
+    without = known & ~densities.isfinite().flatten(0, -2).all(0)
+    what = data.columns or program.columns
+    for j in (outside.any(0) | without).nonzero()[:, 0].tolist():
         own = cast(Family, family.family_of(j))
+        better = f'likelihood="auto" gives it {choose(what.of[names[j]])!r}; or' if what else "give it"
         raise DataError(
             f"{int(outside[:, j].sum())} of {len(x)} values of column {names[j]} lie outside the support "
             f"{domain(own.support)} of its likelihood {own!r}, or have no density: they range over "
-            f"[{ends[0, j]:g}, {ends[1, j]:g}]. Mend: another family, "
-            f"likelihood={{{names[j]!r}: dist.StudentT}}; or {own.mends}"
+            f"[{ends[0, j]:g}, {ends[1, j]:g}]. Mend: {better} one that has: "
+            f"likelihood={{{names[j]!r}: dist.StudentT}}"
         )
 
 

@@ -103,10 +103,11 @@ class ByColumn(Family):
             cast(Family, part).initialize(x[..., index], mean[index], std[index], by_column=True)
 
     def describe(self, raw: str) -> dict[str, str]:
-        told: dict[str, str] = {}
-        for part, group in zip(self.parts, self.columns, strict=True):
-            family = cast(Family, part)
-            told |= {f"{family.name}, {len(group)} columns, {n}": t for n, t in family.describe(raw).items()}
+        """By family, how its parameters come about."""
+        told = {}
+        for kind, part in zip(self.families, self.parts, strict=True):
+            how = cast(Family, part).describe(raw)
+            told[repr(kind)] = ", ".join(f"{name} = {text}" for name, text in how.items())
         return told
 
     def arguments(self) -> dict[str, Any]:

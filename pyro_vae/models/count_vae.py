@@ -17,6 +17,7 @@ from pyro_vae.conditional import Conditional
 from pyro_vae.data import DataError, Split
 from pyro_vae.data.anndata import cells
 from pyro_vae.data.columns import Columns
+from pyro_vae.data.source import statistics
 from pyro_vae.families import Family, Of, Univariate
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
@@ -25,7 +26,7 @@ from pyro_vae.models.conditional_vae import _check_given
 from pyro_vae.models.parts import check_shape, refuse_encoding, start_guide
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
-from pyro_vae.program import Program
+from pyro_vae.program import Batch, Program
 from pyro_vae.seen import Label, Latent, Real, Row, Seen
 
 
@@ -156,6 +157,10 @@ class CountVAE(Program):
         total = x.nan_to_num(0.0).sum(-1, keepdim=True)
         return torch.where(total > 0, total.clamp(min=1.0).log(), self.typical)
 
+    def example(self, num_data: int = 2) -> Batch:
+        batch = super().example(num_data)
+        return batch | {"x": self._scaled(batch["x"])}
+
     def prior(self) -> Distribution:
         """p(z), batch shape ``()``, event shape ``(D,)``."""
         return self.p_z()
@@ -176,6 +181,9 @@ class CountVAE(Program):
         self.typical.fill_(float(data.moments("x")[0].sum().clamp(min=1.0).log()))
         super().initialize(data)
         start_guide(self.q_z, self.p_z)
+        x = self._scaled(self.place(data.examples)["x"]).round()  # totals that differ are no dispersion
+        mean, std, *_ = statistics(iter([x]), self.event_shape)
+        self.p_x.family.initialize(x, mean.to(x), std.to(x), by_column=True)
         if self.library == "latent":
             logs = self.log_total(self.place(data.examples)["x"])
             self.p_library.family.initialize(logs, logs.mean(0), logs.std(0, correction=0))
@@ -223,6 +231,10 @@ class CountVAE(Program):
                 means.append(self.decode(z[-1], *y, log_total=log_total).mean.cpu().float())
         adata.obsm["X_vae"] = torch.cat(z).cpu().float().numpy()
         adata.layers["denoised"] = np.concatenate([mean.numpy() for mean in means])
+
+    def _scaled(self, x: Tensor) -> Tensor:
+        """Counts as they would be at the mean total."""
+        return x * (self.typical - self.log_total(x)).exp()
 
     def _counts(self) -> Row:
         return Row("x", self.columns or Columns({str(g): "count" for g in range(*self.event_shape)}))

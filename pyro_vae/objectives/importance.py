@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from typing import Any
 
 import pyro
@@ -36,27 +36,28 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
     batch = program.read(batch)
-    ratio = log_ratio(program, *traces(program, batch, num_particles))
+    model, guide = traces(program, batch, num_particles)
+    observed = {name for name, site in sites(model) if site["is_observed"]}
+    weighed = observed | set(guide.nodes)  # others are drawn from the model: their density cancels
+    ratio = log_density(model, weighed, program) - log_density(guide, weighed, program)
     return ratio.expand(num_particles, program.num_data(batch))
 
 
-def log_ratio(program: Program, model: poutine.Trace, guide: poutine.Trace) -> Tensor:
-    """``log_weights`` from the traces of model and guide, ``[K, B]``, or what broadcasts to it.
+def log_density(trace: poutine.Trace, names: Container[str], program: Program) -> Tensor:
+    """Of some sites together, ``[K, B]``, or what broadcasts to it.
 
     Raises:
-        ValueError: a site lies outside the plate of data.
+        ValueError: a site lies outside the plate of data, so that it has no density datum by datum.
     """
+    trace.compute_log_prob()
     total = torch.zeros((), device=program.device)
-    for trace, sign in ((model, 1), (guide, -1)):
-        trace.compute_log_prob()
-        for name, site in sites(trace):
-            if not site["is_observed"] and name not in guide.nodes:
-                continue  # drawn from the model itself: its density is that of its draw, and cancels
+    for name, site in sites(trace):
+        if name in names:
             if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
                 raise ValueError(
                     f"site {name!r} lies outside the plate 'data', so that it has no weight datum by datum"
                 )
-            total = total + sign * by_datum(site["log_prob"], program)
+            total = total + by_datum(site["log_prob"], program)
     return total
 
 

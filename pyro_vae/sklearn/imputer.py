@@ -237,9 +237,10 @@ class _Columns:
         """Draws ``[S, n_varying]`` in the columns' own units, ``[S, n_features]``."""
         rows = np.tile(self.constant, (len(values), 1))
         if self.varies.any():
-            with np.errstate(all="ignore"):
+            with warnings.catch_warnings():  # where a power has no inverse
+                warnings.simplefilter("ignore", RuntimeWarning)
                 standard = self.power.inverse_transform(self.near_normal.inverse_transform(values))
-            beyond = np.isnan(standard)  # where a power has no inverse
+            beyond = np.isnan(standard)
             standard[beyond] = np.where(values[beyond] < 0, -np.inf, np.inf)
             standard = np.clip(standard, self.low, self.high)
             rows[:, self.varies] = self.unit.inverse_transform(standard)

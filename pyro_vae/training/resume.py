@@ -57,7 +57,7 @@ def resume(
     changed = Settings.from_plain(changes, trust="*")
     values = checkpoint.read_config(folder)
     path = folder / checkpoint.CHECKPOINT
-    _, meta = checkpoint.load_tensors(path)
+    tensors, meta = checkpoint.load_tensors(path)
     checkpoint.check_run(values, meta, path)
     if data is None:
         if values.get("data") is None:
@@ -66,7 +66,7 @@ def resume(
                 f"pv.resume({str(folder)!r}, data=pv.data.load(array))"
             )
         data = load(**checkpoint.options(load, values))
-    program = checkpoint.build(values, meta, folder, trust, program)
+    program = checkpoint.build(values, meta, path, checkpoint.under("model.", tensors), trust, program)
     names = Settings.documentation().keys() & values.keys()
     settings = Settings.from_plain({name: values[name] for name in names}, trust)
     if "epochs" in changes and changed.epochs != settings.epochs:

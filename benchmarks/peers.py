@@ -26,6 +26,8 @@ import pyro_vae as pv
 from pyro_vae.svi import SVI
 
 LR = 1e-3
+AT_ONCE = 32
+"""Steps of an epoch that are one launch, where they are replayed."""
 
 
 @dataclass
@@ -46,11 +48,11 @@ class Setting:
         encoder = self.hidden()(shape, (2 * self.latent_dim,))
         return encoder.to(self.device), self.hidden()((self.latent_dim,), shape).to(self.device)
 
-    def batches(self, epoch: int) -> Iterator[Tensor]:
-        """An epoch of binarised batches: ours, which the hand-written peers are given too."""
+    def batches(self, epoch: int, at_once: int = 1) -> Iterator[Tensor]:
+        """An epoch of binarised batches, so many in one: ours, which the hand-written peers are given too."""
         self.data.train.redraw(epoch)
         order = torch.randperm(len(self.data.train)).to(self.device)  # at once, not batch by batch
-        batches = self.data.train.batches(self.batch_size, order)
+        batches = self.data.train.batches(self.batch_size * at_once, order)
         return (batch["x"] for batch in batches)
 
     def loader(self) -> DataLoader[Any]:
@@ -195,8 +197,8 @@ def by_hand(setting: Setting, compiled: bool, precision: str = "float32") -> Pee
     return Peer(step, over_batches(setting, step), lambda: (encoder, decoder))
 
 
-def by_hand_graphed(setting: Setting) -> Peer:
-    """The same, its whole step recorded as a CUDA graph for each shape."""
+def by_hand_graphed(setting: Setting, at_once: int = 1) -> Peer:
+    """The same, its whole step, or so many, recorded as a CUDA graph for each shape."""
     encoder, decoder = setting.nets()
     parameters = [*encoder.parameters(), *decoder.parameters()]
     optimizer = torch.optim.Adam(parameters, LR, fused=True, capturable=True)
@@ -213,13 +215,20 @@ def by_hand_graphed(setting: Setting) -> Peer:
     def step(x: Tensor) -> Tensor:
         if x.shape not in graphs:
             static = x.clone()
-            graphs[x.shape] = static, *graphed(lambda: eager(static))
-        static, replay, loss = graphs[x.shape]
+            graphs[x.shape] = (
+                static,
+                *graphed(lambda: [eager(part) for part in static.split(setting.batch_size)]),
+            )
+        static, replay, losses = graphs[x.shape]
         static.copy_(x)
         replay()
-        return loss
+        return losses[-1]
 
-    return Peer(step, over_batches(setting, step), lambda: (encoder, decoder))
+    def epoch(number: int) -> None:
+        for x in setting.batches(number, at_once):
+            step(x)
+
+    return Peer(step, epoch, lambda: (encoder, decoder))
 
 
 def graphed(function: Callable[[], Any]) -> tuple[Callable[[], None], Any]:
@@ -384,7 +393,17 @@ def ours(setting: Setting, precision: Any = "float32", compile: bool = True) -> 
     svi = SVI(
         vae.model, vae.guide, optimizer, Trace_ELBO(), compile=compile, precision=precision, reduction="mean"
     )
-    return Peer(svi.step, over_batches(setting, svi.step), lambda: (vae.q_z.net, vae.p_x.net), scale=of_ours)
+
+    def epoch(number: int) -> None:
+        for x in setting.batches(number, AT_ONCE if svi.replays else 1):
+            whole = len(x) - len(x) % setting.batch_size
+            if len(x) > setting.batch_size:
+                svi.steps(None, x[:whole].unflatten(0, (-1, setting.batch_size)))
+                x = x[whole:]
+            if len(x):
+                svi.step(x)
+
+    return Peer(svi.step, epoch, lambda: (vae.q_z.net, vae.p_x.net), scale=of_ours)
 
 
 def matrix_products(setting: Setting, dtype: torch.dtype) -> Peer:
@@ -440,6 +459,9 @@ FLOORS: Makers = {
     "float32 products alone": lambda s: matrix_products(s, torch.float32),
     "bf16 products alone": lambda s: matrix_products(s, torch.bfloat16),
 }
-ON_CUDA: Makers = {"PyTorch by hand, compiled, one CUDA graph": by_hand_graphed}
+ON_CUDA: Makers = {
+    "PyTorch by hand, compiled, one CUDA graph": by_hand_graphed,
+    f"the same, {AT_ONCE} steps one CUDA graph": lambda s: by_hand_graphed(s, AT_ONCE),
+}
 PEERS = SLOW | STEPS | FLOORS | ON_CUDA
 OURS = "ours, float32"

@@ -6,12 +6,11 @@ import contextlib
 from collections.abc import Callable, Sequence
 from typing import Any
 
-import torch
 from torch import Tensor
 from torch.overrides import TorchFunctionMode
 
 
-class TooLarge(ValueError):
+class TooLargeError(ValueError):
     """What is made would take more than it may."""
 
 
@@ -25,7 +24,7 @@ class Bounded(TorchFunctionMode):
         calls: of PyTorch's functions.
 
     Raises:
-        TooLarge: before memory is taken.
+        TooLargeError: before memory is taken.
     """
 
     def __init__(self, numbers: int, calls: int):
@@ -48,7 +47,7 @@ class Bounded(TorchFunctionMode):
             self.numbers -= made.numel() if isinstance(made, Tensor) else 0
         self.calls -= 1
         if self.is_over:
-            raise TooLarge(f"it would take more than {self.told}")
+            raise TooLargeError(f"it would take more than {self.told}")
         return func(*args, **kwargs)
 
 

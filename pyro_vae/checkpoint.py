@@ -431,6 +431,11 @@ def build(
     limit = bounded(len(tensors), sum(value.numel() for value in tensors.values()))
     try:
         if program is None:
+            for part in registry.PARTS:
+                if part in values:
+                    registry.names(
+                        part
+                    )  # once in a process, one of each is made, which is not the file's doing
             with limit:
                 cls = registry.read("model", values.get("model", ""), trust)
                 event_shape = _tuples(meta["event_shape"])
@@ -441,8 +446,8 @@ def build(
     except (TypeError, ValueError, RuntimeError) as error:
         if limit.is_over:
             raise CheckpointError(
-                f"the {CONFIG} in {folder} describes a program far larger than the weights in {path.name}; put "
-                "back the one that belongs there"
+                f"the {CONFIG} in {folder} describes a program far larger than the weights in {path.name}; "
+                "put back the one that belongs there"
             ) from error
         raise ConfigError(
             f"{error}. If the run's model or parts of it are your own, build it as it was and pass it: "

@@ -11,10 +11,10 @@ import itertools
 import math
 import re
 import time
-from collections.abc import Iterable, Sequence
-from dataclasses import dataclass
+from collections.abc import Iterable, Mapping, Sequence
+from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 import torch
 from torch.distributions import Distribution
@@ -22,9 +22,10 @@ from torch.distributions import Distribution
 from pyro_vae import checkpoint, evaluate, figures, registry
 from pyro_vae.checks import ConfigError, Count, check
 from pyro_vae.data import Data
-from pyro_vae.families import COUNTING, LEBESGUE, Family, Of
-from pyro_vae.likelihoods import as_likelihood
+from pyro_vae.families import COUNTING, LEBESGUE, Auto, ByColumn, Family, Of
+from pyro_vae.likelihoods import ByName, Likelihood, as_likelihood
 from pyro_vae.models import VAE
+from pyro_vae.models.parts import as_rows
 from pyro_vae.program import Program, seed_generators
 from pyro_vae.training import Interrupted, Settings, fit
 
@@ -34,6 +35,10 @@ MENDS = (
     "levels; a density p of values dequantised on [0, 1], (level + noise) / 256, bounds the "
     "probability of the levels by log P >= E[log p] - P log 256 for P pixels; and a density of y = a x "
     "is one of x after adding P log |a|"
+)
+WHOLE = (
+    "make them comparable, give whole numbers families of whole numbers, dist.GammaPoisson or "
+    "pv.likelihoods.RoundedLogistic(), and all others families of real ones, dist.LogNormal or dist.StudentT"
 )
 
 
@@ -49,6 +54,8 @@ class Row:
         difference: mean over the data of log p(x) less that of the first variant.
         difference_standard_error: of that mean, from the paired differences.
         bits_per_dim: for grey levels, else None.
+        by_column: of a table, for each column whose likelihood differs: mean of log p(x_j | rest), that less
+            the first variant's, and the standard error of the difference, from the paired ones.
         active_units: latents that vary with x, by site.
         num_parameters: learned numbers.
         seconds: of training.
@@ -64,6 +71,7 @@ class Row:
     active_units: dict[str, int]
     num_parameters: int
     seconds: float
+    by_column: dict[str, tuple[float, float, float]] = field(default_factory=dict)
 
 
 @dataclass(frozen=True, repr=False)
@@ -102,7 +110,8 @@ class Comparison:
 
     def _table(self) -> list[list[str]]:
         bits = ["bits/dim"] * (self.rows[0].bits_per_dim is not None)
-        header = ["", "ELBO", f"log p(x), K={self.num_samples}", *bits, "less the first"]
+        columns = [f"{name} | rest" for name in self.rows[0].by_column]
+        header = ["", "ELBO", f"log p(x), K={self.num_samples}", *bits, "less the first", *columns]
         table = [[*header, "active", "parameters", "s"]]
         for i, row in enumerate(self.rows):
             difference = f"{row.difference:+.2f} ± {row.difference_standard_error:.2f}" if i else ""
@@ -111,7 +120,12 @@ class Comparison:
             table.append(
                 [row.name, f"{row.elbo:.2f}", f"{row.log_likelihood:.2f} ± {row.standard_error:.2f}"]
                 + [f"{row.bits_per_dim:.3f}" for _ in bits]
-                + [difference, f"{sum(row.active_units.values())}{levels}"]
+                + [difference]
+                + [
+                    f"{less:+.3f} ± {error:.3f}" if i else f"{mean:.3f}"
+                    for mean, less, error in row.by_column.values()
+                ]
+                + [f"{sum(row.active_units.values())}{levels}"]
                 + [f"{row.num_parameters:,}", f"{row.seconds:.0f}"]
             )
         return table
@@ -124,7 +138,7 @@ def compare(
     data: Data,
     *,
     priors: Iterable[Family | Distribution | str] = (),
-    likelihoods: Iterable[Family | Of | type[Distribution] | str] = (),
+    likelihoods: Iterable[Likelihood | ByName | str] = (),
     guides: Iterable[Family | Of | type[Distribution] | str] = (),
     model: type[Program] = VAE,
     num_samples: int = 100,
@@ -141,7 +155,8 @@ def compare(
     Args:
         data: as made by ``pv.data.load``.
         priors: to compare, objects or their texts (``"VampPrior(500)"``); none means that of ``arguments``.
-        likelihoods: likewise; all on the same measure.
+        likelihoods: likewise; all on the same measure. Of a table also by column, all other columns being as
+            they are by default: ``[{"visits": dist.Poisson}, {"visits": dist.GammaPoisson}]``.
         guides: likewise.
         model: the class: ``pv.VAE``, ``pv.ConditionalVAE``, ...
         num_samples: importance samples per datum of the log-likelihood.
@@ -160,19 +175,19 @@ def compare(
     varied = {kind: [_part(kind, part) for part in parts] for kind, parts in lists.items()}
     varied = {kind: parts for kind, parts in varied.items() if parts}
     variants = [dict(zip(varied, parts, strict=True)) for parts in itertools.product(*varied.values())]
-    names = [", ".join(map(registry.write, variant.values())) for variant in variants]
+    names = [", ".join(map(_name, variant.values())) for variant in variants]
     if len(set(names)) < 2 or len(set(names)) < len(names):
         raise ValueError(
             f"compare takes two or more different variants, but was given {names}; for example "
             "pv.compare(data, likelihoods=[pv.likelihoods.Normal(), dist.Laplace])"
         )
-    check_measures([as_likelihood(likelihood) for likelihood in varied.get("likelihood", [])])
+    differ = _differing(data, varied.get("likelihood", []), arguments.get("given", ()))
     takes, options = inspect.signature(model).parameters, Settings.documentation()
     for name in [*arguments, *varied]:
         if name not in {*takes, *options} - {"event_shape"}:
             near = registry.nearest(name, {*takes, *options, *inspect.signature(compare).parameters})
             raise ConfigError(f"neither {model.__name__} nor fit takes {name!r}; {near}")
-    shape = {"event_shape": data.event_shape} if "event_shape" in takes else {}
+    shape = {"event_shape": data.columns or data.event_shape} if "event_shape" in takes else {}
     own = shape | {name: _part(name, value) for name, value in arguments.items() if name in takes}
     settings = {name: value for name, value in arguments.items() if name not in takes} | {"seed": seed}
     minutes = Settings.from_plain(settings, trust="*").max_minutes
@@ -189,7 +204,7 @@ def compare(
     folder = Path(folder) if folder is not None else checkpoint.new_folder(f"compare-{data.name}")
     split, part = data.held_out
     rows: list[Row] = []
-    reference = None
+    reference, first = None, None
     for name, program in programs.items():
         own_folder = folder / _slug(name)
         if progress:
@@ -210,6 +225,14 @@ def compare(
         estimate = evaluate.log_likelihood(program, part, num_samples=num_samples)
         reference = estimate.per_datum if reference is None else reference
         paired = estimate.per_datum - reference
+        by_column = {}
+        if differ:
+            columns = evaluate.columns(program, part, columns=differ, num_samples=num_samples)
+            first = columns.per_datum if first is None else first
+            for column, own, other in zip(differ, columns.per_datum.T, first.T, strict=True):
+                less = (own - other)[~own.isnan()]
+                spread = (less.std() / math.sqrt(len(less))).item()
+                by_column[column] = columns.given_rest[column], less.mean().item(), spread
         rows.append(
             Row(
                 name,
@@ -222,6 +245,7 @@ def compare(
                 evaluate.active_units(program, part),
                 sum(p.numel() for p in program.parameters()),
                 sum(row["seconds"] for row in run.history),
+                by_column,
             )
         )
     result = Comparison(rows, programs, folder, num_samples, estimate.measure, split)
@@ -232,7 +256,29 @@ def compare(
     return result
 
 
-def check_measures(likelihoods: Sequence[Family]) -> None:
+def _differing(data: Data, likelihoods: Sequence[Any], given: Any) -> list[str]:
+    """Columns of a table whose likelihoods are compared.
+
+    Raises:
+        ValueError: some are on different measures.
+    """
+    families = [as_likelihood(likelihood) for likelihood in likelihoods]
+    if data.columns is not None:
+        names = () if isinstance(given, Mapping) else tuple(given)
+        families = [as_rows(data.columns, family, names)[2] for family in families]
+    if data.columns is None or not all(isinstance(family, ByColumn) for family in families):
+        check_measures(families)
+        return []
+    differ = []
+    for number, name in enumerate(data.columns):
+        own = [part for f in families if (part := cast(ByColumn, f).family_of(number))]
+        check_measures(own, f"column {name}: ", WHOLE)
+        if len(set(map(repr, own))) > 1:
+            differ.append(name)
+    return differ
+
+
+def check_measures(likelihoods: Sequence[Family], where: str = "", mends: str = MENDS) -> None:
     """Refuses to compare densities on different measures.
 
     Raises:
@@ -242,13 +288,23 @@ def check_measures(likelihoods: Sequence[Family]) -> None:
     normalised = set(measures.values()) <= {LEBESGUE, COUNTING}
     if len(measures) > 1 and (len(set(measures.values())) > 1 or not normalised):
         told = "; ".join(f"{name}: {measure}" for name, measure in measures.items())
-        raise ValueError(f"densities on different measures are not compared ({told}). To {MENDS}")
+        raise ValueError(f"{where}densities on different measures are not compared ({told}). To {mends}")
 
 
 def _part(kind: str, part: Any) -> Any:
     """A part, or what its text means."""
+    if isinstance(part, Mapping) and kind == "likelihood":
+        return {column: _part(kind, own) for column, own in part.items()}
     text = isinstance(part, str) and kind in registry.PARTS
     return registry.read(kind, part, trust="*") if text else part
+
+
+def _name(part: Any) -> str:
+    """What a part is called in the table: of likelihoods by column, those that are named."""
+    by_name = part.families if isinstance(part, Auto) else part
+    if isinstance(by_name, Mapping):
+        return ", ".join(f"{column}: {_name(own)}" for column, own in by_name.items()) or "auto"
+    return registry.write(part)
 
 
 def _slug(name: str) -> str:
@@ -262,7 +318,13 @@ def _write(result: Comparison) -> None:
     for row in result.rows:
         units = row.active_units
         levels = {f"active_units_{site}": active for site, active in units.items()} if len(units) > 1 else {}
-        flat.append(vars(row) | {"active_units": sum(units.values())} | levels)
+        columns = {
+            f"{what}_{column}": value
+            for column, values in row.by_column.items()
+            for what, value in zip(("log_p", "difference", "standard_error"), values, strict=True)
+        }
+        own = {name: value for name, value in vars(row).items() if name != "by_column"}
+        flat.append(own | {"active_units": sum(units.values())} | levels | columns)
     text = io.StringIO()
     writer = csv.DictWriter(text, flat[0])
     writer.writeheader()

@@ -191,14 +191,18 @@ class Program(nn.Module):
         rest: dict[str, Any] = {}
         if is_frame(batch):
             batch = as_pandas(batch)
+        elif not self.names_columns(batch):
+            return as_batch(batch)
         else:
-            named = isinstance(batch, Mapping) and batch.keys() & self.columns.keys()
-            if not named or np.ndim(batch.get("x")) == 2:  # the rows, though a column be called x, too
-                return as_batch(batch)
             rest = {name: value for name, value in batch.items() if name not in self.columns}
             batch = {name: batch[name] for name in batch if name not in rest}
         rows = self.columns.encode(batch)
         return {"x": rows.to(self.device, self.dtype)} | as_batch(rest)
+
+    def names_columns(self, batch: Any) -> bool:
+        """Whether it is a mapping of values by column, and not by site."""
+        named = self.columns is not None and isinstance(batch, Mapping) and batch.keys() & self.columns.keys()
+        return bool(named) and np.ndim(batch.get("x")) != 2  # the rows, though a column be called x, too
 
     def place(self, batch: Any) -> Batch:
         """A batch on its device, real values in its dtype."""

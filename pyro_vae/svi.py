@@ -239,7 +239,7 @@ class SVI(pyro.infer.SVI):
 
     @property
     def replays(self) -> bool:
-        """Whether steps are replayed as a CUDA graph, so that ``steps`` is faster than as many of ``step``."""
+        """Whether steps are replayed as a CUDA graph, so that ``steps`` takes several by one launch."""
         return bool(self.compile and self._steps and self._steps.replays)
 
     def steps(self, lr: Sequence[float] | None, /, *args: Any, **kwargs: Any) -> Tensor:

@@ -1,5 +1,6 @@
 import contextlib
 import errno
+import math
 import os
 import random
 import shutil
@@ -220,6 +221,61 @@ class TestWhatFilesSay:
         with pytest.raises(CheckpointError, match=r"run/checkpoint.safetensors"):
             pv.resume(run, progress=False)
 
+    @pytest.mark.parametrize(
+        "forge",
+        [
+            lambda value: {"exp_avg": value[:1]},
+            lambda value: {"exp_avg": ...},
+            lambda value: {"exp_avg": ..., "average": value},
+            lambda value: {"exp_avg": value * math.nan},
+            lambda value: {"exp_avg": value.long()},
+            lambda value: {"step": torch.zeros(2)},
+        ],
+        ids=["shape", "missing", "name", "NaN", "dtype", "step"],
+    )
+    def test_of_its_optimizer(self, run, forge):
+        path = run / "checkpoint.safetensors"
+        tensors, meta = checkpoint.load_tensors(path)
+        name = next(n for n in tensors if n.endswith(".exp_avg") and tensors[n].dim() == 2)
+        own = name.removesuffix("exp_avg")
+        tensors |= {own + key: value for key, value in forge(tensors[name]).items()}
+        checkpoint.save_tensors(path, {n: v for n, v in tensors.items() if v is not ...}, meta)
+        with pytest.raises(CheckpointError, match=rf"safetensors is damaged: .*{own[:-1]}.* is not what was"):
+            pv.resume(run, progress=False)
+
+    @pytest.mark.parametrize(
+        ("name", "value"), [("betas", "x"), ("betas", [0.9]), ("eps", None), ("lr", math.nan), ("amsgrad", 3)]
+    )
+    def test_of_its_optimizers_groups(self, run, name, value):
+        path = run / "checkpoint.safetensors"
+        tensors, meta = checkpoint.load_tensors(path)
+        meta["optimizer"]["param_groups"][0][name] = value
+        checkpoint.save_tensors(path, tensors, meta)
+        with pytest.raises(CheckpointError, match=rf"is damaged: .*optimizer.{name} is not what was written"):
+            pv.resume(run, progress=False)
+
+    @pytest.mark.parametrize(
+        "forged",
+        [
+            {"latent_dim": 10**7},
+            {"decoder": f"mlp({10**18})"},
+            {"prior": f"VampPrior({10**6})"},
+            {"prior": f"Flow('spline', num_transforms={10**9})"},
+            {"encoder": f"mlp({', '.join(['1000'] * 1000)})"},
+        ],
+        ids=lambda forged: f"{forged}"[:30],
+    )
+    def test_that_is_too_large_for_its_weights(self, run, digits, forged):
+        """With a right digest; nothing of that size is made."""
+        values = checkpoint.read_config(run) | forged
+        for name in ("model.safetensors", "checkpoint.safetensors"):
+            tensors, meta = checkpoint.load_tensors(run / name)
+            checkpoint.save_tensors(run / name, tensors, meta | {"config": meta["config"] | forged})
+        checkpoint.write_config(run, values)
+        for act in (pv.load, lambda run: pv.resume(run, data=digits, progress=False)):
+            with pytest.raises(CheckpointError, match=r"config.yaml in run describes a program far larger"):
+                act(run)
+
     @pytest.mark.parametrize("text", ["[]", "3", "[" * 100_000, "1" * 5000, '{"class": NaN}'], ids=len)
     def test_of_its_metadata(self, run, text, monkeypatch):
         tensors, _ = checkpoint.load_tensors(run / "model.safetensors")
@@ -239,8 +295,8 @@ class TestWhatFilesSay:
             (f"epochs: {'1' * 4000}", "too large"),
             ("epochs: 1\nepochs: 2", "given twice"),
             ("x: " + "y" * 10**7, "more than"),
-            ("1: 2", "no configuration"),
-            ("", "no configuration"),
+            ("1: 2", "no names with values"),
+            ("", "no names with values"),
         ],
         ids=lambda value: value[:20],
     )
@@ -268,7 +324,7 @@ class TestWhatFilesSay:
         for name in ("model.safetensors", "config.yaml"):
             (run / name).unlink()
             os.mkfifo(run / name)
-            with pytest.raises(CheckpointError, match=rf"{name} is no file"):
+            with pytest.raises(CheckpointError, match=rf"{name} is damaged: it is no file"):
                 pv.load(run)
 
 

@@ -7,6 +7,8 @@ import math
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
@@ -280,3 +282,65 @@ def test_dequantised_densities_bound_the_probability_of_levels():
     bound = log_p.mean(1) - math.log(levels)
     assert (bound <= exact + 1e-9).all()
     assert exact.exp().sum().item() == pytest.approx(1, abs=1e-3)
+
+
+@pytest.fixture
+def visits():
+    """A table of which a column is a count, spread further than a Poisson, and at times unknown."""
+    random = np.random.default_rng(0)
+    frame = pd.DataFrame({"age": random.normal(40, 10, 300), "sex": random.choice(["f", "m"], 300)})
+    frame["visits"] = random.negative_binomial(1, 0.2, 300).astype(float)
+    frame.loc[::7, "visits"] = np.nan
+    return pv.data.load(frame, test=0.3)
+
+
+def test_likelihoods_of_a_column(visits, shared):
+    likelihoods = [{"visits": dist.Poisson}, {"visits": "GammaPoisson"}]
+    result = pv.compare(visits, likelihoods=likelihoods, **shared | {"epochs": 3})
+    poisson, other = result.rows
+    assert [row.name for row in result.rows] == ["visits: Poisson", "visits: GammaPoisson()"]
+    found = [
+        pv.evaluate.columns(
+            program, visits.test, columns=["visits"], num_samples=result.num_samples
+        ).per_datum
+        for program in result.programs.values()
+    ]
+    less = (found[1] - found[0]).flatten()
+    less = less[~less.isnan()]
+    assert len(less) < len(visits.test)
+    assert poisson.by_column == {"visits": (found[0].nanmean().item(), 0.0, 0.0)}
+    mean, difference, error = other.by_column["visits"]
+    assert mean == found[1].nanmean().item()
+    assert difference == pytest.approx(less.mean().item())
+    assert error == pytest.approx((less.std() / len(less) ** 0.5).item())
+    assert difference > 0.5
+    header, _, last, _ = str(result).splitlines()
+    assert "visits | rest" in header
+    assert f"{difference:+.3f} ± {error:.3f}" in last
+    rows = list(csv.DictReader((result.folder / "comparison.csv").read_text().splitlines()))
+    assert float(rows[1]["difference_visits"]) == difference
+    assert "by_column" not in rows[0]
+
+
+def test_measures_are_compared_column_by_column(visits, shared):
+    normal = {"visits": dist.Normal}
+    with pytest.raises(
+        ValueError, match=r"^column visits: densities on different .* To make .* whole numbers"
+    ):
+        pv.compare(visits, likelihoods=[{"visits": dist.Poisson}, normal], **shared)
+    assert not list(Path().iterdir())
+    # The same of both, though not what the column would be given by default.
+    both = [normal | {"age": dist.Normal}, normal | {"age": dist.StudentT}]
+    result = pv.compare(visits, likelihoods=both, **shared | {"epochs": 1})
+    assert [row.by_column.keys() for row in result.rows] == [{"age"}] * 2
+    assert [row.name for row in result.rows] == [
+        "visits: Normal, age: Normal",
+        "visits: Normal, age: StudentT",
+    ]
+
+
+def test_what_is_chosen_against_what_is_named(visits, shared):
+    given = {"model": pv.ConditionalVAE, "given": ["sex"], "epochs": 1}
+    result = pv.compare(visits, likelihoods=["auto", {"age": dist.Normal}], **shared | given)
+    assert [row.name for row in result.rows] == ["auto", "age: Normal"]
+    assert result.rows[1].by_column.keys() == {"age"}

@@ -8,7 +8,10 @@ from pathlib import Path
 import pyro_vae
 
 ROWS = [
-    ["bounded", "checks", "constraints", "distributions", "nets", "plain_yaml", "data", "engine", "sleef", "losses", "svi"],
+    [
+        *("bounded", "checks", "constraints", "distributions", "nets", "plain_yaml"),
+        *("data", "engine", "sleef", "losses", "svi"),
+    ],
     ["families", "priors", "likelihoods", "guides"],
     ["seen", "conditional", "program"],
     ["models"],

@@ -34,7 +34,7 @@ TINY = {
     "latent_dim": 2,
     "hidden_dims": (8,),
     "n_estimators": 1,
-    "steps": 20,
+    "epochs": 2,
     "num_samples": 20,
     "random_state": 0,
 }
@@ -438,7 +438,7 @@ def correlated():
 
 def test_imputation_is_near_the_conditional_mean(correlated):
     x, missing = correlated
-    imputer = VAEImputer(n_estimators=1, steps=600, random_state=0)
+    imputer = VAEImputer(hidden_dims=(32,), n_estimators=1, epochs=100, random_state=0)
     filled = imputer.fit_transform(np.where(missing, np.nan, x))
     np.testing.assert_array_equal(filled[~missing], x[~missing])
     covariance, mean, best = np.cov(x.T), x.mean(0), x.copy()
@@ -472,12 +472,11 @@ def test_odd_columns_are_filled():
     assert np.isfinite(filled).all()
     assert (filled[:, 1] == 3.5).all()
     assert (filled[:, 2] == 0).all()
-    low, high = np.nanmin(x, 0), np.nanmax(x, 0)
-    spread = np.nanstd(x, 0)
-    varies = [0, 3, 4, 5, 6]
-    draws = imputer.sample(x, 50, random_state=0)[..., varies]
-    assert (draws >= (low - 0.51 * spread)[varies]).all()
-    assert (draws <= (high + 0.51 * spread)[varies]).all()
+    own = x[:, [0, 3, 4, 5, 6]]
+    low, high, spread = np.nanmin(own, 0), np.nanmax(own, 0), np.nanstd(own, 0)
+    draws = imputer.sample(x, 50, random_state=0)[..., [0, 3, 4, 5, 6]]
+    assert (draws >= low - 0.51 * spread).all()
+    assert (draws <= high + 0.51 * spread).all()
     far = np.where(np.isnan(x), np.nan, x * 1e6)
     assert np.isfinite(imputer.transform(far)).all()
 
@@ -516,5 +515,5 @@ def test_imputers_in_pipelines_and_frames(correlated):
     assert not imputer.transform(frame).isna().any().any()
     model = make_pipeline(VAEImputer(**TINY), Binarizer())
     assert set(np.unique(model.fit_transform(frame))) <= {0.0, 1.0}
-    with pytest.raises(ConfigError, match="steps=0 must be positive"):
-        VAEImputer(steps=0).fit(frame)
+    with pytest.raises(ConfigError, match="epochs=0 must be positive"):
+        VAEImputer(epochs=0).fit(frame)

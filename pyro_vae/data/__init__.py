@@ -126,8 +126,8 @@ def load(
             A class of three or more that is too small for its share gets a datum in each split all the same
             where another class has more than its own. Of cells also the name of a column of ``adata.obs``.
         layer: of cells, the layer that holds counts; by default ``adata.X``.
-        batch_key: of cells, the column of ``adata.obs`` that says of which batch each is: site ``batch``, numbered
-            in the order of their names.
+        batch_key: of cells, the column of ``adata.obs`` that says of which batch each is: site ``batch``,
+            numbered in the order of their names.
         data_dir: folder of the named sets, in torchvision's layout; downloaded into it when not
             there. By default ~/.cache/pyro_vae.
         binarize: ``dynamic`` draws x ~ Bernoulli(grey value) anew each epoch, and validation and test
@@ -169,8 +169,8 @@ def load(
             config |= {"data": str(Path(name).resolve()), "labels": labels}
     elif layer is not None or batch_key is not None:
         raise DataError(
-            f"layer={shown(layer)} and batch_key={shown(batch_key)} are of an AnnData or a .h5ad file, and the "
-            f"data are of type {type(data).__name__}; leave them out"
+            f"layer={shown(layer)} and batch_key={shown(batch_key)} are of an AnnData or a .h5ad file, and "
+            f"the data are of type {type(data).__name__}; leave them out"
         )
     elif frame or (_is_path(data) and Path(cast(str, data)).suffix in tables.SUFFIXES):
         name = "table" if frame else str(data)

@@ -57,7 +57,7 @@ def cells(
     if len(set(names)) < len(names):
         twice = next(name for name in names if names.count(name) > 1)
         raise DataError(f"two genes are called {shown(twice)}; rename them: adata.var_names_make_unique()")
-    values = {"x": _counts(adata, layer)}
+    values: dict[str, Any] = {"x": _counts(adata, layer)}
     if batch_key is not None:
         values["batch"] = classes(_column(adata, "batch_key", batch_key))[0]
     if isinstance(labels, str):
@@ -71,8 +71,8 @@ def _counts(adata: Any, layer: str | None) -> np.ndarray:
     size = 4 * adata.n_obs * adata.n_vars
     if size > memory():
         raise DataError(
-            f"{adata.n_obs} cells of {adata.n_vars} genes would take {size / 2**30:.3g} GiB, which is too much; "
-            "take the genes that vary most: scanpy.pp.highly_variable_genes(adata, n_top_genes=2000, "
+            f"{adata.n_obs} cells of {adata.n_vars} genes would take {size / 2**30:.3g} GiB, which is too "
+            "much; take the genes that vary most: scanpy.pp.highly_variable_genes(adata, n_top_genes=2000, "
             'flavor="seurat_v3"), adata[:, adata.var.highly_variable]'
         )
     held = adata.to_memory() if getattr(adata, "isbacked", False) else adata

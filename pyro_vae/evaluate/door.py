@@ -35,7 +35,7 @@ def as_split(data: Data, program: Program) -> Split:
         return data
     if isinstance(data, Mapping) and not data:
         raise DataError("data={} holds no site; give {'x': x}, or x alone")
-    by_site = isinstance(data, Mapping) and not (program.columns and data.keys() & program.columns.keys())
+    by_site = isinstance(data, Mapping) and not program.names_columns(data)
     return Split(cast(Any, data) if by_site else program.read(data), columns=program.columns)
 
 

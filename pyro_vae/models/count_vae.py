@@ -44,23 +44,23 @@ class CountVAE(Program):
         q(\log \ell_n \mid x_n, y_n) = \mathcal N\bigl(\log \textstyle\sum_g x_{ng} + h_1(x_n, y_n),
         h_2(x_n, y_n)^2\bigr)
 
-    with site ``"library"`` the logarithm, and :math:`\mu, \sigma` learned, a pair for each class that is given.
-    Under ``library="observed"`` a total is a covariate that is given: log p(x) is that of counts given their
-    total, and compares with that of such models alone. Networks see log(1 + x), standardised. Values that are
-    missing add nothing to a total; where there are none, it is the mean total of the training data.
+    with site ``"library"`` the logarithm, and :math:`\mu, \sigma` learned, a pair for each class given. Under
+    ``library="observed"`` a total is a covariate that is given: log p(x) is of counts given their total, and
+    compares with that of such models alone. Networks see log(1 + x), standardised. Values that are missing add
+    nothing to a total; where there are none, it is the mean total of the training data.
 
     Args:
-        event_shape: ``(G,)``, the number of genes; or what they are, ``event_shapes`` of ``pv.data.load(adata)``.
+        event_shape: ``(G,)``, the number of genes; or their names, ``pv.data.load(adata).event_shapes``.
         given: sites that x and the guides are given, as in ``pv.ConditionalVAE``: ``{"batch": 3}``.
         latent_dim: D, the number of latents z per datum.
         library: whether totals are what was counted, ``"observed"``, or ``"latent"``.
         prior: p(z), as in ``pv.VAE``.
         likelihood: of a count whose mean can be scaled: NegativeBinomial, GammaPoisson, Poisson, and
-            ZeroInflatedNegativeBinomial and ZeroInflatedPoisson, whose extra zeros do not count as of the mean.
-            By default the dispersion :math:`\theta`, ``total_count`` to Pyro, is one of each gene.
+            ZeroInflatedNegativeBinomial and ZeroInflatedPoisson, whose mean is that without extra zeros. By
+            default the dispersion :math:`\theta`, ``total_count`` to Pyro, is one of each gene.
         guide: the family of q(z|x, y), as in ``pv.VAE``.
-        encoder: factory of the network from x and what is given to the guide's parameters; another one is that
-            of the total's.
+        encoder: factory of the network from x and what is given to the guide's parameters, and of another to
+            those of the total's.
         decoder: factory of the network from z and what is given to the likelihood's parameters.
 
     Raises:
@@ -81,7 +81,7 @@ class CountVAE(Program):
         self,
         event_shape: tuple[int, ...] | Columns,
         *,
-        given: Mapping[str, int | tuple[int, ...]] = {},  # noqa: B006
+        given: Mapping[str, int | tuple[int, ...]] = {},
         latent_dim: int = 10,
         library: Literal["observed", "latent"] = "observed",
         prior: Family | Distribution = StandardNormal(),
@@ -196,8 +196,8 @@ class CountVAE(Program):
         """Writes the latents and the means of all cells into an AnnData, of the genes trained on.
 
         ``adata.obsm["X_vae"]`` are the means of q(z|x, y), from which scanpy goes on,
-        ``scanpy.pp.neighbors(adata, use_rep="X_vae")``; ``adata.layers["denoised"]`` those of p(x|z, y, l) there,
-        at each cell's own total.
+        ``scanpy.pp.neighbors(adata, use_rep="X_vae")``; ``adata.layers["denoised"]`` those of p(x|z, y, l)
+        there, at each cell's own total.
 
         Args:
             adata: cells, with all the batches that there were in training.
@@ -218,8 +218,8 @@ class CountVAE(Program):
                 there = there[~there.isnan()]
                 if len(there) and int(there.max()) != number - 1:
                     raise DataError(
-                        f"the cells are of {len(there)} classes of {site}, up to number {int(there.max())}, and "
-                        f"those trained on of {number}, so that their numbers may be others; give all cells"
+                        f"the cells are of {len(there)} classes of {site}, up to number {int(there.max())}, "
+                        f"and those trained on of {number}: their numbers may be others; give all cells"
                     )
         z, means = [], []
         with self.evaluating():

@@ -5,6 +5,7 @@
 
 from __future__ import annotations
 
+import itertools
 import math
 import warnings
 import zlib
@@ -54,8 +55,11 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Args:
         latent_dim: D, the number of latent variables per row.
         hidden_dims: widths of the hidden layers of both networks, beside which both are linear.
+        dropout: share of the hidden units left out at a time in training, lest it fit what is observed
+            more closely than what is not.
         n_estimators: VAEs whose draws are put together.
-        steps: gradient steps of each.
+        epochs: passes over the rows.
+        max_steps: gradient steps of each VAE, though they be fewer passes.
         batch_size: rows per step.
         lr: learning rate at its highest.
         num_particles: K, importance samples per row in training.
@@ -78,7 +82,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     >>> x = np.random.default_rng(0).normal(size=(100, 1)) * [1.0, 10.0, -3.0]
     >>> x[::3, 1] = np.nan
-    >>> imputer = VAEImputer(steps=20, random_state=0)
+    >>> imputer = VAEImputer(epochs=5, random_state=0)
     >>> imputer.fit_transform(x).shape, imputer.sample(x[:2], 5).shape
     ((100, 3), (5, 2, 3))
     """
@@ -90,10 +94,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         latent_dim: Count = 8,
         *,
         hidden_dims: Sequence[Count] = (128, 128),
+        dropout: float = 0.1,
         n_estimators: Count = 3,
-        steps: Count = 2500,
-        batch_size: Count = 64,
-        lr: float = 3e-3,
+        epochs: Count = 300,
+        max_steps: Count = 1200,
+        batch_size: Count = 128,
+        lr: float = 4e-3,
         num_particles: Count = 5,
         num_samples: Count = 400,
         random_state: int | np.random.RandomState | None = None,
@@ -101,8 +107,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     ):
         self.latent_dim = latent_dim
         self.hidden_dims = hidden_dims
+        self.dropout = dropout
         self.n_estimators = n_estimators
-        self.steps = steps
+        self.epochs = epochs
+        self.max_steps = max_steps
         self.batch_size = batch_size
         self.lr = lr
         self.num_particles = num_particles
@@ -122,7 +130,8 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         if values.shape[1] == 0:
             return self
         data = load(torch.tensor(values, dtype=torch.float32), validation=0.0, test=0.0)
-        net = partial(_Residual, hidden_dims=tuple(fine["hidden_dims"]))
+        net = partial(_Residual, hidden_dims=tuple(fine["hidden_dims"]), dropout=fine["dropout"])
+        batches = math.ceil(len(values) / fine["batch_size"])
         for seed in range(self._seed, self._seed + fine["n_estimators"]):
             with torch.random.fork_rng([]):
                 seed_generators(seed, torch.device("cpu"))
@@ -132,7 +141,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
                     vae,
                     data,
                     loss=RenyiELBO(0.0, fine["num_particles"], max_plate_nesting=1, vectorize_particles=True),
-                    epochs=math.ceil(fine["steps"] / math.ceil(len(values) / fine["batch_size"])),
+                    epochs=min(fine["epochs"], math.ceil(fine["max_steps"] / batches)),
                     batch_size=fine["batch_size"],
                     lr=fine["lr"],
                     compile=False,
@@ -248,14 +257,16 @@ class _Columns:
 
 
 class _Residual(nn.Module):
-    """A dense network beside a linear one, which it starts near."""
+    """A dense network with dropout beside a linear one, which it starts near."""
 
-    def __init__(self, in_shape: Any, out_shape: tuple[int, ...], hidden_dims: Sequence[int]):
+    def __init__(self, in_shape: Any, out_shape: tuple[int, ...], hidden_dims: Sequence[int], dropout: float):
         super().__init__()
         self.linear = nets.MLP(in_shape, out_shape, ())
-        self.curved = nets.MLP(in_shape, out_shape, hidden_dims, nn.Tanh)
+        dense = nets.MLP(in_shape, out_shape, hidden_dims, nn.Tanh).layers
         with torch.no_grad():
-            cast(Any, self.curved.layers[-1]).weight.mul_(0.3)
+            cast(Any, dense[-1]).weight.mul_(0.3)
+        after = ((layer, nn.Dropout(dropout)) if isinstance(layer, nn.Tanh) else (layer,) for layer in dense)
+        self.curved = nn.Sequential(*itertools.chain.from_iterable(after))
 
     def forward(self, x: Tensor) -> Tensor:
         y: Tensor = self.linear(x) + self.curved(x)

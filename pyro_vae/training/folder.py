@@ -194,8 +194,8 @@ def _locked(path: Path) -> Iterator[int]:
         descriptor = os.open(path / _LOCK, os.O_RDWR | os.O_CREAT | getattr(os, "O_NOFOLLOW", 0), 0o666)
     except OSError as error:
         raise CheckpointError(
-            f"{error.filename or path} cannot be written ({error.strerror}), where the run is to be kept; see "
-            "that it can be, or choose another folder"
+            f"{error.filename or path} cannot be written ({error.strerror}), where the run is to be kept; "
+            "see that it can be, or choose another folder"
         ) from error
     try:
         try:

@@ -22,12 +22,13 @@ from torch import Tensor
 from pyro_vae import checkpoint, evaluate
 from pyro_vae.checks import ConfigError, check
 from pyro_vae.data import Data
+from pyro_vae.data.source import Memory
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.objectives import elbo_terms, in_closed_form, scale_latents
 from pyro_vae.objectives.importance import by_datum, traces
 from pyro_vae.program import Program, one_thread, parameters_known, seed_generators
 from pyro_vae.seen import observing
-from pyro_vae.svi import SVI, NonFiniteLossError
+from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 from pyro_vae.training import state as states
 from pyro_vae.training.folder import Folder, Resume, opened
 from pyro_vae.training.report import Report
@@ -39,6 +40,9 @@ from pyro_vae.training.state import State
 
 COMPILED_STEPS = 1000
 """Steps on batches of one size from which on it is worth waiting for the compiler."""
+
+LAUNCHED_STEPS, LAUNCHED_NUMBERS = 64, 2**23
+"""Steps on a GPU that are one launch at most, and numbers of their batches, which are copied for it."""
 
 Callback = Callable[[int, Mapping[str, float], Program], Any]
 
@@ -116,28 +120,29 @@ class _Training:
         dtype, device = self.program.dtype, self.program.device
         order = torch.randperm(len(split), generator=torch.Generator().manual_seed(order_seed))
         order = order.to(device)  # at once: each batch's share would be waited for
-        sums = torch.tensor(state.sums, dtype=torch.float64, device=device)
-        for batch in split.batches(self.settings.batch_size, order, start=state.batch, dtype=dtype):
-            done = state.epoch + state.batch / self.num_batches
-            self.rate.begin_step(done)
-            beta = torch.full((), self.beta(done), dtype=dtype, device=device)
-            batch = {site: value.to(device) for site, value in batch.items()}
-            with self.locating(), self.ragged(len(next(iter(batch.values())))):
-                loss = self.svi.step(batch, beta)
-            losses = torch.cat([loss[None], self.svi.terms])
-            sums = sums if len(sums) else losses.new_zeros(losses.shape, dtype=torch.float64)
-            sums.add_(losses, alpha=len(next(iter(batch.values()))))
-            state.batch += 1
-            report.step(functools.partial(self.figures, losses))
+        size, first, sums = self.settings.batch_size, state.batch, list(state.sums)
+        done = [state.epoch + batch / self.num_batches for batch in range(first, self.num_batches)]
+        rates = self.rate.plan(done)
+        betas = torch.tensor([self.beta(epoch) for epoch in done], dtype=dtype, device=device)
+        losses: list[Tensor] = []
+        while state.batch < self.num_batches:
+            now = slice(state.batch - first, state.batch - first + self.at_once())
+            rows = order[state.batch * size :][: size * (now.stop - now.start)]
+            batch = next(split.batches(len(rows), rows, dtype=dtype))
+            with self.locating():
+                losses.append(self.take(batch, betas[now], rates and rates[now]))
+            for _ in range(now.start, now.stop):
+                state.batch += 1
+                report.step(functools.partial(self.figures, losses[-1][-1]))
             ends = bool(stops)
             if ends or (every and state.batch % every == 0 and state.batch < self.num_batches):
                 self.check()
-                state.sums, state.seconds = sums.tolist(), time.monotonic() - began
+                state.sums, state.seconds = self.add(sums, first, losses), time.monotonic() - began
                 self.save()
             if ends:
                 raise stops.interrupted(self.how_to_resume())
         self.check()
-        row = self.measure(sums / len(split))
+        row = self.measure([total / len(split) for total in self.add(sums, first, losses)])
         self.rate.end_epoch(row)
         row["seconds"] = round(time.monotonic() - began, 3)
         state.history.append(row)
@@ -158,6 +163,47 @@ class _Training:
         if stops and not state.finished:
             raise stops.interrupted(self.how_to_resume())
 
+    def at_once(self) -> int:
+        """Steps to take by one launch, where they are replayed: none is small or beyond a checkpoint."""
+        split, size, every = self.data.train, self.settings.batch_size, self.settings.save_every
+        left = len(split) // size - self.state.batch
+        if every:
+            left = min(left, every - self.state.batch % every)
+        # Rows of a file are drawn by the batch that they are read in.
+        if left < 2 or not self.svi.replays or not all(isinstance(s, Memory) for s in split.sources.values()):
+            return 1
+        numbers = size * sum(math.prod(shape) for shape in split.event_shapes.values())
+        most = max(1, min(LAUNCHED_STEPS, LAUNCHED_NUMBERS // numbers))
+        return math.ceil(left / math.ceil(left / most))  # as even as can be: few lengths to record
+
+    def take(self, batch: Mapping[str, Tensor], betas: Tensor, rates: list[float] | None) -> Tensor:
+        """Takes the steps on these data, of as many batches as there are weights of the KL.
+
+        Returns:
+            the loss and the ELBO's terms of each, ``[U, 1 + T]``.
+        """
+        batch = {site: value.to(self.program.device) for site, value in batch.items()}
+        if len(betas) == 1:
+            with self.ragged(len(next(iter(batch.values())))):
+                if rates:
+                    set_lr(self.rate.optimizer, rates[0])
+                loss = self.svi.step(batch, betas[0])
+            return torch.cat([loss[None], self.svi.terms])[None]
+        batches = {site: value.unflatten(0, (len(betas), -1)) for site, value in batch.items()}
+        loss = self.svi.steps(rates, batches, betas)
+        return torch.cat([loss[:, None], self.svi.terms], 1)
+
+    def add(self, sums: list[float], first: int, losses: list[Tensor]) -> list[float]:
+        """The sums over data, with those of the batches from ``first`` on: in order, however taken."""
+        if not losses:
+            return sums
+        means = torch.cat(losses).double().cpu().numpy()
+        size, rest = self.settings.batch_size, len(self.data.train) - first * self.settings.batch_size
+        sizes = np.minimum(size, rest - size * np.arange(len(means)))
+        begin = np.array(sums or np.zeros(means.shape[1]))
+        total: list[float] = np.add.accumulate([begin, *means * sizes[:, None]])[-1].tolist()
+        return total
+
     def check(self) -> None:
         """Refuses to go on, or to save, where a step failed or left what is not finite."""
         with self.locating():
@@ -167,14 +213,18 @@ class _Training:
             raise NonFiniteLossError(self.non_finite(reason))
 
     def figures(self, totals: Tensor) -> dict[str, float]:
+        """The loss and the ELBO's terms by name, which are waited for."""
+        return self.named(totals.tolist())
+
+    def named(self, totals: list[float]) -> dict[str, float]:
         """The loss and the ELBO's terms by name."""
-        loss, *values = totals.tolist()
+        loss, *values = totals
         terms = dict(zip(self.state.terms, values, strict=True))
         kl = math.fsum(value for name, value in terms.items() if name.startswith("kl_"))
         elbo = -math.fsum(values)
         return {"loss": loss, "elbo": elbo, "reconstruction": -elbo - kl, "kl": kl} | _several(terms)
 
-    def measure(self, means: Tensor) -> dict[str, float]:
+    def measure(self, means: list[float]) -> dict[str, float]:
         """The epoch's row of the history, from the means over its data."""
         steps = (self.state.epoch + 1) * self.num_batches
         row: dict[str, float] = {
@@ -182,7 +232,7 @@ class _Training:
             "steps": steps,
             "lr": float(self.rate.optimizer.param_groups[0]["lr"]),
             "beta": self.beta((steps - 1) / self.num_batches),
-        } | self.figures(means)
+        } | self.named(means)
         if len(self.data.validation):
             found = unchecked_elbo(self.program, self.data.validation)
             if not math.isfinite(found.elbo):

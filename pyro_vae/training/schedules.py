@@ -11,7 +11,6 @@ import torch
 from torch.optim.lr_scheduler import LRScheduler, ReduceLROnPlateau
 
 from pyro_vae.checks import ConfigError
-from pyro_vae.svi import set_lr
 
 SCHEDULES: dict[str, Callable[[float], float]] = {
     "constant": lambda progress: 1.0,
@@ -36,7 +35,7 @@ def warmup(epoch: float, epochs: int, num_batches: int) -> float:
 
 
 class LearningRate:
-    """Sets an optimizer's learning rate.
+    """An optimizer's learning rate over a run.
 
     Args:
         optimizer: whose rate is set.
@@ -63,13 +62,15 @@ class LearningRate:
         else:
             self.rate, self.scheduler = None, _scheduler(schedule, optimizer)
 
-    def begin_step(self, epoch: float) -> None:
-        """Before a step, with the epochs done."""
-        if self.rate:
-            rate = float(self.rate(epoch))
+    def plan(self, epochs: list[float]) -> list[float] | None:
+        """The rate in each step, at so many epochs done; None where a scheduler sets it."""
+        if not self.rate:
+            return None
+        rates = [float(self.rate(epoch)) for epoch in epochs]
+        for epoch, rate in zip(epochs, rates, strict=True):
             if not 0 <= rate < math.inf:
                 raise ConfigError(f"lr({epoch:g}) is {rate:g}; it must be a number from 0 up")
-            set_lr(self.optimizer, rate)
+        return rates
 
     def end_epoch(self, row: Mapping[str, float]) -> None:
         """After an epoch, with its row of the history."""

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import math
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import asdict, dataclass, field
@@ -200,17 +201,23 @@ def _restore(
     if best:  # which must fit, too
         checkpoint.load_state(program, best, path)
     checkpoint.load_state(program, checkpoint.under("model.", tensors), path)
+    optimizer, saved = rate.optimizer, meta["optimizer"]["param_groups"]
     entries: dict[int, dict[str, Any]] = {}
     for name, value in checkpoint.under("optimizer.", tensors).items():
         index, key = name.split(".", 1)
         entries.setdefault(int(index), {})[key] = value
     for index, named in meta["optimizer"]["scalars"].items():
         entries.setdefault(int(index), {}).update(named)
-    optimizer, saved = rate.optimizer, meta["optimizer"]["param_groups"]
-    # How the optimizer runs is a matter of the device, which may be another one now.
-    kept = ("lr", "initial_lr", "fused", "foreach", "capturable")
+    fresh = _stepped(optimizer).state_dict()
+    for index, named in entries.items():
+        _check_alike(f"optimizer.{index}", named, fresh["state"].get(index, {}))
+    for group, named in zip(fresh["param_groups"], saved, strict=True):
+        _check_alike(
+            "optimizer", named, {n: v for n, v in group.items() if n not in ("params", *_OF_DEVICES)}
+        )
+    _check_alike("schedule", meta["schedule"], rate.state())
     groups = [
-        group | {name: own[name] for name in kept if name in own}
+        group | {name: own[name] for name in ("lr", "initial_lr", *_OF_DEVICES) if name in own}
         for group, own in zip(saved, optimizer.param_groups, strict=True)
     ]
     optimizer.load_state_dict({"state": entries, "param_groups": groups})
@@ -225,3 +232,42 @@ def _restore(
     if "rng.cuda" in tensors and program.device.type == "cuda":
         torch.cuda.set_rng_state(tensors["rng.cuda"], program.device)
     return best
+
+
+_OF_DEVICES = ("fused", "foreach", "capturable")
+"""How an optimizer runs is a matter of the device, which may be another one now."""
+
+
+def _stepped(optimizer: torch.optim.Optimizer) -> torch.optim.Optimizer:
+    """A copy after a step of its own, whose state has the names and shapes that the optimizer's will have."""
+    twin = copy.deepcopy(optimizer)
+    for group in twin.param_groups:
+        for parameter in group["params"]:
+            parameter.grad = torch.zeros_like(parameter)
+    twin.step()
+    return twin
+
+
+def _check_alike(name: str, found: Any, own: Any) -> None:
+    """Refuses what was read where it is not of the kind, shape and names of what is there.
+
+    Raises:
+        ValueError: naming it.
+    """
+    if isinstance(own, dict):
+        alike = isinstance(found, dict) and own.keys() <= found.keys()
+        for key in own if alike else ():
+            _check_alike(f"{name}.{key}", found[key], own[key])
+    elif isinstance(own, list | tuple):
+        alike = isinstance(found, list | tuple) and len(found) == len(own)
+        for index, (value, one) in enumerate(zip(found, own, strict=True) if alike else ()):
+            _check_alike(f"{name}[{index}]", value, one)
+    elif isinstance(own, Tensor) and isinstance(found, Tensor):
+        alike = found.shape == own.shape and found.is_floating_point() == own.is_floating_point()
+        alike = alike and not found.isnan().any()
+    elif isinstance(own, Tensor | int | float) and not isinstance(own, bool):
+        alike = _is_number(found) and not math.isnan(found)
+    else:
+        alike = own is None or isinstance(found, type(own))
+    if not alike:
+        raise ValueError(f"{name} is not what was written")

@@ -59,6 +59,56 @@ def test_steps_on_a_gpu(on_a_gpu, recorded):
     assert_same(*modules, 1e-4)
 
 
+def test_several_at_once(on_a_gpu):
+    """Are those taken one by one, with a learning rate for each, up to a check, which is taken alone."""
+    states = []
+    for number in (1, 3):
+        module = Autoencoder()
+        optimizer = torch.optim.Adam(module.parameters(), torch.tensor(1e-2), fused=True)
+        svi = SVI(module.model, module.guide, optimizer, Trace_ELBO(), compile=True, terms=terms)
+        torch.manual_seed(0)
+        take(svi, *batches(B, B))
+        assert svi.replays
+        rates, xs = [1e-2 / (1 + i) for i in range(12)], torch.stack(batches(*[B] * 12))
+        losses, found = [], []
+        for i in range(0, 12, number):
+            losses.append(svi.steps(rates[i : i + number], xs[i : i + number]))
+            found.append(svi.terms)
+        svi.check()
+        assert svi.num_steps == 14
+        (step,) = svi._steps._made
+        assert step.uses == 13
+        assert set(step.replays) == {1, number}
+        assert optimizer.param_groups[0]["lr"] == pytest.approx(rates[-1])
+        states.append([torch.cat(losses), torch.cat(found), *module.state_dict().values()])
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_failed_step_of_several(on_a_gpu, monkeypatch):
+    """It is named, and neither it nor those after it are taken."""
+    monkeypatch.setattr("pyro_vae.svi._between", lambda before, *_: before)  # the stand-in draws on the CPU
+    module = Autoencoder(likelihood=lambda raw: dist.Normal(raw, 1.0))
+    optimizer = torch.optim.Adam(module.parameters(), torch.tensor(1e-2), fused=True)
+    svi = SVI(module.model, module.guide, optimizer, Trace_ELBO(), compile=True)
+    xs = torch.stack(batches(*[B] * 4))
+    take(svi, *xs[:2])
+    svi.steps(None, xs[:2])
+    svi.check()
+    before = copy.deepcopy([module.state_dict(), optimizer.state_dict()])
+    bad = xs.clone()
+    bad[2, 3, 18] = math.inf
+    bad[:2] = math.nan
+    with pytest.raises(NonFiniteLossError, match="in step 5: the value at site 'z' of the guide"):
+        svi.steps(None, bad)
+        svi.check()
+    torch.testing.assert_close([module.state_dict(), optimizer.state_dict()], before)
+    assert svi.num_steps == 4
+    svi.steps(None, xs)
+    svi.check()
+    assert svi.num_steps == 8
+
+
 @pytest.mark.filterwarnings("ignore:Encountered NaN")
 @pytest.mark.parametrize(("where", "compile"), [("gpu", True), ("cpu", True), ("cpu", False)])
 def test_failed_step_is_named_and_not_taken(request, where, compile):

@@ -8,6 +8,7 @@ import pyro.distributions as dist
 import pytest
 import torch
 from models.linear import LATENTS, PIXELS, SCALE, system
+from pyro.infer import RenyiELBO
 from torch.distributions import MultivariateNormal
 
 import pyro_vae as pv
@@ -254,3 +255,51 @@ def test_mistakes_are_told():
         pv.predict(s.program, {})
     with pytest.raises(ValueError, match="num_samples=0 must be positive"):
         pv.predict(s.program, s.batch, 0)
+
+
+def many(num_particles: int) -> RenyiELBO:
+    """The importance-weighted bound, datum by datum (MIWAE, where the data have holes)."""
+    return RenyiELBO(0.0, num_particles, max_plate_nesting=1, vectorize_particles=True)
+
+
+def test_the_bound_of_many_particles_rises_to_the_evidence_of_what_is_observed():
+    s = system("VAE", missing=True)
+    program, evidence = s.program, s.log_p.sum().item()
+    bounds = [
+        -sum(many(k).loss(program.model, program.guide, s.batch) for _ in range(n)) / n
+        for k, n in ((1, 100), (5, 60), (2000, 5))
+    ]
+    assert bounds == sorted(bounds)
+    assert bounds[0] < evidence - 0.3
+    assert bounds[-1] == pytest.approx(evidence, abs=0.05)
+
+
+def holes() -> pv.data.Data:
+    torch.manual_seed(0)
+    x = torch.randn(120, 2) @ torch.randn(2, 5) + 0.3 * torch.randn(120, 5)
+    x[torch.rand_like(x) < 0.3] = math.nan
+    return pv.data.load(x, validation=0.0, test=0.0)
+
+
+def trained(**settings):
+    torch.manual_seed(0)
+    vae = pv.VAE((5,), 2, likelihood=pv.likelihoods.Normal(), encoder=pv.nets.mlp(8), decoder=pv.nets.mlp(8))
+    data = holes()
+    run = pv.fit(vae, data, batch_size=120, lr=2e-2, loss=many(5), progress=False, **settings)
+    return vae, data, run
+
+
+def test_training_with_holes_by_many_particles():
+    vae, data, run = trained(epochs=60, compile=False)
+    losses = [row["loss"] for row in run.history]
+    assert losses[-1] < losses[0] - 0.5
+    estimate = pv.evaluate.log_likelihood(vae, data.train, num_samples=500)
+    assert -losses[-1] < estimate.log_likelihood + 0.2
+    assert -losses[-1] > estimate.log_likelihood - 0.5
+
+
+@pytest.mark.slow
+def test_compiled_training_by_many_particles_is_the_eager_one():
+    eager, compiled = (trained(epochs=6, compile=compile)[2].history for compile in (False, True))
+    for one, other in zip(eager, compiled, strict=True):
+        assert one["loss"] == pytest.approx(other["loss"], rel=1e-6)

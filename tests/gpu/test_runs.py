@@ -1,6 +1,7 @@
 """Whole runs on a GPU, and from there to the CPU and back."""
 
 import functools
+import gc
 import traceback
 import warnings
 from collections import Counter
@@ -133,9 +134,11 @@ def test_a_device_that_is_not_there():
 
 def test_out_of_memory(digits):
     """The message says what to do, and the GPU can be used afterwards."""
-    wide = {"encoder": pv.nets.mlp(65536), "decoder": pv.nets.mlp(65536)}
+    wide = {"encoder": pv.nets.mlp(32768), "decoder": pv.nets.mlp(32768)}
+    gc.collect()
     torch.cuda.empty_cache()
-    torch.cuda.set_per_process_memory_fraction(400e6 / torch.cuda.get_device_properties(0).total_memory)
+    allowed = torch.cuda.memory_reserved() + 300e6  # of which an activation is 183
+    torch.cuda.set_per_process_memory_fraction(allowed / torch.cuda.get_device_properties(0).total_memory)
     try:
         with pytest.raises(torch.OutOfMemoryError, match="batch_size=700 takes less"):
             pv.fit(pv.VAE(SHAPE, 2, **wide), digits, epochs=1, batch_size=1400, progress=False)
@@ -164,7 +167,7 @@ def test_waits_of_an_epoch(uncompiled, make_vae, digits, capsys):
         warnings.showwarning = told
         torch.cuda.set_sync_debug_mode("warn")
         try:
-            for size in (50, 25):  # twice the steps
+            for size in (100, 50):  # twice the steps, none to be checked in the second epoch
                 options = {"epochs": 3, "batch_size": size, "progress": False, "compile": True}
                 pv.fit(make_vae(), digits, **options, callback=callback)
         finally:
@@ -173,5 +176,4 @@ def test_waits_of_an_epoch(uncompiled, make_vae, digits, capsys):
         print(f"\nwaits of epochs: {counts}")
         for place, count in places.most_common(40):
             print(f"{count:5} {place}")
-    steps = [-(-len(digits.train) // size) for size in (50, 25)]
-    assert (counts[5] - counts[2]) / (steps[1] - steps[0]) < 0.2
+    assert counts[1] == counts[3]  # the second epochs: nothing is compiled or recorded in them

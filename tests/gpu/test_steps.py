@@ -12,7 +12,6 @@ from plain import Autoencoder, B, assert_same, batches, take
 from pyro.infer import RenyiELBO, Trace_ELBO, TraceMeanField_ELBO
 from torch.optim import lr_scheduler
 
-from pyro_vae.engine import replay
 from pyro_vae.svi import SVI, NonFiniteLossError
 
 pytestmark = [
@@ -94,16 +93,63 @@ def test_nothing_waits_for_a_step(uncompiled):
     xs = on_gpu(*batches())
     take(svi, *xs)
     (step,) = svi._steps._made
-    assert isinstance(step.replay, replay.Replay)
-    recorded = step.replay
+    recorded = step.replays[1]
     torch.cuda.set_sync_debug_mode("error")
     try:
-        for x in xs:
+        for x in xs[:4]:  # up to the next check against the eager step
             svi.step(x)
     finally:
         torch.cuda.set_sync_debug_mode("default")
     svi.check()
-    assert step.replay is recorded
+    assert step.replays == {1: recorded}
+
+
+@pytest.mark.parametrize("number", [3, 8])
+def test_several_at_once(uncompiled, number):
+    """Draw and give what single steps do, to the bit, with a learning rate for each; and wait for nothing."""
+    xs, states = torch.stack(on_gpu(*batches(*[B] * 24))), []
+    rates = [1e-2 / (1 + i) for i in range(24)]
+    for several in (1, number):
+        pyro.clear_param_store()
+        module = Autoencoder().cuda()
+        svi = SVI(module.model, module.guide, adam(module.parameters()), Trace_ELBO(), compile=True)
+        torch.manual_seed(0)
+        take(svi, *xs[:12])
+        losses = [svi.steps(rates[:several], xs[:several])]
+        torch.cuda.set_sync_debug_mode("error")
+        try:
+            losses += [
+                svi.steps(rates[i : i + several], xs[i : i + several]) for i in range(several, 24, several)
+            ]
+        finally:
+            torch.cuda.set_sync_debug_mode("default")
+        svi.check()
+        assert set(svi._steps._made[0].replays) == {1, several}
+        states.append([torch.cat(losses), *module.state_dict().values(), torch.cuda.get_rng_state()])
+    torch.testing.assert_close(*states, rtol=0, atol=0)
+
+
+@pytest.mark.filterwarnings("ignore:Encountered NaN")
+def test_failed_step_of_several(uncompiled):
+    """It is explained by the noise that it had."""
+    module = Autoencoder(likelihood=lambda raw: dist.Normal(raw, 1.0)).cuda()
+    optim = adam(module.parameters())
+    svi = SVI(module.model, module.guide, optim, Trace_ELBO(), compile=True)
+    xs = torch.stack(on_gpu(*batches()))
+    take(svi, *xs)
+    before = copy.deepcopy([module.state_dict(), optim.state_dict()])
+    bad = xs.clone()
+    bad[0, 3, 18] = math.inf
+    with pytest.raises(NonFiniteLossError, match="in step 7: the value at site 'z' of the guide"):
+        take_several(svi, bad[:3])
+    torch.testing.assert_close([module.state_dict(), optim.state_dict()], before, rtol=0, atol=0)
+    take_several(svi, xs[:3])
+    assert svi.num_steps == 9
+
+
+def take_several(svi, xs):
+    svi.steps(None, xs)
+    svi.check()
 
 
 @pytest.mark.parametrize("optimizer", ["SGD", "pyro"])

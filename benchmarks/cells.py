@@ -4,17 +4,17 @@
 
 prints a table over several splits of the 700 cells and 765 genes of 10x's peripheral blood that scanpy ships
 (counts come back from its logarithms to rounding): log p(x) of a held-out cell in nats (importance sampling,
-K = 1000); its kind (bulk_labels, 10 of them) as the majority of its 15 nearest training cells in latent space has
-it; the adjusted Rand index of k-means in latent space against the kinds, over all cells; and the processor's
-seconds of training, on one thread. All have a latent total but where it says so, 10 latents, networks of 128
-hidden numbers, batches of 128, at most 400 epochs, and stop when the validation ELBO no longer rises.
-Differences are against the first, paired split by split. "scVI's networks" are those of scvi-tools (batch
-normalisation, ReLU, dropout; zero-inflated) in this package's model; scvi-tools itself is asked if it is
+K = 1000); its kind (bulk_labels, 10 of them) as the majority of its 15 nearest training cells in latent space
+has it; the adjusted Rand index of k-means in latent space against the kinds, over all cells; and the
+processor's seconds of training, on one thread. All have a latent total but where it says so, 10 latents,
+networks of 128 hidden numbers, batches of 128, at most 400 epochs, and stop when the validation ELBO no longer
+rises. Differences are against the first, paired split by split. "scVI's networks" are those of scvi-tools
+(batch normalisation, ReLU, dropout; zero-inflated) in this package's model; scvi-tools itself is asked if it is
 installed.
 
 Reference: Zheng et al., 2017, "Massively parallel digital transcriptional profiling of single cells"; Lopez et
-al., 2018, "Deep generative modeling for single-cell transcriptomics"; Gayoso et al., 2022, "A Python library for
-probabilistic analysis of single-cell omics data".
+al., 2018, "Deep generative modeling for single-cell transcriptomics"; Gayoso et al., 2022, "A Python library
+for probabilistic analysis of single-cell omics data".
 """
 
 from __future__ import annotations
@@ -135,17 +135,16 @@ def run(seeds: int, epochs: int) -> dict[str, list[dict[str, float]]]:
         order = np.random.default_rng(seed).permutation(len(adata))
         train, test = adata[order[140:]].copy(), adata[order[:140]].copy()
         labels = tuple(cells.obs["bulk_labels"].to_numpy(str) for cells in (train, test))
-        asked: dict[str, Callable[[], dict[str, Any]]] = {
-            name: lambda make=make: ours(make, train, test, seed, epochs) for name, make in MODELS.items()
-        } | {"scvi-tools, SCVI": lambda: theirs(train, test, seed, epochs)}
-        for name, ask in asked.items():
+        for name in (*MODELS, "scvi-tools, SCVI"):
             try:
                 with warnings.catch_warnings():
                     warnings.simplefilter("ignore")
-                    rows.setdefault(name, []).append(measured(ask(), labels))
+                    made = MODELS.get(name)
+                    cells = (train, test, seed, epochs)
+                    found = ours(made, *cells) if made else theirs(*cells)
             except ImportError:
-                del rows[name]
                 continue
+            rows.setdefault(name, []).append(measured(found, labels))
             print(seed, name, rows[name][-1], flush=True)
     return rows
 

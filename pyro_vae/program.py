@@ -16,7 +16,8 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.poutine.runtime import effectful
+from pyro.poutine.condition_messenger import ConditionMessenger
+from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
@@ -203,6 +204,19 @@ class Program(nn.Module):
         """Whether it is a mapping of values by column, and not by site."""
         named = self.columns is not None and isinstance(batch, Mapping) and batch.keys() & self.columns.keys()
         return bool(named) and np.ndim(batch.get("x")) != 2  # the rows, though a column be called x, too
+
+    def _conditioned(self, batch: Batch) -> Batch:
+        """A batch in which columns have the values that ``pyro.condition`` gives them by their names."""
+        handlers = [h for h in _PYRO_STACK if isinstance(h, ConditionMessenger) and isinstance(h.data, dict)]
+        data = {name: value for handler in handlers for name, value in cast(Any, handler.data).items()}
+        if self.columns is None or not data:
+            return batch
+        own = {conditional.site for conditional in self.conditionals()}  # latents come before columns
+        for name in [name for name in data if name in self.columns and name not in own]:
+            j = torch.arange(len(self.columns), device=self.device) == self.columns.number(name)
+            value = torch.as_tensor(data[name]).to(batch["x"])[..., None]
+            batch = batch | {"x": torch.where(j, value, batch["x"])}
+        return batch
 
     def place(self, batch: Any) -> Batch:
         """A batch on its device, real values in its dtype."""
@@ -456,7 +470,7 @@ def _story(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(self: Program, batch: Any, *args: Any, **kwargs: Any) -> Any:
         self.announce()
-        batch = self.read(batch)
+        batch = self._conditioned(self.read(batch))
         try:
             return function(self, batch, *args, **kwargs)
         except KeyError as error:

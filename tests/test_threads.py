@@ -83,12 +83,14 @@ import os, torch
 import pyro_vae as pv
 torch.set_num_threads(2)
 torch.mm(torch.ones(800, 800), torch.ones(800, 800))
-x = torch.rand(500, 200).round()
-vae = pv.VAE((200,), 2)
-pv.fit(vae, pv.data.load(x), epochs=1, batch_size=250, progress=False, device="cpu")
+data = pv.data.load(torch.rand(500, 200).round())  # whose batches take more than one thread
+def fit():
+    nets = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
+    pv.fit(pv.VAE((200,), 2, **nets), data, epochs=1, batch_size=250, progress=False, device="cpu")
+fit()
 child = os.fork()
 if child == 0:
-    pv.fit(pv.VAE((200,), 2), pv.data.load(x), epochs=1, batch_size=250, progress=False, device="cpu")
+    fit()
     os._exit(torch.get_num_threads())
 _, status = os.waitpid(child, 0)
 assert os.waitstatus_to_exitcode(status) == 1, status

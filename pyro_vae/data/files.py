@@ -186,7 +186,7 @@ def _read_folder(path: Path) -> Sites:
     images: list[np.ndarray] = []
     taken = 0
     for file in files:
-        images.append(_read_image(file, path, held, taken))
+        images.append(read_image(file, path, held, taken))
         taken += images[-1].nbytes
         if images[-1].shape != images[0].shape:
             raise DataError(
@@ -219,8 +219,18 @@ def _images_in(path: Path) -> Sequence[Path]:
     return sorted(files)
 
 
-def _read_image(file: Path, folder: Path, held: int, taken: int) -> np.ndarray:
-    """Pixels of a grey or colour image, of a folder in which ``taken`` bytes of others were read."""
+def read_image(file: Path, folder: Path, held: int = 0, taken: int = 0) -> np.ndarray:
+    """Pixels of a grey or colour image, of a folder in which ``taken`` bytes of others were read.
+
+    Args:
+        file: of the image, in one of ``IMAGE_FORMATS``.
+        folder: of it and others.
+        held: bytes of their files.
+        taken: of the pixels that were read before.
+
+    Raises:
+        DataError: it is none, or would take far more memory than all their files.
+    """
     from PIL import Image
 
     try:

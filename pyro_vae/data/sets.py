@@ -11,6 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pyro_vae.data.arrays import Sites
+from pyro_vae.data.files import read_image
 from pyro_vae.data.source import DataError, reason, shown
 
 
@@ -35,10 +36,21 @@ def _emnist(part: Any) -> Sites:
 
 def _omniglot(part: Any) -> Sites:
     """Strokes white on black, averaged from 105x105 down to the 28x28 that the literature uses."""
+    part.loader = _character  # torchvision's would open any format
     images = torch.stack([torch.from_numpy(np.array(image.convert("L"))) for image, _ in part])
     grey = 1 - images[:, None].float() / 255
     first = 0 if part.background else 964  # the test data are of other characters
     return Sites(F.interpolate(grey, size=(28, 28), mode="area"), [first + y for _, y in part])
+
+
+def _character(path: str) -> Any:
+    """One of Omniglot's images, read as those of a folder are."""
+    from PIL import Image
+
+    pixels = read_image(Path(path), Path(path).parent)
+    if pixels.shape[:2] != (105, 105):
+        raise DataError(f"{path} is {pixels.shape}, and no character of 105x105 pixels; restore it")
+    return Image.fromarray(pixels)
 
 
 def _torchvision(

@@ -104,7 +104,7 @@ class Replay:
 
 
 def _aligned(given: Tensor) -> Tensor:
-    """A copy, along whose leading dimension entries are laid out as they were, and begin at such addresses."""
+    """A copy, whose entries along the leading dimension are laid out as they were, at such addresses."""
     shape, strides = given.shape[1:], given.stride()[1:]
     room = 1 + sum((size - 1) * stride for size, stride in zip(shape, strides, strict=True))
     unit = max(1, ALIGNED // given.element_size())

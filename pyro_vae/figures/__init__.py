@@ -2,12 +2,13 @@
 ``figure.savefig(path)`` keeps it.
 
 Data are drawn by the mean of their density, or its median or mode if it has no mean, on one grey scale per
-figure; data that are no images, as curves over their index. What is not observed (NaN) is pale blue.
+figure; data that are no images, as curves over their index; tables by column. What is not observed (NaN) is pale blue.
 """
 
 from pyro_vae.figures.drawing import Figure, grid, training_curves
 from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals
 from pyro_vae.figures.observed import comparison, reconstructions, samples, styles
+from pyro_vae.figures.tables import marginals, pairs
 
 __all__ = [
     "Figure",
@@ -17,6 +18,8 @@ __all__ = [
     "latents",
     "levels",
     "manifold",
+    "marginals",
+    "pairs",
     "reconstructions",
     "samples",
     "styles",

@@ -46,8 +46,8 @@ class CountVAE(Program):
 
     with site ``"library"`` the logarithm, and :math:`\mu, \sigma` learned, a pair for each class given. Under
     ``library="observed"`` a total is a covariate that is given: log p(x) is of counts given their total, and
-    compares with that of such models alone. Networks see log(1 + x), standardised. Values that are missing add
-    nothing to a total; where there are none, it is the mean total of the training data.
+    compares with that of such models alone. Networks see log(1 + x), standardised. Values that are missing
+    add nothing to a total; where there are none, it is the mean total of the training data.
 
     Args:
         event_shape: ``(G,)``, the number of genes; or their names, ``pv.data.load(adata).event_shapes``.

@@ -209,8 +209,8 @@ def _restore(
     for index, named in meta["optimizer"]["scalars"].items():
         entries.setdefault(int(index), {}).update(named)
     fresh = _stepped(optimizer).state_dict()
-    for index, named in entries.items():
-        _check_alike(f"optimizer.{index}", named, fresh["state"].get(index, {}))
+    for number, state in entries.items():
+        _check_alike(f"optimizer.{number}", state, fresh["state"].get(number, {}))
     for group, named in zip(fresh["param_groups"], saved, strict=True):
         _check_alike(
             "optimizer", named, {n: v for n, v in group.items() if n not in ("params", *_OF_DEVICES)}

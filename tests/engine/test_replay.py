@@ -99,8 +99,8 @@ def test_failed_step_of_several(on_a_gpu, monkeypatch):
     bad = xs.clone()
     bad[2, 3, 18] = math.inf
     bad[:2] = math.nan
+    svi.steps(None, bad)
     with pytest.raises(NonFiniteLossError, match="in step 5: the value at site 'z' of the guide"):
-        svi.steps(None, bad)
         svi.check()
     torch.testing.assert_close([module.state_dict(), optimizer.state_dict()], before)
     assert svi.num_steps == 4

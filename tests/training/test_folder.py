@@ -156,7 +156,9 @@ class TestAFullDisk:
 @pytest.mark.parametrize("folder", ["file", "file/run"])
 def test_a_folder_that_cannot_be_written(folder, make_vae, digits):
     Path("file").write_text("mine")
-    with pytest.raises(CheckpointError, match=r"file.* cannot be written \(.*\), where the run is to be kept"):
+    with pytest.raises(
+        CheckpointError, match=r"file.* cannot be written \(.*\), where the run is to be kept"
+    ):
         pv.fit(make_vae(), digits, **FIT, folder=folder)
     assert Path("file").read_text() == "mine"
 

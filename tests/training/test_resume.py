@@ -1,10 +1,6 @@
 import functools
 import os
-import re
 import signal
-import subprocess
-import sys
-import textwrap
 from pathlib import Path
 
 import pytest
@@ -207,80 +203,6 @@ class TestResume:
             pv.fit(make_vae(), digits, **FIT, folder="run")
         assert not isinstance(caught.value, Interrupted)
         assert signal.getsignal(signal.SIGINT) is signal.default_int_handler
-
-
-def test_sigkill_loses_nothing_but_the_epoch(tmp_path):
-    """Killed at random moments, many times over, a run always resumes, to the same bits."""
-    script = textwrap.dedent(
-        """
-        import os, random, signal, sys, time
-        import torch, pyro_vae as pv
-        try:
-            import torch.utils.tensorboard
-        except ImportError:
-            pass
-        torch.set_num_threads(1)
-        data = pv.data.load("digits", binarize="dynamic")
-
-        def train(folder):
-            torch.manual_seed(0)
-            if os.path.exists(folder + "/config.yaml"):
-                return pv.resume(folder, data=data, progress=False)
-            vae = pv.VAE(data.event_shape, 2, encoder=pv.nets.mlp(16), decoder=pv.nets.mlp(16))
-            options = {"epochs": 80, "batch_size": 100, "compile": False, "progress": False}
-            return pv.fit(vae, data, **options, folder=folder)
-
-        whole = train("whole")  # which also imports all that children will need
-        def stamp(folder):
-            path = folder + "/checkpoint.safetensors"
-            return os.stat(path).st_mtime_ns if os.path.exists(path) else None
-
-        random.seed(0)
-        kills = epochs = 0
-        seen = set()
-        last = None
-        while True:
-            child = os.fork()
-            if child == 0:
-                train("killed")
-                os._exit(0)
-            if kills < 12:
-                # Once it is training, at a random moment of one of its next epochs.
-                began = time.monotonic()
-                while stamp("killed") == last and time.monotonic() - began < 20:
-                    time.sleep(0.001)
-                time.sleep(random.uniform(0, 0.1))
-                os.kill(child, signal.SIGKILL)
-            _, status = os.waitpid(child, 0)
-            if os.WIFEXITED(status):
-                assert os.WEXITSTATUS(status) == 0
-                break
-            kills += 1
-            last = stamp("killed")
-            if os.path.exists("killed/checkpoint.safetensors"):
-                _, meta = pv.checkpoint.load_tensors(pv.checkpoint.Path("killed/checkpoint.safetensors"))
-                assert meta["epoch"] >= epochs, "an epoch was lost"
-                assert len(meta["history"]) == meta["epoch"]
-                epochs = meta["epoch"]
-                seen.add(epochs)
-                pv.load("killed")
-        killed = train("killed")
-        states = [run.program.state_dict() for run in (whole, killed)]
-        assert all(torch.equal(states[0][name], states[1][name]) for name in states[0])
-        print(kills, "kills, in", len(seen), "epochs")
-        """
-    )
-    done = subprocess.run(
-        [sys.executable, "-W", "ignore", "-c", script],
-        cwd=tmp_path,
-        capture_output=True,
-        text=True,
-        timeout=300,
-    )
-    assert done.returncode == 0, done.stderr
-    kills, epochs = (int(word) for word in re.findall("[0-9]+", done.stdout))
-    assert kills >= 5
-    assert epochs >= 4
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,420 @@
+"""Tables: each column's marginal, pairs of columns, and what is reconstructed of them."""
+
+from __future__ import annotations
+
+import textwrap
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import numpy as np
+import torch
+from matplotlib.axes import Axes
+from matplotlib.lines import Line2D
+from matplotlib.patches import Patch
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.checks import Seed, checked
+from pyro_vae.data.columns import Column
+from pyro_vae.figures.drawing import Figure
+from pyro_vae.figures.stories import Data, inferred, repeated, shown, some, told
+from pyro_vae.program import Batch, Program, sites
+
+MOST, MOST_PAIRS = 20, 5
+"""Columns drawn, where not all are; and of those whose pairs are drawn."""
+ROWS, DRAWS = 5000, 2000
+"""Rows of data drawn, at most; and draws, at least."""
+BARS = 12
+"""Values that are bars beside each other, and not the bins of a histogram."""
+DATA, DRAWN = "0.72", "C0"
+"""Their colours."""
+
+Table = dict[str, np.ndarray]
+"""Values by column."""
+
+
+@checked
+def marginals(
+    program: Program, data: Data | Any = None, columns: Sequence[str] | None = None, *, seed: Seed = 0
+) -> Figure:
+    r"""Each column of a table by itself: how often its values are in the data, and in draws of the model.
+
+    Draws are of :math:`\int p(x_j \mid z) p(z)\,\mathrm d z`; columns that are given are as in the data, and not
+    drawn. A histogram reaches over the central 99 % of the data; what of the draws lies beyond is told. Where
+    there are more than 20 columns they are those in which data and draws differ most: by the largest
+    difference of their distribution functions (Kolmogorov and Smirnov), and of categories by their total
+    variation.
+
+    Args:
+        program: a model of a table.
+        data: a split, of which the first 5000 rows are drawn; or a DataFrame, of which
+            ``frame.attrs["units"]`` may tell units by column; or a batch. None: draws alone.
+        columns: by name; by default all of them, or 20.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the model is not of a table.
+        DataError: there is no such column.
+    """
+    check_table(program, "marginals")
+    found, drawn = _data_and_draws(program, data, seed)
+    chosen, why = _choose(program, columns, MOST, lambda name: _distance(_of(program, name), found, drawn, name))
+    units = _units(data)
+
+    def draw(axes: Axes, name: str) -> None:
+        _marginal(axes, _of(program, name), found.get(name), drawn[name])
+        _name(axes, name, units.get(name), found.get(name))
+
+    title = f"{'Data and draws' if found else 'Draws'} of the model{why}"
+    keys = [Patch(color=DATA, label="data")] if found else []
+    return _panels(chosen, draw, title, [*keys, Line2D([], [], color=DRAWN, label="draws")])
+
+
+@checked
+def pairs(
+    program: Program, data: Data | Any, columns: Sequence[str] | None = None, *, seed: Seed = 0
+) -> Figure:
+    """Pairs of columns of a table: below the diagonal the data, above it as many draws of the model.
+
+    Args:
+        program: a model of a table.
+        data: as in ``marginals``.
+        columns: from 2 up to 8, by name; by default the 5 that depend on each other most, as the data's rank
+            correlations (Spearman's) tell.
+        seed: of the draws.
+
+    Raises:
+        ValueError: the model is not of a table, or the columns are too many, or one alone.
+        DataError: there is no such column.
+    """
+    check_table(program, "pairs")
+    found, drawn = _data_and_draws(program, data, seed)
+    free = [name for name in drawn if name in found]
+    if columns is not None and not 2 <= len(columns) <= 8 or len(free) < 2:
+        number = len(free) if columns is None else len(columns)
+        raise ValueError(f"pairs are of 2 up to 8 columns, and there are {number}; see figures.marginals")
+    strength = _dependence({name: found[name] for name in free})
+    chosen, why = _choose(program, columns, MOST_PAIRS, strength.get, "that depend on each other most")
+    units, number = _units(data), len(chosen)
+    random = np.random.default_rng(seed)
+    figure = Figure(figsize=(1.7 * number + 1, 1.6 * number + 0.8), layout="constrained")
+    grid = figure.subplots(number, number, squeeze=False)
+    limits = {name: _limits(_of(program, name), found[name]) for name in chosen}
+    for i, below in enumerate(chosen):
+        for j, beside in enumerate(chosen):
+            axes = grid[i, j]
+            if i == j:
+                _marginal(axes, _of(program, below), found[below], drawn[below], upright=True)
+                axes.set_yticks([])
+                axes.set_ylabel("")
+            else:
+                rows = min(len(found[below]), 1000)
+                values = found if i > j else drawn
+                points = [
+                    _jittered(_of(program, name), values[name][:rows], random) for name in (beside, below)
+                ]
+                axes.scatter(*points, s=4, alpha=0.4, color="0.35" if i > j else DRAWN, linewidths=0)
+                axes.set_ylim(limits[below])
+                _ticks(axes.yaxis, _of(program, below), limits[below], j == 0)
+            axes.set_xlim(limits[beside])
+            _ticks(axes.xaxis, _of(program, beside), limits[beside], i == number - 1)
+            axes.tick_params(labelsize=7)
+            if j == 0:
+                axes.set_ylabel(_short(below, units.get(below), 20), fontsize=8)
+            if i == number - 1:
+                axes.set_xlabel(_short(beside, units.get(beside), 20), fontsize=8)
+    figure.suptitle(f"Data (grey, below) and draws (blue, above){why}", fontsize=10)
+    return figure
+
+
+def reconstructed(program: Program, data: Data) -> Figure:
+    """Each column of a table: its values, and the centres of p(x|z) at the centre of q(z|x)."""
+    with program.evaluating():
+        batch = some(program, data, ROWS, "x")
+        trace = told(program, batch, inferred(program, batch)[1])
+        y, centre = shown(trace, "x")
+        found, made = _table(program, batch["x"]), _table(program, y)
+    found = {name: found[name] for name in made}
+    error = {name: _error(_of(program, name), found[name], made[name]) for name in made}
+    chosen, why = _choose(program, None, MOST, error.get, "whose errors are largest")
+    units = _units(data)
+
+    def draw(axes: Axes, name: str) -> None:
+        column, x, y = _of(program, name), found[name], made[name]
+        known = ~np.isnan(x)
+        if column.levels or column.kind == "boolean":
+            labels = list(map(str, column.levels)) or ["False", "True"]
+            right = [np.mean(y[x == code].round() == code) if (x == code).any() else 0.0 for code in range(len(labels))]
+            order = np.argsort([-(x == code).sum() for code in range(len(labels))])[:BARS][::-1]
+            axes.barh(range(len(order)), [right[code] for code in order], color=DRAWN, height=0.7)
+            axes.set_yticks(range(len(order)), [_cut(labels[code], 14) for code in order])
+            axes.set_xlim(0, 1)
+            axes.set_xlabel("share reconstructed right", fontsize=7)
+        else:
+            low, high = _limits(column, x)
+            axes.plot([low, high], [low, high], color="0.6", linewidth=0.8)
+            axes.scatter(x[known], y[known], s=4, alpha=0.4, color=DRAWN, linewidths=0)
+            axes.set_xlim(low, high)
+            axes.set_ylim(low, high)
+            axes.set_xlabel("data", fontsize=7)
+            axes.set_ylabel("reconstruction", fontsize=7)
+        _name(axes, name, units.get(name), x)
+
+    return _panels(chosen, draw, f"Data and reconstructions, the {centre} of p(x|z){why}", [])
+
+
+def check_table(program: Program, name: str) -> None:
+    """Refuses a model that is not of a table.
+
+    Raises:
+        ValueError: saying what to draw of it.
+    """
+    if program.columns is None:
+        raise ValueError(
+            f"figures.{name} draws columns of a table, and the {type(program).__name__} was not built for one: "
+            "pv.VAE(pv.data.load(frame).event_shapes, ...); of images look at figures.samples"
+        )
+
+
+def _data_and_draws(program: Program, data: Any, seed: int) -> tuple[Table, Table]:
+    with program.evaluating(seed):
+        if data is None:
+            values = dict(sites(program.simulate(DRAWS)))["x"]["value"]
+            return {}, _table(program, values)
+        batch: Batch = some(program, data, ROWS, "x")
+        every = repeated(batch, -(-DRAWS // len(batch["x"])))
+        drawn = dict(sites(told(program, every, {}, draw=True)))["x"]["value"]
+        order = torch.randperm(len(drawn)).to(drawn.device)
+        made, found = _table(program, drawn[order]), _table(program, batch["x"])
+    return {name: found[name] for name in made}, made
+
+
+def _table(program: Program, x: torch.Tensor) -> Table:
+    """Values ``[N, D]`` by column, without those that are given."""
+    names = list(program.columns or ())
+    values = x.detach().cpu().double().numpy()
+    return {name: values[:, j] for j, name in enumerate(names) if name not in program.given_columns}
+
+
+def _of(program: Program, name: str) -> Column:
+    assert program.columns is not None
+    return program.columns.of[name]
+
+
+def _units(data: Any) -> dict[str, str]:
+    units = getattr(data, "attrs", {}).get("units", {})
+    return dict(units) if isinstance(units, Mapping) else {}
+
+
+def _choose(
+    program: Program,
+    columns: Sequence[str] | None,
+    most: int,
+    interest: Callable[[str], float | None],
+    told: str = "in which they differ most",
+) -> tuple[list[str], str]:
+    """The columns to draw, and how they were chosen."""
+    assert program.columns is not None
+    for name in columns or ():
+        program.columns.number(name)
+        if name in program.given_columns:
+            raise ValueError(f"column {name} is given to the {type(program).__name__}, which does not draw it")
+    free = [name for name in program.columns if name not in program.given_columns]
+    if columns is not None or len(free) <= most:
+        return list(columns or free), ""
+    ranked = sorted(free, key=lambda name: -(interest(name) or 0.0))[:most]
+    return [name for name in free if name in ranked], f", the {most} of {len(free)} columns {told}"
+
+
+def _known(values: np.ndarray) -> np.ndarray:
+    return values[np.isfinite(values)]
+
+
+def _distance(column: Column, found: Table, drawn: Table, name: str) -> float:
+    """Between the distributions of data and draws, from 0 to 1; without data the spread of the draws."""
+    b = _known(drawn[name])
+    if name not in found or not len(a := _known(found[name])) or not len(b):
+        return float(b.std()) if len(b) else 0.0
+    at = np.unique(np.concatenate([a, b]))
+    if column.kind == "category":
+        return float(abs(_shares(a, at) - _shares(b, at)).sum() / 2)
+    below = [np.searchsorted(np.sort(v), at, side="right") / len(v) for v in (a, b)]
+    return float(abs(below[0] - below[1]).max())
+
+
+def _shares(values: np.ndarray, at: np.ndarray) -> np.ndarray:
+    """How often each of some values is."""
+    found = np.searchsorted(at, values).clip(0, len(at) - 1)
+    return np.bincount(found[at[found] == values], minlength=len(at)) / max(1, len(values))
+
+
+def _dependence(found: Table) -> dict[str, float]:
+    """Of each column, the largest rank correlation with another, without a sign."""
+    ranks = np.stack([_ranks(values) for values in found.values()])
+    scale = np.sqrt(np.square(ranks).sum(1, keepdims=True))
+    unit = ranks / np.where(scale > 0, scale, 1.0)
+    strength = abs(unit @ unit.T)
+    np.fill_diagonal(strength, 0.0)
+    return dict(zip(found, strength.max(1).tolist(), strict=True))
+
+
+def _ranks(values: np.ndarray) -> np.ndarray:
+    """Ranks around 0, those of equal values equal, and 0 of what is missing."""
+    known = np.isfinite(values)
+    _, place, count = np.unique(values[known], return_inverse=True, return_counts=True)
+    ranks = np.zeros(len(values))
+    ranks[known] = (np.cumsum(count) - (count - 1) / 2)[place] - (known.sum() + 1) / 2
+    return ranks
+
+
+def _error(column: Column, x: np.ndarray, y: np.ndarray) -> float:
+    """Of a reconstruction: the share of the variance that is left, or of categories that are wrong."""
+    known = ~np.isnan(x)
+    if not known.any():
+        return 0.0
+    if column.levels:
+        return float(np.mean(x[known] != y[known].round()))
+    return float(np.square(x - y)[known].mean() / max(x[known].var(), 1e-12))
+
+
+def _panels(
+    names: Sequence[str], draw: Callable[[Axes, str], None], title: str, keys: Sequence[Any]
+) -> Figure:
+    """A panel for each column, five beside each other."""
+    across = min(5, len(names), 3 if len(names) in (3, 6, 9) else 4 if len(names) in (4, 7, 8) else 5)
+    down = -(-len(names) // across)
+    figure = Figure(figsize=(max(4.5, 2.4 * across), 1.9 * down + 0.6), layout="constrained")
+    grid = figure.subplots(down, across, squeeze=False)
+    for axes, name in zip(grid.flat, names, strict=False):
+        draw(axes, name)
+        axes.tick_params(labelsize=7)
+    for axes in grid.flat[len(names) :]:
+        axes.set_axis_off()
+    figure.suptitle("\n".join(textwrap.wrap(title, int(30 * across))), fontsize=10)
+    if keys:
+        figure.legend(handles=list(keys), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
+    return figure
+
+
+def _name(axes: Axes, name: str, unit: str | None, found: np.ndarray | None) -> None:
+    missing = "" if found is None else _percent(np.isnan(found).mean())
+    axes.set_title(_short(name, unit, 26) + (f"\n{missing} missing" if missing else ""), fontsize=8)
+
+
+def _percent(share: float) -> str:
+    """Such as ``"12 %"``; nothing where there is none."""
+    return "" if share == 0 else "< 1 %" if share < 0.01 else f"{100 * share:.0f} %"
+
+
+def _short(name: str, unit: str | None, most: int) -> str:
+    return _cut(name, most) + (f" ({unit})" if unit else "")
+
+
+def _cut(text: str, most: int) -> str:
+    return text if len(text) <= most else f"{text[: most - 1]}…"
+
+
+def _marginal(
+    axes: Axes, column: Column, found: np.ndarray | None, drawn: np.ndarray, *, upright: bool = False
+) -> None:
+    """The data as bars, the draws as a line or as bars beside them."""
+    b = _known(drawn)
+    a = b if found is None else _known(found)
+    if not len(a):
+        axes.text(0.5, 0.5, "no value in the data", ha="center", transform=axes.transAxes, fontsize=7)
+        return
+    values = np.unique(a)
+    if column.levels or column.kind == "boolean":
+        labels = list(map(str, column.levels)) or ["False", "True"]
+        _bars(axes, np.arange(len(labels)), labels, a, b, found is not None, upright)
+    elif column.whole and len(values) <= BARS:
+        whole = np.arange(values[0], values[-1] + 1)
+        if len(whole) > 2 * BARS:
+            whole = values
+        _bars(axes, whole, [f"{v:g}" for v in whole], a, b, found is not None, True)
+    else:
+        low, high = _limits(column, a)
+        logs = column.kind == "positive" and low > 0 and high / low > 100 and not upright
+        if logs:
+            bins = np.geomspace(low, high, 31)
+            axes.set_xscale("log")
+        elif column.whole:  # bins of equally many whole numbers
+            width = max(1, round((high - low) / 30))
+            bins = np.arange(np.floor(low), high + width, width) - 0.5
+        else:
+            bins = np.linspace(low, high, 31)
+        for v, of_draws in ((a, False), (b, True)) if found is not None else ((b, True),):
+            inside, _ = np.histogram(v, bins)
+            height = inside / max(1, len(v)) / (np.diff(np.log(bins)) if logs else np.diff(bins))
+            if of_draws:
+                axes.stairs(height, bins, color=DRAWN, linewidth=1.2)
+            else:
+                axes.stairs(height, bins, color=DATA, fill=True)
+        beyond = np.mean((b < bins[0]) | (b > bins[-1]))
+        if beyond > 0.02 and not upright:
+            axes.text(
+                0.98, 0.95, f"{_percent(beyond)} of draws\nbeyond", fontsize=6, color=DRAWN, ha="right", va="top",
+                transform=axes.transAxes,
+            )
+        axes.set_xlim(bins[0], bins[-1])
+        if not logs:
+            axes.xaxis.set_major_locator(MaxNLocator(4, integer=column.whole))
+        axes.set_ylim(bottom=0)
+        axes.set_yticks([])
+
+
+def _bars(
+    axes: Axes, values: np.ndarray, labels: list[str], a: np.ndarray, b: np.ndarray, both: bool, upright: bool
+) -> None:
+    """Shares of values, side by side; the rarest of many together."""
+    shares = np.stack([_shares(a, values), _shares(b, values)])
+    if len(values) > BARS and not upright:
+        often = np.sort(np.argsort(-shares[0])[: BARS - 1])
+        rest = 1 - shares[:, often].sum(1, keepdims=True)
+        shares = np.concatenate([shares[:, often], rest], 1)
+        labels = [labels[i] for i in often] + [f"{len(values) - len(often)} others"]
+        values = np.arange(len(labels))
+    at = values.astype(float)
+    for i, colour in ((0, DATA), (1, DRAWN)) if both else ((1, DRAWN),):
+        offset = (i - 0.5) * 0.4 if both else 0.0
+        width = 0.4 if both else 0.8
+        if upright:
+            axes.bar(at + offset, shares[i], width, color=colour)
+        else:
+            axes.barh(at + offset, shares[i], width, color=colour)
+    if upright:
+        axes.set_yticks([])
+        axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
+    else:
+        axes.set_yticks(at, [_cut(label, 14) for label in labels])
+        axes.invert_yaxis()
+        axes.xaxis.set_major_locator(MaxNLocator(4))
+        axes.set_xlabel("share", fontsize=7)
+
+
+def _limits(column: Column, values: np.ndarray) -> tuple[float, float]:
+    """The ends of a column's axis: all levels, or the central 99 % of the data."""
+    known = _known(values)
+    if column.levels or column.kind == "boolean" or not len(known):
+        return -0.6, max(1, len(column.levels) - 1) + 0.6
+    low, high = np.quantile(known, [0.005, 0.995])
+    margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
+    bound = 0.0 if column.kind in ("positive", "share", "count") else -np.inf
+    return float(low if low - margin < bound else low - margin), float(high + margin)
+
+
+def _jittered(column: Column, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
+    """Whole numbers, of which many would lie on one another, beside each other."""
+    return values + random.uniform(-0.3, 0.3, len(values)) if column.whole else values
+
+
+def _ticks(axis: Any, column: Column, limits: tuple[float, float], labelled: bool) -> None:
+    if column.levels or column.kind == "boolean":
+        labels = list(map(str, column.levels)) or ["False", "True"]
+        step = -(-len(labels) // 8)
+        axis.set_ticks(range(0, len(labels), step), [_cut(label, 9) for label in labels[::step]])
+        if axis.axis_name == "x":
+            axis.set_tick_params(rotation=45 if max(map(len, labels)) > 2 else 0)
+    else:
+        axis.set_major_locator(MaxNLocator(3, integer=column.whole))
+    if not labelled:
+        axis.set_tick_params(labelleft=False, labelbottom=False)

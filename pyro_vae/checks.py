@@ -37,6 +37,8 @@ Count = Annotated[int, Limit(1, math.inf, "positive")]
 Levels = Annotated[int, Limit(2, math.inf, "2 levels or more: 256 for 8-bit images")]
 Seed = Annotated[int, Limit(0, 2**32, "from 0 up to 2**32")]
 NotNegative = Annotated[float, Limit(0.0, math.inf, "a number from 0 up")]
+Positive = Annotated[float, Limit(math.ulp(0.0), math.inf, "positive")]
+Whole = Annotated[int, Limit(0, math.inf, "a whole number from 0 up")]
 
 
 def checked(function: F) -> F:

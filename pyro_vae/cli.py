@@ -19,6 +19,7 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
+import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -26,6 +27,7 @@ from torch import Tensor
 from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures, models, registry, training
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
+from pyro_vae.data import files, tables
 from pyro_vae.families import COUNTING, Auto, Family
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
@@ -144,7 +146,7 @@ def _assemble(
         if name not in known:
             raise ConfigError(f"{model.__name__} has no option {name}; {registry.nearest(name, known)}")
     options, settings = wanted.arguments(model), wanted.settings()
-    if Path(str((wanted.file | wanted.typed).get("data"))).suffix in data.tables.SUFFIXES:
+    if Path(str((wanted.file | wanted.typed).get("data"))).suffix in tables.SUFFIXES:
         options.setdefault("likelihood", Auto())
     chosen = options.get("likelihood") or inspect.signature(model).parameters["likelihood"].default
     family = likelihood or as_likelihood(chosen)
@@ -213,6 +215,44 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test", trust
     }
     path = run / f"evaluation-{split}.json"
     checkpoint.write(path, json.dumps(result, indent=2).encode())
+    print(path)
+
+
+def predict(
+    run: Path,
+    data: str,
+    output: str = "filled.csv",
+    num_samples: int = 100,
+    draws: bool = False,
+    seed: int = 0,
+    trust: Sequence[str] = (),
+) -> None:
+    """Fills the holes of a table, or of an array, by what a run's model infers from the rest of each row.
+
+    Real numbers are filled with the mean of the draws, others with their median, categories with the most
+    frequent.
+
+    Args:
+        run: folder of the run.
+        data: a .csv or .parquet file with the columns of the run's table, or a .npy file of its x.
+        output: file to write, of the same kind.
+        num_samples: draws of each row.
+        draws: write all of the draws, one table after the other, instead of a filled one.
+        seed: of the draws.
+    """
+    program, path = _program(run, trust), Path(output)
+    if path.suffix != Path(data).suffix:
+        raise ConfigError(f"output={output} is no {Path(data).suffix} file, as the data are")
+    if path.suffix not in tables.SUFFIXES:
+        x = files.read(Path(data), stream=False).values["x"]
+        drawn = evaluate.predict(program, x, num_samples, seed=seed)["x"].cpu().numpy()
+        content = io.BytesIO()
+        np.save(content, drawn if draws else drawn.mean(0))
+        checkpoint.write(path, content.getvalue())
+    else:
+        frame = tables.read(Path(data))
+        drawn = evaluate.predict(program, frame, num_samples, seed=seed)
+        tables.write(path, drawn.reset_index() if draws else tables.filled(frame, drawn, program.columns))
     print(path)
 
 
@@ -326,6 +366,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "compare": compare,
     "evaluate": evaluate_run,
+    "predict": predict,
     "verify": verify,
     "explain": explain,
     "sample": sample,

@@ -168,7 +168,8 @@ class Columns(Mapping[str, tuple[()]]):
 
         values = rows.detach().cpu().double().numpy()
         made = {name: _column(column, values[:, j]) for j, (name, column) in enumerate(self.of.items())}
-        return pd.DataFrame(made, index=pd.RangeIndex(len(values)) if index is None else index)
+        frame = pd.DataFrame(made, index=pd.RangeIndex(len(values)))
+        return frame if index is None else frame.set_axis(index, axis=0)
 
 
 def _known(name: str, columns: Columns) -> str:

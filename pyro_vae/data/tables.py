@@ -8,7 +8,6 @@ from pathlib import Path
 from typing import Any, Protocol, runtime_checkable
 
 import numpy as np
-import torch
 
 from pyro_vae.data.arrays import Sites
 from pyro_vae.data.columns import Column, Columns, as_floats
@@ -213,6 +212,45 @@ def _family(value: Any) -> str:
     return f"values of type {type(value).__name__}"
 
 
-def frame_tensor(columns: Columns, data: Any) -> torch.Tensor:
-    """The rows of a table like that which ``columns`` are of, as numbers ``[N, D]``."""
-    return columns.encode(as_pandas(data))
+def filled(frame: Any, draws: Any, columns: Columns) -> Any:
+    """A table whose holes are filled from draws of it.
+
+    Args:
+        frame: with missing values.
+        draws: of its rows, one table after the other.
+        columns: what its columns are.
+
+    Returns:
+        The table, in which real numbers are filled with the mean of their draws, others with the median, and
+        categories with the most frequent one.
+    """
+    frame = frame.copy()
+    for name in frame.columns:
+        holes = frame[name].isna().to_numpy()
+        if not holes.any():
+            continue
+        column = columns.of[str(name)]
+        drawn = draws[str(name)].to_numpy().reshape(-1, len(frame))[:, holes]
+        if column.levels or column.kind == "boolean":
+            values = [_most_frequent(one) for one in drawn.T]
+        else:
+            numbers = drawn.astype(float)
+            middle = np.quantile(numbers, 0.5, 0, method="lower") if column.whole else numbers.mean(0)
+            values = middle.tolist()
+        frame.loc[holes, name] = values
+    return frame
+
+
+def _most_frequent(values: Any) -> Any:
+    found, counts = np.unique(values.astype(str), return_counts=True)
+    return values[values.astype(str) == found[counts.argmax()]][0]
+
+
+def write(path: Path, frame: Any) -> None:
+    """Writes a table as a ``.csv`` or ``.parquet`` file, under a temporary name first."""
+    temporary = path.with_name(f".{path.name}.tmp")
+    if path.suffix == ".csv":
+        frame.to_csv(temporary, index=False)
+    else:
+        frame.to_parquet(temporary, index=False)
+    temporary.replace(path)

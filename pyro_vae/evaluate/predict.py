@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Collection, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
@@ -20,9 +20,12 @@ from tqdm.auto import tqdm
 from pyro_vae.checks import Count, Limit, Seed, checked
 from pyro_vae.constraints import onto, support
 from pyro_vae.data import DataError, Split
+from pyro_vae.data.columns import Column, Columns
+from pyro_vae.data.tables import is_frame
 from pyro_vae.distributions import conditional
 from pyro_vae.evaluate.door import check
-from pyro_vae.objectives.importance import by_datum, traces
+from pyro_vae.evaluate.frames import as_frame, by_column, check_given, columns_of
+from pyro_vae.objectives.importance import log_density, traces
 from pyro_vae.program import Batch, DataWarning, Program, parameters_known, seed_generators, sites
 from pyro_vae.seen import observing
 
@@ -43,11 +46,13 @@ class Predictions(Mapping[str, Tensor]):
     Attributes:
         effective_sample_size: of the importance weights of each datum, ``[B]``, from 1 to their number.
         acceptance: share of HMC's proposals that were accepted, ``[B]``; None without.
+        columns: of a table's model, what the columns of its rows are.
     """
 
     draws: dict[str, Tensor] = field(repr=False)
     effective_sample_size: Tensor
     acceptance: Tensor | None = None
+    columns: Columns | None = field(default=None, repr=False)
 
     def __getitem__(self, site: str) -> Tensor:
         return self.draws[site]
@@ -59,15 +64,38 @@ class Predictions(Mapping[str, Tensor]):
         return len(self.draws)
 
     def mean(self, site: str = "x") -> Tensor:
-        """Of the draws, ``[B, *event_shape]``."""
-        return self[site].to(torch.promote_types(self[site].dtype, torch.float32)).mean(0)
+        """Of the draws, ``[B, *event_shape]``; of categories, which have none, the most frequent."""
+        draws = self._numbers(site)
+        return self._instead(draws.mean(0), draws.mode(0).values, site, lambda column: bool(column.levels))
 
     def quantile(self, q: float | Sequence[float], site: str = "x") -> Tensor:
-        """Of the draws, ``[B, *event_shape]``, or ``[len(q), B, *event_shape]`` of several."""
-        draws = self[site].to(torch.promote_types(self[site].dtype, torch.float32))
+        """Of the draws, ``[B, *event_shape]``, or ``[len(q), B, *event_shape]`` of several.
+
+        Of a table's whole numbers and ordered categories the next one below that was drawn, and of categories
+        without order, which have none, the most frequent.
+        """
+        draws = self._numbers(site)
         at = torch.as_tensor(q, dtype=draws.dtype, device=draws.device)
-        # Datum by datum, as torch.quantile takes no large tensors.
-        return torch.stack([torch.quantile(one, at, dim=0) for one in draws.unbind(1)], at.dim())
+
+        def quantiles(interpolation: str) -> Tensor:
+            # Datum by datum, as torch.quantile takes no large tensors.
+            found = [torch.quantile(one, at, 0, interpolation=interpolation) for one in draws.unbind(1)]
+            return torch.stack(found, at.dim())
+
+        found = quantiles("linear")
+        if columns_of(self.columns, site):
+            found = self._instead(found, quantiles("lower"), site, lambda column: column.whole)
+        return self._instead(found, draws.mode(0).values, site, lambda column: column.kind == "category")
+
+    def _numbers(self, site: str) -> Tensor:
+        return self[site].to(torch.promote_types(self[site].dtype, torch.float32))
+
+    def _instead(self, values: Tensor, others: Tensor, site: str, where: Callable[[Column], bool]) -> Tensor:
+        """Values, and others where a site's columns are of some kind."""
+        chosen = torch.tensor(
+            [where(column) for column in columns_of(self.columns, site)], device=values.device
+        )
+        return torch.where(chosen, others, values) if chosen.any() else values
 
 
 @checked
@@ -80,7 +108,7 @@ def predict(
     hmc: Steps = 0,
     seed: Seed = 0,
     progress: bool = False,
-) -> Predictions:
+) -> Any:
     r"""Draws from :math:`p(x_m, z \mid x_o)`: of all that is not given (m, z), given all that is (o).
 
     .. math:: z_k \sim q(z \mid x_o), \quad w_k = \frac{p(x_o, z_k)}{q(z_k \mid x_o)}, \quad
@@ -92,7 +120,8 @@ def predict(
     Args:
         program: the model.
         given: a batch, ``[B, *event_shape]`` of each site, or of x alone; NaN, and sites that are absent, are
-            not known.
+            not known. For a table's model also a DataFrame, or values by column, of which categories may be
+            given by their names; columns that are absent are not known.
         num_samples: S, draws per datum.
         num_particles: K, importance samples per datum.
         hmc: steps of Hamiltonian Monte Carlo by which each draw of the latents then moves on, where the guide
@@ -101,10 +130,14 @@ def predict(
         progress: whether to show a bar.
 
     Returns:
-        A mapping from each site of the model to ``[S, B, *event_shape]``, given values as they are.
+        ``Predictions``, a mapping from each site of the model to ``[S, B, *event_shape]``, given values as
+        they are; where columns were named, from each column to ``[S, B]``, categories as their numbers. Of a
+        DataFrame it is one DataFrame of the table's columns, dtypes and categories, indexed by the draw and
+        as what was given, whose ``attrs["effective_sample_size"]`` lists that of each row.
 
     Raises:
-        DataError: what is given has another shape, or lies outside the likelihood's support.
+        DataError: what is given has another shape, or lies outside the likelihood's support, or lacks a
+            column which the model is given.
         ValueError: a site lies outside the plate of data, or cannot be drawn in part, or, with HMC, is no
             continuous latent.
 
@@ -118,6 +151,7 @@ def predict(
     {'z': [7, 1, 2], 'x': [7, 1, 3]}
     """
     batch = _with_absent(program, given)
+    check_given(program, batch)
     number = program.num_data(batch)
     found = list(drawn(program, batch, num_samples, num_particles, hmc, _seeds(seed, number), progress))
     at = program.max_plate_nesting
@@ -125,7 +159,11 @@ def predict(
     size = torch.cat([one.effective_sample_size for one in found])
     acceptance = torch.cat([cast(Tensor, one.acceptance) for one in found]) if hmc else None
     _warn_of_few(size, acceptance, num_particles)
-    return Predictions(draws, size, acceptance)
+    if program.names_columns(given):
+        draws = by_column(cast(Columns, program.columns), draws)
+    elif is_frame(given):
+        return as_frame(cast(Columns, program.columns), given, draws["x"], size)
+    return Predictions(draws, size, acceptance, program.columns)
 
 
 def drawn(
@@ -181,10 +219,10 @@ class _Weighed:
         self.program, self.row, self.seed = program, row, seed
         seed_generators(seed, program.device)
         model, guide = traces(program, row, num_particles)
-        self.observed = [name for name, site in sites(model) if site["is_observed"]]
+        self.observed = {name for name, site in sites(model) if site["is_observed"]}
         self.sites = {name: site for name, site in sites(model) if not site["is_observed"]}
         weighed = {*self.observed, *guide.nodes}  # others are drawn from the model: their density cancels
-        log_w = _log_density(model, weighed, program) - _log_density(guide, weighed, program)
+        log_w = log_density(model, weighed, program) - log_density(guide, weighed, program)
         log_w = log_w.expand(num_particles, 1)[:, 0]
         self.effective_sample_size = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
         if not self.effective_sample_size.isfinite():
@@ -198,27 +236,34 @@ class _Weighed:
     def complete(self) -> Batch:
         """All sites of the model, ``[S, ..., 1, *event_shape]``: latents, what is given, and draws."""
         seed_generators(self.seed + 1, self.program.device)
-        own = {name: self.row[name] for name in self.observed}
+        own = {name: self.row[name] for name in self.observed if name in self.row}
         gaps = frozenset(self.row) - own.keys()
         filled = self.row | {name: value.nan_to_num(0.0) for name, value in own.items()}
-        with observing(gaps), _completing(own):
+        with observing(gaps), _completing(own, self.latents):
             trace = _at(self.program, filled, self.latents)
-        return {name: site["value"] for name, site in sites(trace)}
+        made = self.observed - own.keys()  # of the data, and not in them: whether a value was missing, say
+        return {name: site["value"] for name, site in sites(trace) if name not in made}
 
 
 class _completing(Messenger):  # named as Pyro names its handlers
-    """Handler that draws what is missing of observed sites, given the rest of them and all sites before."""
+    """Handler that draws what is missing of observed sites, given the rest of them and all sites before.
 
-    def __init__(self, given: Batch):
+    Where the model has a latent for it, called as Pyro calls it, ``"x_unobserved"``, it is that.
+    """
+
+    def __init__(self, given: Batch, latents: Batch):
         super().__init__()
-        self.given = given
+        self.given, self.latents = given, latents
 
     def _pyro_sample(self, msg: Any) -> None:
         if msg["name"] not in self.given:
             return
         value, fn = self.given[msg["name"]], msg["fn"]
         observed = ~value.isnan()
-        if observed.all():
+        drawn = self.latents.get(f"{msg['name']}_unobserved")
+        if drawn is not None:
+            msg["value"] = torch.where(observed, value, drawn)
+        elif observed.all():
             msg["value"] = value.expand(*fn.batch_shape, *fn.event_shape)
         elif observed.any():
             msg["value"] = conditional(fn, value.nan_to_num(0.0), observed).sample()
@@ -231,24 +276,6 @@ def _at(program: Program, batch: Batch, latents: Batch) -> poutine.Trace:
     number = len(next(iter(latents.values())))
     with pyro.plate("particles", number, dim=-1 - program.max_plate_nesting):
         return poutine.trace(poutine.condition(program.model, data=cast(Any, latents))).get_trace(batch)
-
-
-def _log_density(trace: poutine.Trace, names: Collection[str], program: Program) -> Tensor:
-    """Of some sites together, ``[K, B]``, or what broadcasts to it.
-
-    Raises:
-        ValueError: a site lies outside the plate of data.
-    """
-    trace.compute_log_prob()
-    total = torch.zeros((), device=program.device)
-    for name, site in sites(trace):
-        if name in names:
-            if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
-                raise ValueError(
-                    f"site {name!r} lies outside the plate 'data', so that it cannot be drawn datum by datum"
-                )
-            total = total + by_datum(site["log_prob"], program)
-    return total
 
 
 class _OnReals:
@@ -294,7 +321,7 @@ class _OnReals:
             u = u.detach().requires_grad_()
             values, change = self.unpack(u)
             trace = _at(self.program, self.batch, values)
-            log_p = _log_density(trace, trace.nodes, self.program) + change
+            log_p = log_density(trace, trace.nodes, self.program) + change
             (gradient,) = torch.autograd.grad(log_p.sum(), u)
         return log_p.detach(), gradient
 

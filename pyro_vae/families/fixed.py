@@ -159,8 +159,8 @@ def _map(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> tuple[Di
                 value, AffineTransform
             ):  # of a Gumbel(0.0, 1.0), say, which is read again as tensors
                 for name in ("loc", "scale"):
-                    if isinstance(getattr(value, name), float):
-                        setattr(value, name, torch.tensor(getattr(value, name)))
+                    if isinstance(getattr(value, name), int | float):
+                        setattr(value, name, torch.tensor(float(getattr(value, name))))
             for item in vars(value).values():
                 visit(item)
         elif isinstance(value, list | tuple):

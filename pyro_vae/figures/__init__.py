@@ -2,18 +2,20 @@
 ``figure.savefig(path)`` keeps it.
 
 Data are drawn by the mean of their density, or its median or mode if it has no mean, on one grey scale per
-figure; data that are no images, as curves over their index; tables by column. What is not observed (NaN) is pale blue.
+figure; data that are no images, as curves over their index; tables column by column. What is not observed
+(NaN) is pale blue.
 """
 
 from pyro_vae.figures.drawing import Figure, grid, training_curves
 from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals
-from pyro_vae.figures.observed import comparison, reconstructions, samples, styles
+from pyro_vae.figures.observed import comparison, inpainting, reconstructions, samples, styles
 from pyro_vae.figures.tables import marginals, pairs
 
 __all__ = [
     "Figure",
     "comparison",
     "grid",
+    "inpainting",
     "interpolation",
     "latents",
     "levels",

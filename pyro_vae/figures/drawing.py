@@ -33,6 +33,9 @@ def grid(
 ) -> Figure:
     """Rows of data in one picture, on one grey scale: images, or curves.
 
+    Vectors ``(T,)`` are curves over their index; and so are series ``(T, D)`` of D numbers at T times, which are
+    told from images by T being 4 D or more, a colour for each number.
+
     Args:
         rows: each ``[columns, *event_shape]``; they may differ in length. NaN is not observed.
         title: above them.
@@ -51,22 +54,28 @@ def grid(
     scale = (high - low) or 1.0
     size = max(0.35, min(0.75, 9 / number))
     beside = 0.12 * max(map(len, labels), default=0)
-    wide = max(4, 0.09 * len(title), size * number) + beside
     longest = max(map(len, columns), default=0)
     above = 0.4 + (0.1 * longest + 0.2 if longest > 4 else 0.2 * bool(columns))
-    figure = Figure(figsize=(wide, size * len(rows) + above), layout="constrained")
-    axes = figure.add_subplot()
-    height, width = event_shape[-2:] if len(event_shape) > 1 else (1, max(1, event_shape[0] - 1))
-    gap = (max(1, height // 14), max(1, width // 14)) if len(event_shape) > 1 else (0.2, 0.1 * width)
+    curves = len(event_shape) == 1 or (len(event_shape) == 2 and event_shape[0] >= 4 * event_shape[1])
+    height, width = (1, max(1, event_shape[0] - 1)) if curves else event_shape[-2:]
+    gap = (0.2, 0.1 * width) if curves else (max(1, height // 14), max(1, width // 14))
     step = height + gap[0], width + gap[1]
-    if len(event_shape) == 1:
+    size = size * max(1, min(4, 6 / number / size)) if curves else size  # a curve is wider than an image
+    wide = max(4, 0.09 * len(title), size * number) + beside
+    tall = 0.9 if curves else size * height / width
+    figure = Figure(figsize=(wide, tall * len(rows) + above + 0.3 * curves), layout="constrained")
+    axes = figure.add_subplot()
+    if curves:
         for i, array in enumerate(arrays):
-            for j, curve in enumerate(array):
-                x = j * step[1] + np.arange(len(curve))
-                # A value between two that are missing has no line to be seen by.
-                style = "C0.-" if len(curve) < 3 or np.isnan(curve).any() else "C0-"
-                axes.plot(x, i * step[0] + 1 - (curve - low) / scale, style, linewidth=0.8, markersize=3)
+            for j, series in enumerate(array):
+                for d, curve in enumerate(series.reshape(len(series), -1).T):
+                    x = j * step[1] + np.arange(len(curve))
+                    # A value between two that are missing has no line to be seen by.
+                    style = ".-" if len(curve) < 3 or np.isnan(curve).any() else "-"
+                    y = i * step[0] + 1 - (curve - low) / scale
+                    axes.plot(x, y, style, color=f"C{d}", linewidth=0.8, markersize=3)
         axes.invert_yaxis()
+        _axis_of_time(axes, event_shape[0], step, number, len(rows), low, high)
     else:
         colour = len(event_shape) == 3 and event_shape[0] == 3
         blank = (len(rows) * step[0] - gap[0], number * step[1] - gap[1], 3)
@@ -89,6 +98,25 @@ def grid(
     for spine in axes.spines.values():
         spine.set_visible(False)
     return figure
+
+
+def _axis_of_time(
+    axes: Any, length: int, step: tuple[float, float], number: int, rows: int, low: float, high: float
+) -> None:
+    """Below, the index of the elements of each curve; to the right, the values of the last row."""
+    every = -(-number * (2 + len(str(length - 1))) // 60)  # columns from one whose axis is told to the next
+    below = axes.secondary_xaxis("bottom")
+    at = [j * step[1] + end for j in range(0, number, every) for end in (0, length - 1)]
+    below.set_xticks(at, ["0", str(length - 1)] * (len(at) // 2), fontsize=6)
+    below.set_xlabel("index, or time", fontsize=8)
+    beside = axes.secondary_yaxis("right")
+    beside.set_yticks(
+        [(rows - 1) * step[0] + 1, (rows - 1) * step[0]], [f"{low:.3g}", f"{high:.3g}"], fontsize=7
+    )
+    for axis in (below, beside):
+        for spine in axis.spines.values():
+            spine.set_visible(False)
+        axis.tick_params(length=2)
 
 
 @checked

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae import checks
 from pyro_vae.checks import Count, checked
 from pyro_vae.data import Split
-from pyro_vae.figures.drawing import Figure, colours, grid
+from pyro_vae.figures.drawing import Figure, colours
 from pyro_vae.figures.stories import (
     Data,
     Datum,
@@ -29,6 +29,7 @@ from pyro_vae.figures.stories import (
     told,
     typical,
 )
+from pyro_vae.figures.tables import pictures
 from pyro_vae.program import Program, sites
 
 
@@ -51,7 +52,7 @@ def interpolation(program: Program, start: Datum, end: Datum, num_steps: Count =
         values = {name: _between(from_z[name], to_z[name], t, False) for name in from_z}
         batch = {name: _between(a[name], b[name], t, name in program.classes) for name in a}
         x, _ = shown(told(program, batch, values), "x")
-    return grid([torch.cat([a["x"], x, b["x"]])], "From one datum to another in latent space")
+    return pictures(program, [torch.cat([a["x"], x, b["x"]])], "From one datum to another in latent space")
 
 
 def _between(a: Tensor, b: Tensor, t: Tensor, is_label: bool) -> Tensor:
@@ -100,7 +101,7 @@ def traversals(
         x, _ = shown(told(program, repeated(batch, number), values), "x")
     labels = [f"{site}[{d}]" for d in sharpest.tolist()]
     title = f"One latent at a time, over quantiles 0.05 to 0.95 of {density(site, *above)}"
-    return grid([*x.reshape(-1, num_steps, *x.shape[1:])], title, labels)
+    return pictures(program, [*x.reshape(-1, num_steps, *x.shape[1:])], title, labels)
 
 
 @checked
@@ -136,7 +137,7 @@ def manifold(program: Program, num_steps: Count = 15, *, given: Mapping[str, Any
         x, _ = shown(told(program, repeated(batch_of(trace), len(z)), {site: z}), "x")
     title = f"Map of the latent plane, over quantiles 0.05 to 0.95 of {density(site)}"
     title += "".join(f", {s} = {v}" for s, v in (given or {}).items())
-    return grid([*x.reshape(-1, num_steps, *x.shape[1:])], title)
+    return pictures(program, [*x.reshape(-1, num_steps, *x.shape[1:])], title)
 
 
 @checked
@@ -147,14 +148,15 @@ def latents(
     *,
     site: str | None = None,
 ) -> Figure:
-    """Scatter of the means of q(z|x), coloured by class: the latent plane, or its main plane.
+    """Scatter of the means of q(z|x), coloured by class or number: the latent plane, or its main plane.
 
     With more than two latents, the projection on their first two principal components.
 
     Args:
         program: the model.
         data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 5000 are drawn.
-        labels: class of each datum ``[N]``; by default the data's own, site ``"y"``.
+        labels: class of each datum ``[N]``, or a number, of which some are not whole; by default the data's own,
+            site ``"y"``.
         site: of the latents; by default those next to the data, ``"z1"`` of a HierarchicalVAE.
     """
     with program.evaluating():
@@ -182,6 +184,11 @@ def latents(
     labels = batch.get("y") if labels is None else torch.as_tensor(labels)
     if labels is None or labels.dim() != 1:
         axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
+    elif _continuous(labels):
+        known = ~labels.isnan().cpu()
+        axes.scatter(z[~known, 0], z[~known, 1], s=6, alpha=0.7, color="lightgrey")
+        points = axes.scatter(z[known, 0], z[known, 1], s=6, alpha=0.7, c=labels.cpu()[known], cmap="viridis")
+        figure.colorbar(points, label="label")
     else:
         found = labels.cpu().double()
         classes = sorted(set(found[~found.isnan()].tolist()))
@@ -199,6 +206,12 @@ def latents(
     title = f"The {kind} of each q({site}|x), {len(z)} data"
     axes.set(title=title, xlabel=names[0], ylabel=names[1])
     return figure
+
+
+def _continuous(labels: Tensor) -> bool:
+    """Whether labels are numbers, and no classes: some are not whole."""
+    known = labels[~labels.isnan()] if labels.is_floating_point() else labels
+    return bool((known != known.round()).any())
 
 
 @checked
@@ -241,7 +254,7 @@ def levels(
             rows.append(torch.cat([root, shown(anew, site)[0]]))
     labels = [f"{', '.join(names[level:])} anew" for level in range(len(names))]
     title = f"From one level down drawn anew, those above kept: {centre} of {density(site, *names)}"
-    return grid(rows, title, labels)
+    return pictures(program, rows, title, labels)
 
 
 def _choose(program: Program, model: Trace, site: str | None) -> tuple[list[str], str]:

@@ -5,11 +5,13 @@ from __future__ import annotations
 from collections.abc import Mapping, Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.checks import Count, checked
+from pyro_vae.checks import Count, Seed, checked, found
 from pyro_vae.data import Split
+from pyro_vae.evaluate.predict import Steps, predict
 from pyro_vae.figures.drawing import Figure, grid
 from pyro_vae.figures.stories import (
     Data,
@@ -22,6 +24,7 @@ from pyro_vae.figures.stories import (
     some,
     told,
 )
+from pyro_vae.figures.tables import by_column, pictures, reconstructed
 from pyro_vae.program import Program
 
 
@@ -36,6 +39,8 @@ def samples(
 ) -> Figure:
     """Data generated from the model: the mean of p(x|z) at draws z ~ p(z), in a square grid.
 
+    Of a table, the marginals of draws: ``marginals(program)``.
+
     Args:
         program: the model.
         num_samples: how many.
@@ -44,6 +49,8 @@ def samples(
         site: that is drawn.
         seed: of the draws.
     """
+    if program.columns is not None and site == "x":
+        return by_column({"draws": program}, None, None, seed, "raws of the model", given)
     with program.evaluating(seed):
         trace = program.simulate(num_samples, given)
         x, centre = shown(trace, site)
@@ -69,13 +76,17 @@ def samples(
 def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
     """Data (above) and the mean of p(x|z) at the mean of q(z|x) (below), where also what was missing is seen.
 
-    Values beyond the range of the data, which a Normal may have, are drawn as its ends.
+    Values beyond the range of the data, which a Normal may have, are drawn as its ends. Of a table, each
+    column by itself: the reconstruction of a number against it, and how often categories come out right.
 
     Args:
         program: the model.
-        data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 12 are drawn.
+        data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 12 are drawn; of a table the
+            first 5000 rows.
         site: that is drawn.
     """
+    if program.columns is not None and site == "x":
+        return reconstructed(program, data)
     with program.evaluating():
         batch = some(program, data, 12, site)
         z = inferred(program, batch)[1]
@@ -89,8 +100,54 @@ def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
 
 
 @checked
+def inpainting(
+    program: Program,
+    data: Data,
+    known: Tensor | np.ndarray,
+    num_samples: Count = 5,
+    *,
+    num_particles: Count = 1000,
+    hmc: Steps = 0,
+    seed: Seed = 0,
+) -> Figure:
+    """What is given of some data, and the rest of them: as the encoder guesses, as it is drawn, and as it was.
+
+    The guess decodes the mean of q(z|given), of a guide that was made for whole data, say; draws are those of
+    ``pv.predict``, from p(rest|given).
+
+    Args:
+        program: the model.
+        data: x, ``[N, *event_shape]``, whole; or a batch; or a split, of which the first 8 are drawn.
+        known: booleans ``event_shape``, or ``[N, *event_shape]``: which elements are given.
+        num_samples: rows of draws.
+        num_particles: of ``pv.predict``, and so is hmc.
+        hmc: steps that move draws on.
+        seed: of the draws.
+
+    Raises:
+        ValueError: ``known`` has another shape, or is not of booleans.
+    """
+    batch = some(program, data, 8, "x")
+    x, mask = batch["x"], torch.as_tensor(known).to(program.device)
+    if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(x.shape), tuple(x.shape[1:])):
+        raise ValueError(
+            f"known={found(known)} must be booleans, {list(x.shape[1:])} or {list(x.shape)}, True where a value "
+            "is given: known = torch.ones(data.event_shape, dtype=bool); known[..., 14:, :] = False"
+        )
+    given = batch | {"x": torch.where(mask, x, torch.nan)}
+    with program.evaluating():
+        guessed, centre = shown(told(program, given, inferred(program, given)[1]), "x")
+    drawn = predict(program, given, num_samples, num_particles=num_particles, hmc=hmc, seed=seed)["x"]
+    rows = [given["x"], torch.where(mask, x, guessed), *drawn, x]
+    labels = ["given", "guess", *["drawn"] * len(drawn), "truth"]
+    return pictures(program, rows, f"What is not given: a guess, the {centre} of p(x|z), and draws", labels)
+
+
+@checked
 def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", seed: int = 0) -> Figure:
     """Data, and for each of several programs their reconstructions and as many draws, of the same labels.
+
+    Of a table, the marginals of the data and of draws of each.
 
     Args:
         programs: by name.
@@ -100,6 +157,8 @@ def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", 
     """
     if not programs:
         raise ValueError("programs={} are none to compare; give one or more by name")
+    if site == "x" and all(program.columns is not None for program in programs.values()):
+        return by_column(programs, data, None, seed, "raws of each model")
     rows: list[Tensor] = []
     labels = ["data"]
     for name, program in programs.items():
@@ -154,4 +213,4 @@ def styles(
         x, centre = shown(told(program, every, values), "x")
     rows = [*torch.cat([batch["x"][:, None], x.reshape(-1, number, *x.shape[1:])], 1)]
     title = f"The style of each datum in every class: {centre} of {density('x', *values, site)}"
-    return grid(rows, title, columns=["data", *names])
+    return pictures(program, rows, title, columns=["data", *names])

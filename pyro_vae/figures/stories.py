@@ -15,11 +15,12 @@ from torch import Tensor
 
 from pyro_vae import distributions
 from pyro_vae.data import DataError, Split
+from pyro_vae.data.tables import DataFrame
 from pyro_vae.program import Batch, Program, sites
 from pyro_vae.seen import observing
 
 Datum = Mapping[str, Any] | Tensor | np.ndarray
-Data = Split | Datum
+Data = Split | Datum | DataFrame
 
 
 class centred(Messenger):  # named as Pyro names its handlers
@@ -109,7 +110,17 @@ def shown(trace: Trace, site: str) -> tuple[Tensor, str]:
         raise ValueError(
             f"site={site!r} is none of the model's to draw; it has {', '.join(found)}: site={[*found][-1]!r}"
         )
-    return distributions.centre(found[site]["fn"])
+    fn = found[site]["fn"]
+    value, centre = distributions.centre(fn)
+    return _with_modes(fn, value), centre
+
+
+def _with_modes(p: Any, x: Tensor) -> Tensor:
+    """With the likeliest category where values are categories, of which a mean says nothing."""
+    for part, index in zip(p.parts, p.index, strict=True) if isinstance(p, distributions.ByColumn) else ():
+        if isinstance(part.base_dist, torch.distributions.Categorical | torch.distributions.Bernoulli):
+            x = x.index_copy(-1, index, part.base_dist.mode.to(x).nan_to_num(0.5).expand_as(x[..., index]))
+    return x
 
 
 def latent_sites(trace: Trace) -> list[str]:

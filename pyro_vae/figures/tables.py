@@ -9,13 +9,12 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
-from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.checks import Seed, checked
 from pyro_vae.data.columns import Column
-from pyro_vae.figures.drawing import Figure
+from pyro_vae.figures.drawing import NOT_OBSERVED, Figure, grid
 from pyro_vae.figures.stories import Data, inferred, repeated, shown, some, told
 from pyro_vae.program import Batch, Program, sites
 
@@ -25,7 +24,7 @@ ROWS, DRAWS = 5000, 2000
 """Rows of data drawn, at most; and draws, at least."""
 BARS = 12
 """Values that are bars beside each other, and not the bins of a histogram."""
-DATA, DRAWN = "0.72", "C0"
+DATA, DRAWN = "0.75", "C0"
 """Their colours."""
 
 Table = dict[str, np.ndarray]
@@ -34,13 +33,13 @@ Table = dict[str, np.ndarray]
 
 @checked
 def marginals(
-    program: Program, data: Data | Any = None, columns: Sequence[str] | None = None, *, seed: Seed = 0
+    program: Program, data: Data | None = None, columns: Sequence[str] | None = None, *, seed: Seed = 0
 ) -> Figure:
     r"""Each column of a table by itself: how often its values are in the data, and in draws of the model.
 
-    Draws are of :math:`\int p(x_j \mid z) p(z)\,\mathrm d z`; columns that are given are as in the data, and not
-    drawn. A histogram reaches over the central 99 % of the data; what of the draws lies beyond is told. Where
-    there are more than 20 columns they are those in which data and draws differ most: by the largest
+    Draws are of :math:`\int p(x_j \mid z) p(z)\,\mathrm d z`; columns that are given are as in the data, and
+    not drawn. A histogram reaches over the central 99 % of the data; what of the draws lies beyond is told.
+    Where there are more than 20 columns they are those in which data and draws differ most: by the largest
     difference of their distribution functions (Kolmogorov and Smirnov), and of categories by their total
     variation.
 
@@ -56,23 +55,11 @@ def marginals(
         DataError: there is no such column.
     """
     check_table(program, "marginals")
-    found, drawn = _data_and_draws(program, data, seed)
-    chosen, why = _choose(program, columns, MOST, lambda name: _distance(_of(program, name), found, drawn, name))
-    units = _units(data)
-
-    def draw(axes: Axes, name: str) -> None:
-        _marginal(axes, _of(program, name), found.get(name), drawn[name])
-        _name(axes, name, units.get(name), found.get(name))
-
-    title = f"{'Data and draws' if found else 'Draws'} of the model{why}"
-    keys = [Patch(color=DATA, label="data")] if found else []
-    return _panels(chosen, draw, title, [*keys, Line2D([], [], color=DRAWN, label="draws")])
+    return by_column({"draws": program}, data, columns, seed, "raws of the model")
 
 
 @checked
-def pairs(
-    program: Program, data: Data | Any, columns: Sequence[str] | None = None, *, seed: Seed = 0
-) -> Figure:
+def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *, seed: Seed = 0) -> Figure:
     """Pairs of columns of a table: below the diagonal the data, above it as many draws of the model.
 
     Args:
@@ -89,7 +76,7 @@ def pairs(
     check_table(program, "pairs")
     found, drawn = _data_and_draws(program, data, seed)
     free = [name for name in drawn if name in found]
-    if columns is not None and not 2 <= len(columns) <= 8 or len(free) < 2:
+    if len(free) < 2 or not 2 <= len(columns or free[:2]) <= 8:
         number = len(free) if columns is None else len(columns)
         raise ValueError(f"pairs are of 2 up to 8 columns, and there are {number}; see figures.marginals")
     strength = _dependence({name: found[name] for name in free})
@@ -97,13 +84,13 @@ def pairs(
     units, number = _units(data), len(chosen)
     random = np.random.default_rng(seed)
     figure = Figure(figsize=(1.7 * number + 1, 1.6 * number + 0.8), layout="constrained")
-    grid = figure.subplots(number, number, squeeze=False)
+    panels = figure.subplots(number, number, squeeze=False)
     limits = {name: _limits(_of(program, name), found[name]) for name in chosen}
     for i, below in enumerate(chosen):
         for j, beside in enumerate(chosen):
-            axes = grid[i, j]
+            axes = panels[i, j]
             if i == j:
-                _marginal(axes, _of(program, below), found[below], drawn[below], upright=True)
+                _marginal(axes, _of(program, below), found[below], [drawn[below]], upright=True)
                 axes.set_yticks([])
                 axes.set_ylabel("")
             else:
@@ -113,8 +100,12 @@ def pairs(
                     _jittered(_of(program, name), values[name][:rows], random) for name in (beside, below)
                 ]
                 axes.scatter(*points, s=4, alpha=0.4, color="0.35" if i > j else DRAWN, linewidths=0)
+                if _in_logs(_of(program, below), limits[below]):
+                    axes.set_yscale("log")
                 axes.set_ylim(limits[below])
                 _ticks(axes.yaxis, _of(program, below), limits[below], j == 0)
+            if _in_logs(_of(program, beside), limits[beside]):
+                axes.set_xscale("log")
             axes.set_xlim(limits[beside])
             _ticks(axes.xaxis, _of(program, beside), limits[beside], i == number - 1)
             axes.tick_params(labelsize=7)
@@ -142,8 +133,11 @@ def reconstructed(program: Program, data: Data) -> Figure:
         column, x, y = _of(program, name), found[name], made[name]
         known = ~np.isnan(x)
         if column.levels or column.kind == "boolean":
-            labels = list(map(str, column.levels)) or ["False", "True"]
-            right = [np.mean(y[x == code].round() == code) if (x == code).any() else 0.0 for code in range(len(labels))]
+            labels = _levels(column)
+            right = [
+                np.mean(y[x == code].round() == code) if (x == code).any() else 0.0
+                for code in range(len(labels))
+            ]
             order = np.argsort([-(x == code).sum() for code in range(len(labels))])[:BARS][::-1]
             axes.barh(range(len(order)), [right[code] for code in order], color=DRAWN, height=0.7)
             axes.set_yticks(range(len(order)), [_cut(labels[code], 14) for code in order])
@@ -151,6 +145,8 @@ def reconstructed(program: Program, data: Data) -> Figure:
             axes.set_xlabel("share reconstructed right", fontsize=7)
         else:
             low, high = _limits(column, x)
+            if _in_logs(column, (low, high)):
+                axes.set(xscale="log", yscale="log")
             axes.plot([low, high], [low, high], color="0.6", linewidth=0.8)
             axes.scatter(x[known], y[known], s=4, alpha=0.4, color=DRAWN, linewidths=0)
             axes.set_xlim(low, high)
@@ -159,7 +155,12 @@ def reconstructed(program: Program, data: Data) -> Figure:
             axes.set_ylabel("reconstruction", fontsize=7)
         _name(axes, name, units.get(name), x)
 
-    return _panels(chosen, draw, f"Data and reconstructions, the {centre} of p(x|z){why}", [])
+    return _panels(
+        chosen,
+        draw,
+        f"Data and reconstructions, the {centre} of p(x|z), of categories the likeliest{why}",
+        [],
+    )
 
 
 def check_table(program: Program, name: str) -> None:
@@ -170,15 +171,46 @@ def check_table(program: Program, name: str) -> None:
     """
     if program.columns is None:
         raise ValueError(
-            f"figures.{name} draws columns of a table, and the {type(program).__name__} was not built for one: "
-            "pv.VAE(pv.data.load(frame).event_shapes, ...); of images look at figures.samples"
+            f"figures.{name} draws columns of a table, and the {type(program).__name__} was not built for "
+            "one: pv.VAE(pv.data.load(frame).event_shapes, ...); of images look at figures.samples"
         )
 
 
-def _data_and_draws(program: Program, data: Any, seed: int) -> tuple[Table, Table]:
+def by_column(
+    programs: Mapping[str, Program],
+    data: Any,
+    columns: Sequence[str] | None,
+    seed: int,
+    title: str,
+    given: Mapping[str, Any] | None = None,
+) -> Figure:
+    """``marginals`` of several models of one table; without data of draws under what is given."""
+    found: Table = {}
+    drawn: dict[str, Table] = {}
+    for label, program in programs.items():
+        check_table(program, "comparison")
+        found, drawn[label] = _data_and_draws(program, data, seed, given)
+    first, units = next(iter(programs.values())), _units(data)
+    distances: Callable[[str], float] = lambda name: max(  # noqa: E731
+        _distance(_of(first, name), found, draws, name) for draws in drawn.values()
+    )
+    chosen, why = _choose(first, columns, MOST, distances)
+
+    def draw(axes: Axes, name: str) -> None:
+        _marginal(axes, _of(first, name), found.get(name), [draws[name] for draws in drawn.values()])
+        _name(axes, name, units.get(name), found.get(name))
+
+    keys = [Patch(color=DATA, label="data")] if found else []
+    keys += [Patch(color=f"C{i}", label=label) for i, label in enumerate(programs)]
+    return _panels(chosen, draw, f"{'Data and d' if found else 'D'}{title}{why}", keys)
+
+
+def _data_and_draws(
+    program: Program, data: Any, seed: int, given: Mapping[str, Any] | None = None
+) -> tuple[Table, Table]:
     with program.evaluating(seed):
         if data is None:
-            values = dict(sites(program.simulate(DRAWS)))["x"]["value"]
+            values = dict(sites(program.simulate(DRAWS, given)))["x"]["value"]
             return {}, _table(program, values)
         batch: Batch = some(program, data, ROWS, "x")
         every = repeated(batch, -(-DRAWS // len(batch["x"])))
@@ -217,7 +249,9 @@ def _choose(
     for name in columns or ():
         program.columns.number(name)
         if name in program.given_columns:
-            raise ValueError(f"column {name} is given to the {type(program).__name__}, which does not draw it")
+            raise ValueError(
+                f"column {name} is given to the {type(program).__name__}, which does not draw it"
+            )
     free = [name for name in program.columns if name not in program.given_columns]
     if columns is not None or len(free) <= most:
         return list(columns or free), ""
@@ -283,11 +317,11 @@ def _panels(
     across = min(5, len(names), 3 if len(names) in (3, 6, 9) else 4 if len(names) in (4, 7, 8) else 5)
     down = -(-len(names) // across)
     figure = Figure(figsize=(max(4.5, 2.4 * across), 1.9 * down + 0.6), layout="constrained")
-    grid = figure.subplots(down, across, squeeze=False)
-    for axes, name in zip(grid.flat, names, strict=False):
+    panels = figure.subplots(down, across, squeeze=False)
+    for axes, name in zip(panels.flat, names, strict=False):
         draw(axes, name)
         axes.tick_params(labelsize=7)
-    for axes in grid.flat[len(names) :]:
+    for axes in panels.flat[len(names) :]:
         axes.set_axis_off()
     figure.suptitle("\n".join(textwrap.wrap(title, int(30 * across))), fontsize=10)
     if keys:
@@ -310,77 +344,79 @@ def _short(name: str, unit: str | None, most: int) -> str:
 
 
 def _cut(text: str, most: int) -> str:
-    return text if len(text) <= most else f"{text[: most - 1]}…"
+    """Without its middle, where it is too long: names often differ at their ends."""
+    return text if len(text) <= most else f"{text[: (most + 1) // 2]}…{text[len(text) - (most - 2) // 2 :]}"
 
 
 def _marginal(
-    axes: Axes, column: Column, found: np.ndarray | None, drawn: np.ndarray, *, upright: bool = False
+    axes: Axes,
+    column: Column,
+    found: np.ndarray | None,
+    drawn: Sequence[np.ndarray],
+    *,
+    upright: bool = False,
 ) -> None:
-    """The data as bars, the draws as a line or as bars beside them."""
-    b = _known(drawn)
-    a = b if found is None else _known(found)
-    if not len(a):
+    """The data as bars, and draws as lines, or as bars beside them."""
+    draws = [_known(values) for values in drawn]
+    data = draws[0] if found is None else _known(found)
+    if not len(data):
         axes.text(0.5, 0.5, "no value in the data", ha="center", transform=axes.transAxes, fontsize=7)
+        axes.set(xticks=[], yticks=[])
         return
-    values = np.unique(a)
+    coloured = [(DATA, data)] if found is not None else []
+    coloured += [(f"C{i}", values) for i, values in enumerate(draws)]
+    values = np.unique(data)
     if column.levels or column.kind == "boolean":
-        labels = list(map(str, column.levels)) or ["False", "True"]
-        _bars(axes, np.arange(len(labels)), labels, a, b, found is not None, upright)
-    elif column.whole and len(values) <= BARS:
+        _bars(axes, np.arange(max(2, len(column.levels))), _levels(column), coloured, upright)
+    elif column.whole and values[-1] - values[0] < BARS:
         whole = np.arange(values[0], values[-1] + 1)
-        if len(whole) > 2 * BARS:
-            whole = values
-        _bars(axes, whole, [f"{v:g}" for v in whole], a, b, found is not None, True)
+        _bars(axes, whole, [f"{v:g}" for v in whole], coloured, True)
     else:
-        low, high = _limits(column, a)
-        logs = column.kind == "positive" and low > 0 and high / low > 100 and not upright
-        if logs:
-            bins = np.geomspace(low, high, 31)
+        low, high = _limits(column, data)
+        if _in_logs(column, (low, high)):
             axes.set_xscale("log")
-        elif column.whole:  # bins of equally many whole numbers
-            width = max(1, round((high - low) / 30))
-            bins = np.arange(np.floor(low), high + width, width) - 0.5
+            bins, widths = np.geomspace(low, high, 31), np.full(30, np.log(high / low) / 30)
         else:
-            bins = np.linspace(low, high, 31)
-        for v, of_draws in ((a, False), (b, True)) if found is not None else ((b, True),):
-            inside, _ = np.histogram(v, bins)
-            height = inside / max(1, len(v)) / (np.diff(np.log(bins)) if logs else np.diff(bins))
-            if of_draws:
-                axes.stairs(height, bins, color=DRAWN, linewidth=1.2)
-            else:
-                axes.stairs(height, bins, color=DATA, fill=True)
-        beyond = np.mean((b < bins[0]) | (b > bins[-1]))
-        if beyond > 0.02 and not upright:
-            axes.text(
-                0.98, 0.95, f"{_percent(beyond)} of draws\nbeyond", fontsize=6, color=DRAWN, ha="right", va="top",
-                transform=axes.transAxes,
-            )
-        axes.set_xlim(bins[0], bins[-1])
-        if not logs:
+            width = max(1, round((high - low) / 30)) if column.whole else (high - low) / 30
+            first = np.floor(low) - 0.5 if column.whole else low  # bins of equally many whole numbers
+            bins = first + width * np.arange(round((high - first) / width) + 1)
+            widths = np.diff(bins)
             axes.xaxis.set_major_locator(MaxNLocator(4, integer=column.whole))
+        for colour, v in coloured:
+            height = np.histogram(v, bins)[0] / max(1, len(v)) / widths
+            axes.stairs(height, bins, color=colour, fill=colour == DATA, linewidth=1.2)
+        beyond = float(np.mean((draws[0] < bins[0]) | (draws[0] > bins[-1])))
+        if beyond > 0.02 and len(draws) == 1 and not upright:
+            told = f"{_percent(beyond)} of draws\nbeyond"
+            axes.text(0.98, 0.95, told, fontsize=6, ha="right", va="top", transform=axes.transAxes)
+        axes.set_xlim(bins[0], bins[-1])
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
 
 
+def _levels(column: Column) -> list[str]:
+    return list(map(str, column.levels)) or ["False", "True"]
+
+
 def _bars(
-    axes: Axes, values: np.ndarray, labels: list[str], a: np.ndarray, b: np.ndarray, both: bool, upright: bool
+    axes: Axes,
+    values: np.ndarray,
+    labels: list[str],
+    coloured: Sequence[tuple[str, np.ndarray]],
+    upright: bool,
 ) -> None:
     """Shares of values, side by side; the rarest of many together."""
-    shares = np.stack([_shares(a, values), _shares(b, values)])
+    shares = np.stack([_shares(found, values) for _, found in coloured])
+    at = values.astype(float)
     if len(values) > BARS and not upright:
         often = np.sort(np.argsort(-shares[0])[: BARS - 1])
-        rest = 1 - shares[:, often].sum(1, keepdims=True)
-        shares = np.concatenate([shares[:, often], rest], 1)
+        rest = (1 - shares[:, often].sum(1, keepdims=True)).clip(0)
         labels = [labels[i] for i in often] + [f"{len(values) - len(often)} others"]
-        values = np.arange(len(labels))
-    at = values.astype(float)
-    for i, colour in ((0, DATA), (1, DRAWN)) if both else ((1, DRAWN),):
-        offset = (i - 0.5) * 0.4 if both else 0.0
-        width = 0.4 if both else 0.8
-        if upright:
-            axes.bar(at + offset, shares[i], width, color=colour)
-        else:
-            axes.barh(at + offset, shares[i], width, color=colour)
+        shares, at = np.concatenate([shares[:, often], rest], 1), np.arange(len(labels), dtype=float)
+    width = 0.8 / len(coloured)
+    for i, (colour, _) in enumerate(coloured):
+        place = at + (i + 0.5) * width - 0.4
+        (axes.bar if upright else axes.barh)(place, shares[i], width, color=colour)
     if upright:
         axes.set_yticks([])
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
@@ -402,6 +438,11 @@ def _limits(column: Column, values: np.ndarray) -> tuple[float, float]:
     return float(low if low - margin < bound else low - margin), float(high + margin)
 
 
+def _in_logs(column: Column, limits: tuple[float, float]) -> bool:
+    """Whether a column's axis is logarithmic: of positive numbers of more than two orders of magnitude."""
+    return column.kind == "positive" and limits[0] > 0 and limits[1] / limits[0] > 100
+
+
 def _jittered(column: Column, values: np.ndarray, random: np.random.Generator) -> np.ndarray:
     """Whole numbers, of which many would lie on one another, beside each other."""
     return values + random.uniform(-0.3, 0.3, len(values)) if column.whole else values
@@ -409,12 +450,73 @@ def _jittered(column: Column, values: np.ndarray, random: np.random.Generator) -
 
 def _ticks(axis: Any, column: Column, limits: tuple[float, float], labelled: bool) -> None:
     if column.levels or column.kind == "boolean":
-        labels = list(map(str, column.levels)) or ["False", "True"]
+        labels = _levels(column)
         step = -(-len(labels) // 8)
         axis.set_ticks(range(0, len(labels), step), [_cut(label, 9) for label in labels[::step]])
         if axis.axis_name == "x":
             axis.set_tick_params(rotation=45 if max(map(len, labels)) > 2 else 0)
-    else:
+    elif not _in_logs(column, limits):
         axis.set_major_locator(MaxNLocator(3, integer=column.whole))
     if not labelled:
         axis.set_tick_params(labelleft=False, labelbottom=False)
+
+
+def heat(
+    names: Sequence[str],
+    rows: Sequence[torch.Tensor],
+    title: str,
+    labels: Sequence[str] = (),
+    *,
+    columns: Sequence[str] = (),
+) -> Figure:
+    """Rows of a table as colours: a panel for each of several, in which a table's rows are columns.
+
+    Each of a table's columns has the colours of its own range. Of more than 30 those that vary most are drawn.
+
+    Args:
+        names: of the table's columns.
+        rows: each ``[n, D]``; NaN is not observed.
+        title: above them.
+        labels: above each panel.
+        columns: below each row of a panel.
+    """
+    arrays = [row.detach().double().cpu().numpy() for row in rows]
+    every = np.concatenate(arrays)
+    low, high = (end(every, axis=0, initial=initial, where=~np.isnan(every)) for end, initial in _ENDS)
+    spread = np.where(high > low, high - low, 0.0)
+    relative = spread / np.maximum(np.maximum(abs(low), abs(high)), 1e-12)
+    shown = np.sort(np.argsort(-relative, kind="stable")[:30])
+    scale = np.where(spread > 0, spread, 1.0)
+    width = max(0.9, 0.16 * max(map(len, arrays)))
+    figure = Figure(
+        figsize=(max(5.0, width * len(arrays) + 2.6), 0.18 * len(shown) + 1.3), layout="constrained"
+    )
+    panels = figure.subplots(1, len(arrays), sharey=True, squeeze=False)[0]
+    for i, (axes, array) in enumerate(zip(panels, arrays, strict=True)):
+        cells = np.where(spread > 0, (array - low) / scale, np.where(np.isnan(array), np.nan, 0.5))
+        axes.set_facecolor(NOT_OBSERVED)
+        image = axes.imshow(cells[:, shown].T, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
+        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
+        axes.set_title(labels[i] if i < len(labels) else "", fontsize=8)
+        axes.tick_params(length=0)
+    panels[0].set_yticks(range(len(shown)), [_cut(names[j], 24) for j in shown], fontsize=7)
+    bar = figure.colorbar(image, ax=list(panels), pad=0.01)
+    bar.set_ticks([0, 1], labels=["lowest", "highest"])
+    bar.set_label("of each column", fontsize=8)
+    more = f", the {len(shown)} of {len(names)} columns that vary most" if len(shown) < len(names) else ""
+    figure.suptitle(
+        "\n".join(textwrap.wrap(title + more, max(50, int(10 * figure.get_figwidth())))), fontsize=10
+    )
+    return figure
+
+
+_ENDS: tuple[tuple[Any, float], ...] = ((np.min, np.inf), (np.max, -np.inf))
+
+
+def pictures(
+    program: Program, rows: Sequence[torch.Tensor], title: str, labels: Sequence[str] = (), **columns: Any
+) -> Figure:
+    """``grid`` of a program's x, and ``heat`` of one that is of a table."""
+    if program.columns is not None:
+        return heat(list(program.columns), rows, title, labels, **columns)
+    return grid(rows, title, labels, **columns)

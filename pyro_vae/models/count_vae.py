@@ -184,6 +184,11 @@ class CountVAE(Program):
         x = self._scaled(self.place(data.examples)["x"]).round()  # totals that differ are no dispersion
         mean, std, *_ = statistics(iter([x]), self.event_shape)
         self.p_x.family.initialize(x, mean.to(x), std.to(x), by_column=True)
+        for name in _DISPERSION & self.p_x.family.parameters_.keys():
+            p = self.p_x.family.parameters_[name]
+            if not p.fixed:
+                alone = p(torch.zeros_like(p.offset))  # of counts of which nothing is known
+                p.start(5 * alone, 500 * alone)  # a large unit: one step changes it in proportion
         if self.library == "latent":
             logs = self.log_total(self.place(data.examples)["x"])
             self.p_library.family.initialize(logs, logs.mean(0), logs.std(0, correction=0))
@@ -286,5 +291,8 @@ _MEAN: dict[Any, tuple[Any, Any]] = {
     ),
 }
 """Of each kind of counts, log of its mean, and the same counts with log of the mean raised."""
+
+_DISPERSION = {"total_count", "concentration"}
+"""Parameters that say how little counts vary beyond a Poisson."""
 
 _SCALED = (*_MEAN, dist.ZeroInflatedNegativeBinomial, dist.ZeroInflatedPoisson)

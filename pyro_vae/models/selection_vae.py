@@ -43,8 +43,8 @@ class SelectionVAE(VAE):
     Args:
         event_shape: shape of one datum, or the columns of a table, as in ``pv.VAE``.
         latent_dim: D, the number of latent variables per datum.
-        selection: ``"self"``: whether a value is seen depends on itself, with logits :math:`a_i x_i + b_i` for
-            values standardised; or a factory of a network from all of x to such logits: ``pv.nets.mlp(32)``.
+        selection: ``"self"``: whether a value is seen depends on itself, with logits :math:`a_i x_i + b_i`
+            of values standardised; or a factory of a network from all of x to logits: ``pv.nets.mlp(32)``.
         prior: p(z), as in ``pv.VAE``.
         likelihood: p(x|z), likewise, independent over elements and reparameterised.
         guide: the family of q(z|x), likewise.
@@ -82,8 +82,8 @@ class SelectionVAE(VAE):
         family = self.p_x.family
         if not (isinstance(family, ByColumn | Univariate) and family.reparameterised):
             raise ValueError(
-                f"what is missing cannot be drawn from {family!r} element by element and with gradients; take a "
-                "likelihood of real values, pv.likelihoods.Normal() or dist.StudentT, or pv.VAE, which draws none"
+                f"what is missing cannot be drawn from {family!r} element by element, with gradients; take a "
+                "likelihood of real values, likelihood=dist.StudentT, or a pv.VAE, which need not draw it"
             )
         if selection != "self":
             nets.check_factories(selection=selection)

@@ -41,8 +41,9 @@ from pyro_vae.training.state import State
 COMPILED_STEPS = 1000
 """Steps on batches of one size from which on it is worth waiting for the compiler."""
 
-LAUNCHED_STEPS, LAUNCHED_NUMBERS = 64, 2**23
-"""Steps on a GPU that are one launch at most, and numbers of their batches, which are copied for it."""
+LAUNCHED_STEPS, LAUNCHED_NUMBERS = 1, 2**23
+"""Steps on a GPU that are one launch at most, and numbers of their batches, which are copied for it. More
+steps than one (64, say) have been tried on a stand-in for a GPU only."""
 
 Callback = Callable[[int, Mapping[str, float], Program], Any]
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import inspect
-import math
 import re
 import typing
 from collections.abc import Callable, Mapping
@@ -17,11 +16,12 @@ import torch
 from pyro.optim import PyroOptim
 
 from pyro_vae import registry
-from pyro_vae.checks import ConfigError
+from pyro_vae.checks import ConfigError, Count, NotNegative, Positive, Seed, Whole
 from pyro_vae.registry import Trust
 from pyro_vae.training.schedules import SCHEDULES
 
-Rate = float | Callable[[float], float]
+Rate = Positive | Callable[[float], float]
+Weight = NotNegative | Callable[[float], float]
 
 
 @dataclass(frozen=True)
@@ -58,26 +58,26 @@ class Settings:
         ConfigError: a value is of the wrong type, or will not do.
     """
 
-    epochs: int = 100
-    batch_size: int = 128
+    epochs: Count = 100
+    batch_size: Count = 128
     lr: Rate = 1e-3
     optimizer: Any = torch.optim.Adam
     schedule: str | Callable[..., Any] = "cosine"
     loss: Any = field(default_factory=pyro.infer.Trace_ELBO)
-    beta: Rate = 1.0
-    warmup_epochs: int = 0
-    clip_norm: float | None = None
-    patience: int | None = None
+    beta: Weight = 1.0
+    warmup_epochs: Whole = 0
+    clip_norm: Positive | None = None
+    patience: Count | None = None
     compile: bool | Literal["auto"] = "auto"
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
-    seed: int = 0
-    save_every: int | None = None
-    keep: int = 0
-    max_minutes: float | None = None
+    seed: Seed = 0
+    save_every: Count | None = None
+    keep: Whole = 0
+    max_minutes: Positive | None = None
 
     def __post_init__(self) -> None:
-        for name, hint in typing.get_type_hints(type(self)).items():
+        for name, hint in typing.get_type_hints(type(self), include_extras=True).items():
             value = getattr(self, name)
             value = value.item() if isinstance(value, np.generic) else value
             if (
@@ -88,7 +88,7 @@ class Settings:
                 value = value()
             object.__setattr__(self, name, value)
             registry.check(name, value, hint)
-            if wrong := _CHECKS.get(name, _fine)(value):
+            if wrong := _CHECKS[name](value) if name in _CHECKS else "":
                 told = value if isinstance(value, str) else " ".join(registry.write(value).split())
                 raise ConfigError(f"{name}={told[:80]} {wrong}")
         if callable(self.lr) and self.schedule != "cosine":
@@ -126,19 +126,6 @@ class Settings:
         return {name: " ".join(text.split()) for name, text in zip(listed[1::2], listed[2::2], strict=True)}
 
 
-def _fine(value: Any) -> str:
-    return ""
-
-
-def _positive(value: Any) -> str:
-    return "" if callable(value) or value is None or 0 < value < math.inf else "must be positive"
-
-
-def _beta(value: Any) -> str:
-    fine = callable(value) or 0 <= value < math.inf
-    return "" if fine else "must be a number from 0 up; beta=1 makes the loss the ELBO's"
-
-
 def _optimizer(value: Any) -> str:
     cls, keywords = (value.func, value.keywords) if isinstance(value, functools.partial) else (value, {})
     if isinstance(value, torch.optim.Optimizer | PyroOptim) or not callable(value):
@@ -159,18 +146,8 @@ def _schedule(value: Any) -> str:
     return f"is no schedule; {registry.nearest(str(value), {**SCHEDULES, **registry.names('schedule')})}"
 
 
-_CHECKS: dict[str, Callable[[Any], str]] = {
-    **dict.fromkeys(
-        ("epochs", "batch_size", "lr", "clip_norm", "patience", "save_every", "max_minutes"), _positive
-    ),
-    "optimizer": _optimizer,
-    "schedule": _schedule,
-    "loss": _loss,
-    "beta": _beta,
-    **dict.fromkeys(("warmup_epochs", "keep"), lambda value: "" if value >= 0 else "must not be negative"),
-    "seed": lambda value: "" if 0 <= value < 2**32 else "must lie from 0 up to 2**32",
-}
-"""What is wrong with a value of the right type, by option."""
+_CHECKS: dict[str, Callable[[Any], str]] = {"optimizer": _optimizer, "schedule": _schedule, "loss": _loss}
+"""What is wrong with a part, by option."""
 
 
 def _read(name: str, value: Any, trust: Trust) -> Any:

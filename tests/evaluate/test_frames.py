@@ -85,3 +85,104 @@ def test_latents_come_before_columns_of_their_name(double):
     assert trace.nodes["x"]["value"].equal(x)
     assert vae.model({"x": x}).equal(x)
     assert vae.model({"y": [0.5, 1.0]}).shape == (2, 3)
+
+
+LEVELS = ["low", "mid", "high"]
+
+
+@pytest.fixture(scope="module")
+def people():
+    """A model of a table of all kinds of columns, and the table."""
+    random = np.random.default_rng(0)
+    size = 60
+    frame = pd.DataFrame(
+        {
+            "age": random.normal(40, 10, size),
+            "sex": random.choice(["female", "male"], size),
+            "visits": random.negative_binomial(1, 0.2, size),
+            "mood": pd.Categorical(random.choice(LEVELS, size), LEVELS, ordered=True),
+            "smokes": random.random(size) < 0.3,
+        },
+        index=pd.Index([f"p{i}" for i in range(size)], name="person"),
+    )
+    table = pv.data.load(frame)
+    vae = pv.VAE(table.event_shapes, 2, likelihood="auto", encoder=pv.nets.mlp(8), decoder=pv.nets.mlp(8))
+    vae.initialize(table.train)
+    return vae, frame
+
+
+def test_a_frame_gives_a_frame(people):
+    vae, whole = people
+    frame = whole.head(4)[["sex", "age", "visits"]].astype({"visits": "float64"})
+    frame.iloc[0, 0] = frame.iloc[1, 1] = frame.iloc[2, 2] = None
+    drawn = pv.predict(vae, frame, 6)
+    assert list(drawn.columns) == list(whole.columns)
+    assert drawn.dtypes.equals(whole.dtypes)
+    assert drawn.index.names == ["draw", "person"]
+    assert drawn.index.tolist() == [(s, f"p{i}") for s in range(6) for i in range(4)]
+    assert not drawn.isna().any().any()
+    for name in frame:
+        for person, value in frame[name].dropna().items():
+            assert set(drawn.xs(person, level="person")[name]) == {value}, (name, person)
+    assert drawn.xs("p1", level="person").age.nunique() == 6
+    assert set(drawn.smokes) == {True, False}
+    by_column = pv.predict(vae, {name: frame[name] for name in frame}, 6)
+    assert drawn.attrs["effective_sample_size"] == by_column.effective_sample_size.tolist()
+    for name in ("age", "visits", "smokes"):
+        values = drawn[name].to_numpy(float).reshape(6, 4)
+        np.testing.assert_allclose(by_column[name].numpy(), values, rtol=1e-6)
+    assert (by_column["mood"].numpy() == drawn.mood.cat.codes.to_numpy().reshape(6, 4)).all()
+    unnamed = pv.predict(vae, frame.reset_index(drop=True), 6)
+    assert unnamed.index.names == ["draw", "row"]
+    two = frame.set_axis(pd.MultiIndex.from_tuples([("u", 1), ("u", 2), ("v", 1), ("v", 2)]))
+    assert pv.predict(vae, two, 2).index[-1] == (1, "v", 2)
+
+
+def test_columns_by_name(people):
+    vae, _ = people
+    drawn = pv.predict(vae, {"age": [30.0, 60.0], "sex": np.nan, "mood": "high"}, 50)
+    assert list(drawn) == ["age", "sex", "visits", "mood", "smokes", "z"]
+    assert drawn["z"].shape == (50, 2, 2)
+    assert all(drawn[name].shape == (50, 2) for name in vae.columns)
+    assert drawn["age"].unique(dim=0).tolist() == [[30.0, 60.0]]
+    assert (drawn["mood"] == 2).all()
+    assert pv.predict(vae, {"sex": "male"}, 3)["sex"].tolist() == [[1.0]] * 3
+    with pytest.raises(DataError, match="column sex has no category 'other'"):
+        pv.predict(vae, {"sex": "other"})
+    with pytest.raises(DataError, match="there is no column 'size'"):
+        pv.predict(vae, pd.DataFrame({"size": [1]}))
+
+
+def test_summaries_fit_the_kinds(people):
+    vae, _ = people
+    drawn = pv.predict(vae, {"age": np.nan}, 101)
+    draws = {name: drawn[name][:, 0] for name in vae.columns}
+    assert drawn.mean("age")[0] == pytest.approx(draws["age"].mean().item())
+    assert drawn.quantile(0.5, "age")[0] == draws["age"].median()
+    assert drawn.mean("smokes")[0] == draws["smokes"].mean()
+    for name in ("sex", "mood"):
+        assert drawn.mean(name)[0] == draws[name].mode().values
+    for q in (0.25, 0.5, 0.77):
+        for name in ("visits", "mood", "smokes"):
+            assert drawn.quantile(q, name)[0] == draws[name].sort().values[int(q * 100)]
+        assert drawn.quantile(q, "sex")[0] == draws["sex"].mode().values
+    rows = pv.predict(vae, torch.full((1, 5), torch.nan), 101)
+    together = torch.stack([drawn.quantile([0.2, 0.8], name) for name in vae.columns], -1)
+    assert rows.quantile([0.2, 0.8]).equal(together)
+    assert rows.mean().equal(torch.stack([drawn.mean(name) for name in vae.columns], -1))
+
+
+def test_what_is_given_is_not_inferred(people):
+    _, frame = people
+    table = pv.data.load(frame)
+    nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
+    vae = pv.ConditionalVAE(table.event_shapes, given=["sex"], latent_dim=1, likelihood="auto", **nets)
+    vae.initialize(table.train)
+    drawn = pv.predict(vae, frame.head(2).assign(age=np.nan), 3)
+    assert (drawn.sex == list(frame.sex[:2]) * 3).all()
+    assert not drawn.isna().any().any()
+    missing = frame.head(2).assign(sex=["male", None])
+    with pytest.raises(
+        DataError, match="row 1 lacks sex, which the ConditionalVAE is given and cannot infer"
+    ):
+        pv.predict(vae, missing)

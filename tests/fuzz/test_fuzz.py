@@ -14,8 +14,11 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+import torchvision
 import yaml
+from PIL import Image
 
+import pyro_vae as pv
 from fuzz import worker
 from fuzz.harness import CANARY, FINE, Worker, run, table
 from fuzz.mutate import mutate
@@ -141,6 +144,29 @@ class TestHarness:
             worker.FIRED.unlink(missing_ok=True)
             pickle.loads(content)
             assert worker.FIRED.exists()
+
+
+@pytest.mark.parametrize(
+    ("content", "told"),
+    [(KINDS["png"]()[-1], "no readable image"), (KINDS["png"]()[0], "no character of 105x105")],
+    ids=["PostScript", "small"],
+)
+def test_omniglot_is_read_as_folders_are(content, told, monkeypatch):
+    class Fake(list):
+        """As torchvision reads it: each image by ``loader``, else by Pillow, whatever its format."""
+
+        def __init__(self, root, download, background):
+            super().__init__([0] * 3)
+            self.loader, self.background = None, background
+
+        def __iter__(self):
+            yield (self.loader or Image.open)("a.png"), 7
+
+    Path("a.png").write_bytes(content)
+    monkeypatch.setattr(torchvision.datasets, "Omniglot", Fake)
+    with pytest.raises(DataError, match=f"a.png .*{told}"):
+        pv.data.load("omniglot", data_dir="x")
+    assert not worker.FIRED.exists()
 
 
 @pytest.mark.slow

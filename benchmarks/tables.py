@@ -2,11 +2,12 @@
 
     python benchmarks/tables.py
 
-prints, for each table, log p(x_j | rest) of held-out rows by column, in nats, of a VAE (``likelihood="auto"``)
-and, as paired differences from it, of the columns' own marginals and of a Normal copula; and how often held-out
-values lie within the central 90 % of what ``pv.predict`` draws for them, given the rest. Several splits, all
-rows of their test data pooled; standard errors are over rows. The tables: penguins of palmerpenguins (344
-rows, some values missing; Horst, Hill and Gorman, 2020) and anes96 of statsmodels (944 voters).
+prints, for each table, log p(x_j | rest) of held-out rows by column, in nats, of a VAE (all by default, with
+``likelihood="auto"``) and, as paired differences from it, of the columns' own marginals and of a Normal
+copula; and how often held-out values lie within the central 90 % of what ``pv.predict`` draws for them, given
+the rest. Several splits, all rows of their test data pooled; standard errors are over rows. The tables:
+penguins of palmerpenguins (344 rows, some values missing; Horst, Hill and Gorman, 2020) and anes96 of
+statsmodels (944 voters of the American National Election Studies, 1996).
 
 The marginals are kernel density estimates (of logarithms where a column is positive; in unit intervals where
 it holds whole numbers) and smoothed frequencies where there are few values. The copula joins them by normal
@@ -43,7 +44,9 @@ def anes96() -> pd.DataFrame:
 
     frame = sm.datasets.anes96.load_pandas().data.drop(columns="logpopul").astype(int)
     scales = ["TVnews", "selfLR", "ClinLR", "DoleLR", "PID", "educ", "income"]
-    return frame.astype({name: pd.CategoricalDtype(sorted(set(frame[name])), ordered=True) for name in scales})
+    return frame.astype(
+        {name: pd.CategoricalDtype(sorted(set(frame[name])), ordered=True) for name in scales}
+    )
 
 
 TABLES = {"penguins": penguins, "anes96": anes96}
@@ -55,7 +58,9 @@ class Marginal:
     def __init__(self, values: np.ndarray, column: Any):
         values = values[~np.isnan(values)]
         self.log, self.whole = column.kind in ("positive", "count"), column.whole
-        self.levels = len(column.levels) or (len(set(values)) if len(set(values)) <= FEW and self.whole else 0)
+        self.levels = len(column.levels) or (
+            len(set(values)) if len(set(values)) <= FEW and self.whole else 0
+        )
         if self.levels:
             known = np.arange(self.levels) if column.levels else np.unique(values)
             counts = np.array([(values == k).sum() for k in known]) + 1.0  # and one for all others together
@@ -74,7 +79,9 @@ class Marginal:
     def ends(self, x: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """The distribution function just below x and at x."""
         if self.levels:
-            below, same = (np.where(at(x[..., None], self.known), self.p, 0).sum(-1) for at in (np.greater, np.equal))
+            below, same = (
+                np.where(at(x[..., None], self.known), self.p, 0).sum(-1) for at in (np.greater, np.equal)
+            )
             return below, below + np.where(same > 0, same, self.other)
         step = 0.5 * self.whole
         return self._cdf(self._map(x - step)), self._cdf(self._map(x + step))
@@ -189,7 +196,9 @@ def measure(name: str, seeds: int, folder: Path, draws: bool = True, **settings:
         torch.manual_seed(seed)
         vae = pv.VAE(data.event_shapes, **{"likelihood": "auto"} | parts)
         start = time.perf_counter()
-        pv.fit(vae, data, folder=folder / f"{name}-{seed}", resume="auto", seed=seed, progress=False, **settings)
+        pv.fit(
+            vae, data, folder=folder / f"{name}-{seed}", resume="auto", seed=seed, progress=False, **settings
+        )
         seconds["VAE"] += time.perf_counter() - start
         rows = data.test.batch(slice(None), torch.float64)["x"]
         start = time.perf_counter()
@@ -204,30 +213,47 @@ def measure(name: str, seeds: int, folder: Path, draws: bool = True, **settings:
         found["marginals"].append(np.where(rows.isnan(), np.nan, np.stack(marginals, 1)))
         if draws:
             found["covered"].append(coverage(vae, rows.float(), data.columns))
-    return {n: np.concatenate(v) for n, v in found.items() if v} | {"columns": data.columns, "seconds": seconds}
+    return {n: np.concatenate(v) for n, v in found.items() if v} | {
+        "columns": data.columns,
+        "seconds": seconds,
+    }
 
 
 def table(found: dict[str, Any]) -> str:
     """In Markdown."""
     columns, covered = found["columns"], found.get("covered", np.full(found["VAE"].shape, np.nan))
-    lines = ["| column | values | VAE | marginals less VAE | copula less VAE | within 90 % |", "|---|---|---|---|---|---|"]
+    lines = [
+        "| column | values | VAE | marginals less VAE | copula less VAE | within 90 % |",
+        "|---|---|---|---|---|---|",
+    ]
 
     def told(x: np.ndarray, sign: str = "") -> str:
         x = x[~np.isnan(x)]
         return f"{x.mean():{sign}.3f} ± {x.std() / len(x) ** 0.5:.3f}"
 
-    every = {n: np.where(np.isnan(found["VAE"]).any(1), np.nan, found[n].sum(1)) for n in ("VAE", "marginals", "copula")}
+    every = {
+        n: np.where(np.isnan(found["VAE"]).any(1), np.nan, found[n].sum(1))
+        for n in ("VAE", "marginals", "copula")
+    }
     for j, (name, column) in enumerate([*columns.of.items(), ("sum", None)]):
         vae, *others = (v[:, j] if column else every[n] for n, v in found.items() if n in every)
         share = covered[:, j] if column else covered[:, :0]
         inside = f"{np.nanmean(share):.2f}" if column and not np.isnan(share).all() else ""
-        cells = [name, column.text if column else "", told(vae), *(told(other - vae, "+") for other in others), inside]
+        cells = [
+            name,
+            column.text if column else "",
+            told(vae),
+            *(told(other - vae, "+") for other in others),
+            inside,
+        ]
         lines.append(f"| {' | '.join(cells)} |")
     return "\n".join(lines)
 
 
 def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser = argparse.ArgumentParser(
+        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+    )
     parser.add_argument("--tables", nargs="+", choices=TABLES, default=list(TABLES))
     parser.add_argument("--seeds", type=int, default=5)
     parser.add_argument("--epochs", type=int, default=500)
@@ -236,7 +262,10 @@ def main() -> None:
     for name in options.tables:
         found = measure(name, options.seeds, options.folder, epochs=options.epochs, patience=30)
         print(f"\n{name}\n\n{table(found)}\n")
-        print(", ".join(f"{what} {value / options.seeds:.1f} s" for what, value in found["seconds"].items()), "a split")
+        print(
+            ", ".join(f"{what} {value / options.seeds:.1f} s" for what, value in found["seconds"].items()),
+            "a split",
+        )
 
 
 if __name__ == "__main__":

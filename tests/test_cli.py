@@ -383,3 +383,35 @@ def test_signals_to_the_process(signum, code):
     assert "pyro-vae train --resume run" in errors
     assert "Traceback" not in errors
     pv.load("run")
+
+
+def test_a_table_with_holes(output):
+    """Trained without being told of its kinds, in another process known again, its holes filled."""
+    pandas = pytest.importorskip("pandas")
+    random = np.random.default_rng(0)
+    table = pandas.DataFrame(
+        {
+            "height": random.normal(170, 10, 60).round(1),
+            "sex": random.choice(["female", "male"], 60),
+            "visits": random.poisson(2, 60) * 5,
+            "ill": random.random(60) < 0.5,
+        }
+    ).astype({"ill": object})
+    table = table.mask(random.random(table.shape) < 0.2)
+    table.to_csv("t.csv", index=False)
+    program = train("--data", "t.csv")
+    assert list(program.columns) == list(table.columns)
+    assert "visits: count" in output()
+    assert main(["predict", "run", "--data", "t.csv", "--output", "filled.csv", "--num-samples", "20"]) == 0
+    before, after = pandas.read_csv("t.csv"), pandas.read_csv("filled.csv")
+    assert not after.isna().any().any()
+    known = before.notna()
+    for name in before.columns:
+        given = known[name].to_numpy()
+        assert after[name][given].astype(str).tolist() == before[name][given].astype(str).tolist()
+    assert set(after["sex"]) == {"female", "male"}
+    assert main(["predict", "run", "--data", "t.csv", "--output", "all.csv", "--draws", "true"]) == 0
+    assert len(pandas.read_csv("all.csv")) == 100 * 60
+    fails(2, output, "predict", "run", "--data", "t.csv", "--output", "filled.npy")
+    pandas.read_csv("t.csv").rename(columns={"sex": "sexe"}).to_csv("other.csv", index=False)
+    assert "no column 'sexe'" in fails(2, output, "predict", "run", "--data", "other.csv")

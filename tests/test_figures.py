@@ -81,7 +81,7 @@ def test_figures_of_every_program(name):
         assert "p(w|a, b)" in pv.figures.reconstructions(program, batch, site="w").axes[0].get_title()
         with pytest.raises(ValueError, match="it has a, b, x, w"):
             pv.figures.samples(program, 4, site="v")
-    if name.startswith("Conditional"):
+    if name.startswith("Conditional") and not program.given_columns:
         with pytest.raises(pv.data.DataError, match="needs values of"):
             pv.figures.reconstructions(program, batch["x"])
     assert torch.equal(state, torch.get_rng_state())
@@ -163,7 +163,7 @@ def test_traversals_keep_what_is_given():
     for y in (0, 1):
         batch = {"x": torch.ones(1, 1, 4, 4), "y": torch.tensor([y])}
         with pytest.MonkeyPatch.context() as patch:
-            patch.setattr("pyro_vae.figures.latent.grid", lambda rows, *_: pictures.append(rows[0]))
+            patch.setattr("pyro_vae.figures.tables.grid", lambda rows, *_: pictures.append(rows[0]))
             pv.figures.traversals(cvae, batch, 3)
     z = torch.distributions.Normal(0, 1).icdf(torch.linspace(0.05, 0.95, 3))
     for picture, label in zip(pictures, (10, 100), strict=True):
@@ -189,7 +189,7 @@ def test_styles_are_those_of_the_data_in_every_class():
     split = pv.data.Split(torch.randn(5, 1, 4, 4), labels=["a", "bb", "c", "a", "bb"])
     rows = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyro_vae.figures.observed.grid", lambda r, title, columns: rows.extend(r) or columns)
+        patch.setattr("pyro_vae.figures.tables.grid", lambda r, title, labels, columns: rows.extend(r) or columns)
         columns = pv.figures.styles(cvae, split, 4)
     assert list(columns) == ["data", "a", "bb", "c"]
     with torch.no_grad():
@@ -287,3 +287,239 @@ def test_training_curves_by_level():
     curves = {line.get_label(): line.get_ydata()[0] for line in figure.axes[2].lines}
     assert curves == {"training": 10, "z2, training": 1, "z1, training": 9, "z1, validation": 8}
     assert "z2, z1" in figure.axes[2].get_title()
+
+
+# --- tables
+
+KINDS = {
+    "height": "real",
+    "weight": "positive",
+    "fat": "share",
+    "visits": "count",
+    "year": "integer",
+    "ill": "boolean",
+    "town": {"kind": "category", "levels": [f"a town of the name {i}" for i in range(30)]},
+    "grade": {"kind": "ordinal", "levels": ["low", "middle", "high"]},
+}
+
+
+def rows(number=300):
+    """Of ``KINDS``; height, weight, year and grade are moved by one number."""
+    generator = torch.Generator().manual_seed(0)
+    z, e = torch.randn(number, generator=generator), torch.randn(7, number, generator=generator)
+    x = [170 + 8 * z + e[0], (4 + 2 * z + 0.1 * e[1]).exp(), e[2].sigmoid(), e[3].exp().round()]
+    x += [(1960 + 9 * z + e[4]).round(), (e[5] > 0) * 1.0, (10 * e[6].abs()).round().clamp(max=29)]
+    x = torch.stack([*x, (z > -1) * 1.0 + (z > 1) * 1.0], 1)
+    x[:30, 1], x[:, 2] = torch.nan, torch.where(torch.arange(number) < 90, torch.nan, x[:, 2])
+    return x
+
+
+def table_vae(kinds=KINDS):
+    torch.manual_seed(0)
+    return pv.VAE(kinds, 2, likelihood="auto", encoder=pv.nets.mlp(8), decoder=pv.nets.mlp(8))
+
+
+class Known(pv.Program):
+    """A table of these columns, whose distribution is this."""
+
+    def __init__(self, kinds, p):
+        super().__init__()
+        self.columns, self.p = pv.data.columns.Columns(kinds), p
+        self.event_shapes = {"x": (len(kinds),)}
+
+    def model(self, batch):
+        with self.plate(batch):
+            self.sample("x", self.p.expand([len(batch["x"])]), batch)
+
+    def guide(self, batch):
+        pass
+
+
+def panels(figure):
+    return {axes.get_title().split("\n")[0]: axes for axes in figure.axes if axes.axison}
+
+
+def test_marginals_are_of_data_and_draws():
+    """Shares of each category and of each bin, of the data as they are."""
+    x = rows()
+    figure = pv.figures.marginals(table_vae(), x)
+    found = panels(figure)
+    assert [*found] == [*KINDS]
+    assert found["fat"].get_title() == "fat\n30 % missing"
+    assert found["weight"].get_xscale() == "log"
+    assert found["weight"].get_title() == "weight\n10 % missing"
+    data, _ = found["grade"].containers
+    shares = [float((x[:, 7] == level).float().mean()) for level in range(3)]
+    np.testing.assert_allclose([bar.get_width() for bar in data], shares, atol=1e-6)
+    assert texts(found["grade"].get_yticklabels()) == ["low", "middle", "high"]
+    grey, line = found["height"].patches
+    counts, edges, _ = grey.get_data()
+    np.testing.assert_allclose(counts, np.histogram(x[:, 0], edges)[0] / len(x) / np.diff(edges), rtol=1e-6)
+    assert line.get_data().values.sum() > 0
+    (names, *_), most = texts(found["town"].get_yticklabels()), 12
+    assert len(found["town"].get_yticks()) == most
+    assert len({*texts(found["town"].get_yticklabels())}) == most  # told apart, though they are cut
+    assert len(names) <= 14
+    assert "others" in texts(found["town"].get_yticklabels())[-1]
+    assert texts(figure.legends[0].get_texts()) == ["data", "draws"]
+
+
+def test_marginals_of_a_frame_have_units():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"height": [1.5, 2.5, 0.5], "ill": [True, False, True]})
+    frame.attrs["units"] = {"height": "cm"}
+    vae = pv.VAE(pv.data.load(frame, test=0.0, validation=0.0).event_shapes, 2, likelihood="auto")
+    assert [*panels(pv.figures.marginals(vae, frame))] == ["height (cm)", "ill"]
+    assert [*panels(pv.figures.reconstructions(vae, frame))] == ["height (cm)", "ill"]
+
+
+def test_marginals_show_draws_of_the_model():
+    """Of a model that says what its draws are: they lie in those bins."""
+    p = dist.Uniform(torch.zeros(2), torch.tensor([0.5, 1.0])).to_event(1)
+    x = torch.stack([torch.linspace(0, 1, 200), torch.linspace(0, 1, 200)], 1)
+    found = panels(pv.figures.marginals(Known({"a": "real", "b": "share"}, p), x))
+    _, drawn = found["a"].patches
+    counts, edges, _ = drawn.get_data()
+    assert counts[(edges[:-1] > 0) & (edges[1:] < 0.5)].min() > 1.5  # a density of 2 up to there
+    assert counts[edges[:-1] > 0.5].max() == 0
+
+
+def test_the_columns_that_differ_most_are_drawn():
+    """40 columns, of which the draws are standard Normals, and so are the data but for three of them."""
+    p = dist.Normal(torch.zeros(40), 1.0).to_event(1)
+    vae = Known({f"c{j}": "real" for j in range(40)}, p)
+    x = torch.randn(500, 40)
+    x[:, [3, 17, 31]] += 3
+    figure = pv.figures.marginals(vae, x)
+    assert "the 20 of 40 columns in which they differ most" in figure.get_suptitle()
+    drawn = [*panels(figure)]
+    assert len(drawn) == 20
+    assert {"c3", "c17", "c31"} <= {*drawn}
+    assert [*panels(pv.figures.marginals(vae, x, ["c5", "c4"]))] == ["c5", "c4"]
+    with pytest.raises(pv.data.DataError, match="no column 'c99'"):
+        pv.figures.marginals(vae, x, ["c99"])
+
+
+def test_pairs_are_of_the_columns_that_depend():
+    x = rows()
+    vae = table_vae()
+    figure = pv.figures.pairs(vae, x)
+    assert "the 5 of 8 columns that depend on each other most" in figure.get_suptitle()
+    below = [axes.get_xlabel() for axes in figure.axes if axes.get_xlabel()]
+    assert {"height", "weight", "year", "grade"} <= {*below}
+    two = pv.figures.pairs(vae, x, ["year", "height"])
+    panel = dict(enumerate(two.axes))
+    points = panel[2].collections[0].get_offsets()
+    np.testing.assert_allclose(points[:, 1], x[:, 0], atol=1e-4)
+    np.testing.assert_allclose(points[:, 0], x[:, 4], atol=0.31)  # whole numbers lie beside each other
+    drawn = panel[1].collections[0].get_offsets()
+    assert len(drawn) == len(points)
+    for wrong in (["year"], [f"{name}" for name in KINDS] + ["height"]):
+        with pytest.raises(ValueError, match="2 up to 8 columns"):
+            pv.figures.pairs(vae, x, wrong)
+
+
+def test_a_table_is_never_drawn_as_lines():
+    """Samples and reconstructions by column; all else as a map of its columns."""
+    x = rows()
+    vae = table_vae()
+    assert [*panels(pv.figures.samples(vae))] == [*KINDS]
+    assert [*panels(pv.figures.comparison({"one": vae, "other": table_vae()}, x))] == [*KINDS]
+    found = panels(pv.figures.reconstructions(vae, x))
+    points = found["height"].collections[0].get_offsets()
+    with torch.no_grad():
+        mean = vae.decode(vae.encode(x).mean).mean
+    np.testing.assert_allclose(points, torch.stack([x[:, 0], mean[:, 0]], 1), rtol=1e-4)
+    for figure, number in (
+        (pv.figures.traversals(vae, x[0], 5), 2),
+        (pv.figures.interpolation(vae, x[0], x[1], 5), 1),
+        (pv.figures.manifold(vae, 4), 4),
+    ):
+        maps = [axes for axes in figure.axes if axes.images]
+        assert len(maps) == number
+        assert texts(maps[0].get_yticklabels()) == [*KINDS]
+        assert not any(axes.lines for axes in maps)
+
+
+def test_categories_are_reconstructed_as_the_likeliest():
+    """Not as the mean of their numbers, which is another category."""
+    vae = table_vae({"town": {"kind": "category", "levels": ["a", "b", "c"]}, "height": "real"})
+    with torch.no_grad():
+        for p in vae.p_x.net.parameters():
+            p.zero_()
+        vae.p_x.net.layers[-1].bias.copy_(torch.tensor([1.1, 0.0, 1.0, 0.0, 0.0, 0.0]))
+        part = vae.p_x(torch.zeros(2)).parts[0]
+    assert part.base_dist.mode.item() == 0
+    assert round(part.mean.item()) == 1
+    found = panels(pv.figures.reconstructions(vae, torch.tensor([[0.0, 1.0], [2.0, 0.0]])))
+    widths = [bar.get_width() for bar in found["town"].containers[0]]
+    assert sorted(widths) == [0.0, 0.0, 1.0]
+
+
+def test_what_is_no_table_is_refused(make_vae):
+    for draw in (pv.figures.marginals, pv.figures.pairs):
+        with pytest.raises(ValueError, match=r"columns of a table.*pv\.data\.load\(frame\)"):
+            draw(make_vae(), torch.rand(4, 1, 8, 8))
+
+
+def test_given_columns_are_not_drawn():
+    cvae = pv.ConditionalVAE(KINDS, given=["town"], likelihood="auto", latent_dim=2)
+    x = rows()
+    assert [*panels(pv.figures.marginals(cvae, x))] == [name for name in KINDS if name != "town"]
+    with pytest.raises(ValueError, match="town is given"):
+        pv.figures.marginals(cvae, x, ["town"])
+
+
+# --- what is not given, series, numbers as labels
+
+
+def test_inpainting_keeps_what_is_given(make_vae):
+    vae = make_vae()
+    x = torch.rand(3, 1, 8, 8).round()
+    known = torch.ones(1, 8, 8, dtype=torch.bool)
+    known[:, 5:] = False
+    figure = pv.figures.inpainting(vae, x, known, 4, num_particles=20)
+    assert texts(figure.axes[0].get_yticklabels()) == ["given", "guess", *["drawn"] * 4, "truth"]
+    pixels = mosaic(figure)
+    for i in range(7):  # each row has what is given, and the last one all
+        row = pixels[9 * i : 9 * i + 8, :8, 0]
+        np.testing.assert_allclose(row[:5], x[0, 0, :5])
+        assert (np.abs(row[5:] - x[0, 0, 5:].numpy()).max() < 1e-6) == (i == 6)
+    assert np.isclose(pixels[5:8, :8], np.float32(NOT_OBSERVED)).all()
+    for wrong in (known.float(), known[:, :4]):
+        with pytest.raises(ValueError, match="must be booleans"):
+            pv.figures.inpainting(vae, x, wrong)
+
+
+@pytest.mark.parametrize(("shape", "lines"), [((12,), 1), ((12, 3), 3)])
+def test_series_have_an_axis_of_time(make_vae, shape, lines):
+    figure = pv.figures.reconstructions(make_vae(shape, likelihood=NORMAL), torch.randn(4, *shape))
+    (axes,) = figure.axes
+    assert len(axes.lines) == 2 * 4 * lines
+    below, beside = axes.child_axes
+    assert texts(below.get_xticklabels()) == ["0", "0", "0", "0", "11"]
+    assert below.get_xlabel() == "index, or time"
+    assert len(beside.get_yticks()) == 2
+    image = pv.figures.reconstructions(make_vae((12, 4), likelihood=NORMAL), torch.randn(4, 12, 4))
+    assert image.axes[0].images
+
+
+def test_colours_keep_their_shape(make_vae):
+    vae = make_vae((3, 4, 12), likelihood=NORMAL)
+    figure = pv.figures.reconstructions(vae, torch.rand(5, 3, 4, 12))
+    (axes,) = figure.axes
+    figure.canvas.draw()
+    assert axes.get_aspect() == 1.0
+    assert axes.get_window_extent().height > 0.6 * figure.bbox.height * 0.5  # and no wide band around them
+
+
+def test_labels_that_are_numbers_have_a_colour_bar(make_vae):
+    x, ages = torch.rand(30, 1, 8, 8), torch.linspace(1.5, 40, 30)
+    ages[3] = torch.nan
+    figure = pv.figures.latents(make_vae(), x, ages)
+    axes, bar = figure.axes
+    missing, points = axes.collections
+    assert len(missing.get_offsets()) == 1
+    np.testing.assert_allclose(points.get_array(), ages[~ages.isnan()])
+    assert bar.get_ylabel() == "label"
+    assert axes.get_legend() is None

@@ -320,6 +320,11 @@ def _by_column(program: Program, model: poutine.Trace) -> Tensor:
     Raises:
         ValueError: there are no columns that are independent given z.
     """
+    if "x_unobserved" in model.nodes:
+        raise ValueError(
+            f"whether a column is observed depends on its value in a {type(program).__name__}, which "
+            "log p(x_j | rest) would have to say, too; pv.evaluate.log_likelihood has log p(x, s)"
+        )
     site: Any = model.nodes.get("x", {"fn": None, "value": None})
     fn, value = site["fn"], site["value"]
     if isinstance(fn, torch.distributions.Independent) and fn.event_shape == fn.base_dist.batch_shape[-1:]:

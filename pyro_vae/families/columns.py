@@ -15,7 +15,7 @@ from pyro_vae import distributions
 from pyro_vae.data.columns import Column, Columns
 from pyro_vae.families.base import Family, Shape
 from pyro_vae.families.levels import Categorical, Ordinal
-from pyro_vae.families.named import Bernoulli, RoundedLogistic, StudentT
+from pyro_vae.families.named import Bernoulli, LogNormal, RoundedLogistic, StudentT
 from pyro_vae.families.univariate import Of, Univariate
 
 
@@ -168,7 +168,7 @@ def choose(column: Column) -> Family:
         return {"category": Categorical, "ordinal": Ordinal}[column.kind](len(column.levels))
     family: Any = {
         "real": StudentT,
-        "positive": Of(dist.LogNormal),
+        "positive": LogNormal,
         "share": Of(dist.Beta),
         "count": Of(dist.GammaPoisson),
         "integer": RoundedLogistic,

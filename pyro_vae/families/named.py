@@ -136,6 +136,20 @@ class TruncatedNormal(Univariate):
         super().__init__(distributions.TruncatedNormal, loc=loc, scale=scale)
 
 
+class LogNormal(Univariate):
+    """Positive values, whose logarithms are Normal.
+
+    Args:
+        loc: mean of the logarithms, in units of their standard deviation.
+        scale: their standard deviation.
+    """
+
+    measured_in: ClassVar = {"loc": "scale"}
+
+    def __init__(self, loc: Source = "network", scale: Source = "network"):
+        super().__init__(dist.LogNormal, loc=loc, scale=scale)
+
+
 class LogitNormal(Univariate):
     """Values in (0, 1), whose logits are Normal. See :class:`pyro_vae.distributions.LogitNormal`.
 
@@ -167,5 +181,9 @@ class StudentT(Univariate):
         super().__init__(dist.StudentT, df=df, loc=loc, scale=scale)
 
 
-NAMED: dict[type[Distribution], type[Univariate]] = {dist.Normal: Normal, dist.Bernoulli: Bernoulli}
+NAMED: dict[type[Distribution], type[Univariate]] = {
+    dist.Normal: Normal,
+    dist.Bernoulli: Bernoulli,
+    dist.LogNormal: LogNormal,
+}
 """What is taken where one of Pyro's classes is given."""

@@ -33,8 +33,8 @@ def grid(
 ) -> Figure:
     """Rows of data in one picture, on one grey scale: images, or curves.
 
-    Vectors ``(T,)`` are curves over their index; and so are series ``(T, D)`` of D numbers at T times, which are
-    told from images by T being 4 D or more, a colour for each number.
+    Vectors ``(T,)`` are curves over their index; and so are series ``(T, D)`` of D numbers at T times, a
+    colour for each number, which are told from images by T being 4 D or more.
 
     Args:
         rows: each ``[columns, *event_shape]``; they may differ in length. NaN is not observed.
@@ -74,7 +74,6 @@ def grid(
                     style = ".-" if len(curve) < 3 or np.isnan(curve).any() else "-"
                     y = i * step[0] + 1 - (curve - low) / scale
                     axes.plot(x, y, style, color=f"C{d}", linewidth=0.8, markersize=3)
-        axes.invert_yaxis()
         _axis_of_time(axes, event_shape[0], step, number, len(rows), low, high)
     else:
         colour = len(event_shape) == 3 and event_shape[0] == 3
@@ -103,11 +102,11 @@ def grid(
 def _axis_of_time(
     axes: Any, length: int, step: tuple[float, float], number: int, rows: int, low: float, high: float
 ) -> None:
-    """Below, the index of the elements of each curve; to the right, the values of the last row."""
-    every = -(-number * (2 + len(str(length - 1))) // 60)  # columns from one whose axis is told to the next
+    """Below, the index at which each column begins and the last one ends; beside, values of the last row."""
+    axes.set_ylim((rows - 1) * step[0] + 1.05, -0.05)
     below = axes.secondary_xaxis("bottom")
-    at = [j * step[1] + end for j in range(0, number, every) for end in (0, length - 1)]
-    below.set_xticks(at, ["0", str(length - 1)] * (len(at) // 2), fontsize=6)
+    starts = [j * step[1] for j in range(number)]
+    below.set_xticks([*starts, starts[-1] + length - 1], ["0"] * number + [str(length - 1)], fontsize=6)
     below.set_xlabel("index, or time", fontsize=8)
     beside = axes.secondary_yaxis("right")
     beside.set_yticks(

@@ -155,8 +155,8 @@ def latents(
     Args:
         program: the model.
         data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 5000 are drawn.
-        labels: class of each datum ``[N]``, or a number, of which some are not whole; by default the data's own,
-            site ``"y"``.
+        labels: class of each datum ``[N]``, or a number, of which some are not whole; by default the data's
+            own, site ``"y"``.
         site: of the latents; by default those next to the data, ``"z1"`` of a HierarchicalVAE.
     """
     with program.evaluating():

@@ -81,8 +81,8 @@ def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
 
     Args:
         program: the model.
-        data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 12 are drawn; of a table the
-            first 5000 rows.
+        data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 12 are drawn; of a table
+            the first 5000 rows.
         site: that is drawn.
     """
     if program.columns is not None and site == "x":
@@ -110,7 +110,7 @@ def inpainting(
     hmc: Steps = 0,
     seed: Seed = 0,
 ) -> Figure:
-    """What is given of some data, and the rest of them: as the encoder guesses, as it is drawn, and as it was.
+    """What is given of some data, and the rest of them: as the encoder guesses, as drawn, and as it was.
 
     The guess decodes the mean of q(z|given), of a guide that was made for whole data, say; draws are those of
     ``pv.predict``, from p(rest|given).
@@ -131,10 +131,11 @@ def inpainting(
     x, mask = batch["x"], torch.as_tensor(known).to(program.device)
     if mask.dtype != torch.bool or tuple(mask.shape) not in (tuple(x.shape), tuple(x.shape[1:])):
         raise ValueError(
-            f"known={found(known)} must be booleans, {list(x.shape[1:])} or {list(x.shape)}, True where a value "
-            "is given: known = torch.ones(data.event_shape, dtype=bool); known[..., 14:, :] = False"
+            f"known={found(known)} must be booleans, {list(x.shape[1:])} or {list(x.shape)}, True where a "
+            "value is given: known = torch.ones(data.event_shape, dtype=bool); known[..., 14:, :] = False"
         )
-    given = batch | {"x": torch.where(mask, x, torch.nan)}
+    sites = {name: value for name, value in batch.items() if name in (program.event_shapes or batch)}
+    given = sites | {"x": torch.where(mask, x, torch.nan)}
     with program.evaluating():
         guessed, centre = shown(told(program, given, inferred(program, given)[1]), "x")
     drawn = predict(program, given, num_samples, num_particles=num_particles, hmc=hmc, seed=seed)["x"]

@@ -375,7 +375,8 @@ def _marginal(
         low, high = _limits(column, data)
         if _in_logs(column, (low, high)):
             axes.set_xscale("log")
-            bins, widths = np.geomspace(low, high, 31), np.full(30, np.log(high / low) / 30)
+            bins: np.ndarray = np.geomspace(low, high, 31)
+            widths: np.ndarray = np.diff(np.log(bins))
         else:
             width = max(1, round((high - low) / 30)) if column.whole else (high - low) / 30
             first = np.floor(low) - 0.5 if column.whole else low  # bins of equally many whole numbers
@@ -471,7 +472,8 @@ def heat(
 ) -> Figure:
     """Rows of a table as colours: a panel for each of several, in which a table's rows are columns.
 
-    Each of a table's columns has the colours of its own range. Of more than 30 those that vary most are drawn.
+    Each of a table's columns has the colours of its own range. Of more than 30 those are there that vary most
+    for their size.
 
     Args:
         names: of the table's columns.
@@ -501,7 +503,7 @@ def heat(
         axes.tick_params(length=0)
     panels[0].set_yticks(range(len(shown)), [_cut(names[j], 24) for j in shown], fontsize=7)
     bar = figure.colorbar(image, ax=list(panels), pad=0.01)
-    bar.set_ticks([0, 1], labels=["lowest", "highest"])
+    bar.set_ticks([0, 1], labels=["lowest", "highest"], fontsize=8)
     bar.set_label("of each column", fontsize=8)
     more = f", the {len(shown)} of {len(names)} columns that vary most" if len(shown) < len(names) else ""
     figure.suptitle(

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import pyro.distributions as dist
@@ -184,9 +184,9 @@ class CountVAE(Program):
         x = self._scaled(self.place(data.examples)["x"]).round()  # totals that differ are no dispersion
         mean, std, *_ = statistics(iter([x]), self.event_shape)
         self.p_x.family.initialize(x, mean.to(x), std.to(x), by_column=True)
-        for name in _DISPERSION & self.p_x.family.parameters_.keys():
-            p = self.p_x.family.parameters_[name]
-            if not p.fixed:
+        family = cast(Univariate, self.p_x.family)
+        for name, p in family.parameters_.items():
+            if name in _DISPERSION and not p.fixed:
                 alone = p(torch.zeros_like(p.offset))  # of counts of which nothing is known
                 p.start(5 * alone, 500 * alone)  # a large unit: one step changes it in proportion
         if self.library == "latent":

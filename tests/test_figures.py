@@ -352,10 +352,9 @@ def test_marginals_are_of_data_and_draws():
     shares = [float((x[:, 7] == level).float().mean()) for level in range(3)]
     np.testing.assert_allclose([bar.get_width() for bar in data], shares, atol=1e-6)
     assert texts(found["grade"].get_yticklabels()) == ["low", "middle", "high"]
-    grey, line = found["height"].patches
+    grey, _ = found["height"].patches
     counts, edges, _ = grey.get_data()
     np.testing.assert_allclose(counts, np.histogram(x[:, 0], edges)[0] / len(x) / np.diff(edges), rtol=1e-6)
-    assert line.get_data().values.sum() > 0
     (names, *_), most = texts(found["town"].get_yticklabels()), 12
     assert len(found["town"].get_yticks()) == most
     assert len({*texts(found["town"].get_yticklabels())}) == most  # told apart, though they are cut
@@ -478,7 +477,8 @@ def test_inpainting_keeps_what_is_given(make_vae):
     x = torch.rand(3, 1, 8, 8).round()
     known = torch.ones(1, 8, 8, dtype=torch.bool)
     known[:, 5:] = False
-    figure = pv.figures.inpainting(vae, x, known, 4, num_particles=20)
+    with pytest.warns(pv.program.DataWarning, match="effective sample size"):
+        figure = pv.figures.inpainting(vae, x, known, 4, num_particles=20)
     assert texts(figure.axes[0].get_yticklabels()) == ["given", "guess", *["drawn"] * 4, "truth"]
     pixels = mosaic(figure)
     for i in range(7):  # each row has what is given, and the last one all

@@ -7,14 +7,14 @@ prints a table over several splits of the 700 cells and 765 genes of 10x's perip
 K = 1000); its kind (bulk_labels, 10 of them) as the majority of its 15 nearest training cells in latent space
 has it; the adjusted Rand index of k-means in latent space against the kinds, over all cells; and the
 processor's seconds of training, on one thread. All have a latent total but where it says so, 10 latents,
-networks of 128 hidden numbers, batches of 128, at most 400 epochs, and stop when the validation ELBO no longer
-rises. Differences are against the first, paired split by split. "scVI's networks" are those of scvi-tools
-(batch normalisation, ReLU, dropout; zero-inflated) in this package's model; scvi-tools itself is asked if it is
-installed.
+networks of 128 hidden numbers, batches of 128, at most 400 epochs, and stop when the validation ELBO has not
+risen for 45. Differences are against the first, paired split by split. "scVI's networks" are those of
+scvi-tools (batch normalisation, ReLU, dropout; zero-inflated) in this package's model; scvi-tools itself,
+which warms up the KL over all 400 epochs by default, is asked if it is installed.
 
-Reference: Zheng et al., 2017, "Massively parallel digital transcriptional profiling of single cells"; Lopez et
-al., 2018, "Deep generative modeling for single-cell transcriptomics"; Gayoso et al., 2022, "A Python library
-for probabilistic analysis of single-cell omics data".
+Reference: Zheng et al., 2017, "Massively parallel digital transcriptional profiling of single cells"; Lopez
+et al., 2018, "Deep generative modeling for single-cell transcriptomics"; Gayoso et al., 2022, "A Python
+library for probabilistic analysis of single-cell omics data".
 """
 
 from __future__ import annotations

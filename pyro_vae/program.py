@@ -100,7 +100,8 @@ class Program(nn.Module):
         max_plate_nesting: plates within each other in the model, that of the data included.
         options: what it was made with, from which a registered model is made again.
         event_shapes: shape of a value of each site of the data, as far as it is known.
-        columns: of a model of a table, what the columns of its rows x are; a batch may name them instead.
+        columns: of a model of a table, what the columns of its rows x are; a batch may name them instead,
+            and so may ``pyro.condition``.
         given_columns: those of them that the model is given.
     """
 

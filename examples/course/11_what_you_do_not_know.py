@@ -87,8 +87,10 @@ print("effective sample size of 1000:", [round(size) for size in drawn.effective
 # ## A table
 #
 # Columns of different kinds are no different. Four lengths and a species, of 150 flowers; a fifth of all
-# values is removed. `pv.data.load` sees from each column's values what it is, and `likelihood="auto"`
-# gives it a family. What is lost is told as NaN (or None, or `pd.NA`).
+# values is removed. `pv.data.load` sees from each column's values what it is, and `likelihood="auto"` gives
+# it a family. What is lost is told as NaN (or None, or `pd.NA`). Species are clusters, so that the prior is a
+# mixture: between the clusters of a Normal there would be flowers of no kind. (Take the line out, and the
+# petals of a setosa, below, come out as 2.0 ± 0.6 cm.)
 
 # %%
 iris = load_iris(as_frame=True)
@@ -103,11 +105,13 @@ print(table.event_shapes)
 flowers = pv.VAE(
     table.event_shapes,
     latent_dim=2,
+    prior=pv.priors.MixtureOfNormals(10),
     likelihood="auto",
     encoder=pv.nets.mlp(32),
     decoder=pv.nets.mlp(32),
 )
-pv.fit(flowers, table, epochs=max(2, round(600 * SIZE)), batch_size=32, lr=3e-3, progress=False)
+pv.fit(flowers, table, epochs=max(2, round(1000 * SIZE)), batch_size=45, lr=1e-2, progress=False)
+print(pv.evaluate.log_likelihood(flowers, table.validation))
 
 # %% [markdown]
 # Now every question is one and the same. *Which species has a flower with petals of 5 cm?*

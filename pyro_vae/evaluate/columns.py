@@ -175,7 +175,7 @@ def columns(
         program: the model, whose columns are independent given its latents.
         data: a split such as ``data.test``, a DataFrame, a batch, or a tensor ``[N, D]``.
         columns: by name (of a tensor's by number, ``"0"``); by default all that the program models.
-        num_samples: K.
+        num_samples: K; N D K data are decoded.
         max_rows: data times samples decoded at once.
         seed: of the draws.
         progress: whether to show a bar.

@@ -181,14 +181,9 @@ class CountVAE(Program):
         self.typical.fill_(float(data.moments("x")[0].sum().clamp(min=1.0).log()))
         super().initialize(data)
         start_guide(self.q_z, self.p_z)
-        x = self._scaled(self.place(data.examples)["x"]).round()  # totals that differ are no dispersion
-        mean, std, *_ = statistics(iter([x]), self.event_shape)
-        self.p_x.family.initialize(x, mean.to(x), std.to(x), by_column=True)
-        family = cast(Univariate, self.p_x.family)
-        for name, p in family.parameters_.items():
-            if name in _DISPERSION and not p.fixed:
-                alone = p(torch.zeros_like(p.offset))  # of counts of which nothing is known
-                p.start(5 * alone, 500 * alone)  # a large unit: one step changes it in proportion
+        at_typical = self._scaled(self.place({"x": data[:]})["x"])  # totals that differ are no dispersion
+        mean, std, *_ = statistics(iter([at_typical]), self.event_shape)
+        start(cast(Univariate, self.p_x.family), mean.clamp(min=0.5 / len(data)), std.square())
         if self.library == "latent":
             logs = self.log_total(self.place(data.examples)["x"])
             self.p_library.family.initialize(logs, logs.mean(0), logs.std(0, correction=0))
@@ -276,6 +271,30 @@ def with_total(p: Any, log_total: Tensor) -> Distribution:
     return scaled.to_event(1)
 
 
+def start(family: Univariate, mean: Tensor, variance: Tensor) -> None:
+    r"""Starts at the moments :math:`\sigma^2 = \mu + \mu^2 / \theta`, with a fifth of that dispersion.
+
+    What the latents will explain is none of it. The dispersion has a large unit, in which a step changes it
+    in proportion.
+
+    Args:
+        family: of counts.
+        mean: of each, ``(G,)``.
+        variance: likewise.
+    """
+    parameters, theta = family.parameters_, mean.new_ones(())
+    for p in (parameters[name] for name in ("total_count", "concentration") if name in parameters):
+        theta = 5 * mean.square() / (variance - mean).clamp(min=0.05 * mean.square())
+        p.start(theta, 100 * theta)
+        theta = p.number.to(mean) if p.fixed else p(torch.zeros_like(p.offset)).to(mean)
+    if "logits" in parameters:
+        parameters["logits"].start(mean.log() - theta.log())
+    else:
+        parameters["rate"].start(theta / mean if "concentration" in parameters else mean)
+    if "gate_logits" in parameters:
+        parameters["gate_logits"].start(torch.full_like(mean, -2.0))
+
+
 _MEAN: dict[Any, tuple[Any, Any]] = {
     dist.NegativeBinomial: (
         lambda p: p.logits + p.total_count.log(),
@@ -291,8 +310,5 @@ _MEAN: dict[Any, tuple[Any, Any]] = {
     ),
 }
 """Of each kind of counts, log of its mean, and the same counts with log of the mean raised."""
-
-_DISPERSION = {"total_count", "concentration"}
-"""Parameters that say how little counts vary beyond a Poisson."""
 
 _SCALED = (*_MEAN, dist.ZeroInflatedNegativeBinomial, dist.ZeroInflatedPoisson)

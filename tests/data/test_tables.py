@@ -127,6 +127,11 @@ def _values(*some):
     return (list(some) * N)[:N]
 
 
+def _two_of_one_name():
+    both = pd.Index([(1,), "(1,)"], dtype=object, tupleize_cols=False)
+    return pd.Categorical.from_codes(np.arange(N) % 2, both)
+
+
 TABLES = {
     # works, as kinds of the last column
     "whole floats": (lambda: _with(x=np.arange(N) % 7 + 3.0), "integer"),
@@ -189,7 +194,7 @@ TABLES = {
         lambda: pd.DataFrame({"x": [f"c{i // 2}" for i in range(20_000)]}),
         "10000 categories",
     ),
-    "categories of one name": (lambda: _with(x=pd.Categorical(_values((1,), "(1,)"))), "one name"),
+    "categories of one name": (lambda: _with(x=_two_of_one_name()), "one name"),
     "too far from 0": (lambda: _with(x=1e9 + np.arange(N) % 3 / 2), "single precision"),
 }
 

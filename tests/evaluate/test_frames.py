@@ -159,7 +159,7 @@ def test_summaries_fit_the_kinds(people):
     draws = {name: drawn[name][:, 0] for name in vae.columns}
     assert drawn.mean("age")[0] == pytest.approx(draws["age"].mean().item())
     assert drawn.quantile(0.5, "age")[0] == draws["age"].median()
-    assert drawn.mean("smokes")[0] == draws["smokes"].mean()
+    assert drawn.mean("smokes")[0] == pytest.approx(draws["smokes"].mean().item())
     for name in ("sex", "mood"):
         assert drawn.mean(name)[0] == draws[name].mode().values
     for q in (0.25, 0.5, 0.77):
@@ -168,8 +168,8 @@ def test_summaries_fit_the_kinds(people):
         assert drawn.quantile(q, "sex")[0] == draws["sex"].mode().values
     rows = pv.predict(vae, torch.full((1, 5), torch.nan), 101)
     together = torch.stack([drawn.quantile([0.2, 0.8], name) for name in vae.columns], -1)
-    assert rows.quantile([0.2, 0.8]).equal(together)
-    assert rows.mean().equal(torch.stack([drawn.mean(name) for name in vae.columns], -1))
+    torch.testing.assert_close(rows.quantile([0.2, 0.8]), together)
+    torch.testing.assert_close(rows.mean(), torch.stack([drawn.mean(name) for name in vae.columns], -1))
 
 
 def test_what_is_given_is_not_inferred(people):

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import numpy as np
 import torch
@@ -28,6 +28,7 @@ from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures,
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import files, tables
+from pyro_vae.data.columns import Columns
 from pyro_vae.families import COUNTING, Auto, Family
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
@@ -252,7 +253,9 @@ def predict(
     else:
         frame = tables.read(Path(data))
         drawn = evaluate.predict(program, frame, num_samples, seed=seed)
-        tables.write(path, drawn.reset_index() if draws else tables.filled(frame, drawn, program.columns))
+        if not draws:
+            drawn = tables.filled(tables.as_text(Path(data)), drawn, cast(Columns, program.columns))
+        tables.write(path, drawn.reset_index() if draws else drawn)
     print(path)
 
 

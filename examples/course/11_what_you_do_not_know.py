@@ -130,7 +130,8 @@ for row in range(len(asked)):
 # trained.
 
 # %%
-lengths = pv.predict(flowers, pd.DataFrame({"species": ["setosa", "virginica"]}), num_samples=2000)
+asked = pd.DataFrame({"species": ["setosa", "virginica"]})
+lengths = pv.predict(flowers, asked, num_samples=2000, num_particles=50_000)
 for row, species in enumerate(("setosa", "virginica")):
     drawn = lengths.xs(row, level=1)["petal_length"]
     real = whole.loc[whole.species == species, "petal_length"]

@@ -148,11 +148,19 @@ class Columns(Mapping[str, tuple[()]]):
         Raises:
             DataError: a column is unknown, has an unseen category, or other values or another number of them.
         """
-        given = {name: given[name] for name in given.columns} if hasattr(given, "columns") else dict(given)
-        by_name = {str(name): values for name, values in given.items()}
+        if hasattr(given, "columns"):
+            size = len(given) if size is None else size
+            pairs = [(name, given.iloc[:, j]) for j, name in enumerate(given.columns)]
+        else:
+            pairs = list(given.items())
+        by_name = {str(name): values for name, values in pairs}
+        if len(by_name) < len(pairs):
+            raise DataError(
+                f"two columns have one name, among {_few([name for name, _ in pairs])}; rename one"
+            )
         encoded = {name: _numbers(name, self.of[_known(name, self)], v) for name, v in by_name.items()}
         sizes = {len(values) for values in encoded.values() if values.ndim}
-        size = size or max(sizes, default=1)
+        size = max(sizes, default=1) if size is None else size
         if sizes - {size, 1}:
             told = ", ".join(f"{name}: {len(values)}" for name, values in encoded.items() if values.ndim)
             raise DataError(f"columns differ in their number of values ({told}); give one value per row")
@@ -182,6 +190,19 @@ def _few(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:20])) + more
 
 
+_RANGES = {
+    "real": (-np.inf, np.inf),
+    "integer": (-np.inf, np.inf),
+    "count": (0, np.inf),
+    "positive": (0, np.inf),
+    "share": (0, 1),
+    "boolean": (0, 1),
+    "category": (0, np.inf),
+    "ordinal": (0, np.inf),
+}
+"""Of each kind, where its numbers lie; those of categories end at the last of them."""
+
+
 def _numbers(name: str, column: Column, values: Any) -> np.ndarray:
     """One column's values as numbers, ``[N]`` or ``[]``."""
     if isinstance(values, Tensor):
@@ -192,10 +213,11 @@ def _numbers(name: str, column: Column, values: Any) -> np.ndarray:
         found = as_floats(name, values)
     if found.ndim > 1:
         raise DataError(f"column {name} has values of shape {found.shape}; give one value per row")
-    wrong = np.isinf(found)
-    if column.kind in ("boolean", "category", "ordinal"):
-        most = max(1, len(column.levels) - 1)
-        wrong = ~np.isnan(found) & ~np.isin(found, np.arange(most + 1))
+    low, high = _RANGES[column.kind]
+    high = len(column.levels) - 1 if column.levels else high
+    wrong = np.isinf(found) | (found < low) | (found > high) | (column.kind == "positive") & (found == 0)
+    if column.whole:
+        wrong |= ~np.isnan(found) & (found != np.round(found))
     if wrong.any():
         first = found[wrong].flat[0]
         raise DataError(
@@ -229,7 +251,7 @@ def as_floats(name: str, values: Any) -> np.ndarray:
 
 
 def _missing(array: np.ndarray) -> np.ndarray:
-    known = [not (v is None or v != v or str(v) in ("<NA>", "NaT")) for v in _scalars(array)]
+    known = [not (v is None or v != v) for v in _scalars(array)]
     return ~np.array(known, bool).reshape(array.shape)
 
 
@@ -270,12 +292,21 @@ def _column(column: Column, values: np.ndarray) -> Any:
         ordered = column.kind == "ordinal"
         made = pd.Categorical.from_codes(codes, categories=list(column.levels), ordered=ordered)
         return made if column.dtype == "category" else pd.Series(made).astype(object).astype(column.dtype)
-    if column.kind == "boolean" or column.dtype[:1] in "IU":
-        like = "boolean" if column.kind == "boolean" and column.dtype[:1] in "bo" else "Int64"
+    whole = bool((missing | (values == np.round(values))).all())
+    if column.kind == "boolean" and column.dtype[:1] in "bo":
         nullable = pd.array(np.where(missing, 0, values).astype(int), dtype="Int64")
         nullable[missing] = pd.NA
-        exact = nullable.astype(like)
-        lacks = missing.any() and column.dtype[:1] in "biu" and column.dtype != "boolean"
-        return exact if lacks else exact.astype(column.dtype)
-    lacks = missing.any() and column.dtype[:1] in "biu"
-    return values if lacks else pd.array(values, dtype="float64").astype(column.dtype)
+        exact = nullable.astype("boolean")
+        return exact if missing.any() and column.dtype == "bool" else exact.astype(column.dtype)
+    if column.dtype[:1] in "iuIU":
+        info = np.iinfo(column.dtype.lower())
+        inside = bool(((values >= info.min) & (values <= info.max) | missing).all())
+        if not whole:  # of a family over the reals, which its user chose
+            return pd.array(
+                np.where(missing, np.nan, values), dtype="Float64" if column.dtype[0] in "IU" else "float64"
+            )
+        nullable = pd.array(np.where(missing, 0, values).astype("int64"), dtype="Int64")
+        nullable[missing] = pd.NA
+        plain = inside and not (missing.any() and column.dtype[0] in "iu")
+        return nullable.astype(column.dtype) if plain else nullable
+    return pd.array(values, dtype="float64").astype(column.dtype) if column.dtype != "float64" else values

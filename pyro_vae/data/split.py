@@ -199,9 +199,9 @@ class Split:
         if mean.dim() == 1 and site not in self._whole and far.any():
             column = int(far.nonzero()[0])
             raise DataError(
-                f"column {column} of the training data{_where(site)} varies by {std[column].item():.3g} "
-                f"(standard deviation) around {mean[column].item():.3g}, which single precision does not "
-                "resolve; standardise it: (x - x.mean(0)) / x.std(0)"
+                f"column {self._named(column)} of the training data{_where(site)} varies by "
+                f"{std[column].item():.3g} (standard deviation) around {mean[column].item():.3g}, which "
+                "single precision does not resolve; standardise it: (x - x.mean(0)) / x.std(0)"
             )
         unit, size = std.square().mean().sqrt().item(), mean.abs().max().item()
         if site not in self._whole and (not 1e-6 < unit < 1e15 or size > 1e5 * unit):
@@ -210,6 +210,9 @@ class Split:
                 f"to {size:.3g}, which single precision does not resolve; standardise them: "
                 "(x - x.mean()) / x.std()"
             )
+
+    def _named(self, column: int) -> str:
+        return str(column) if self.columns is None else list(self.columns)[column]
 
     def __repr__(self) -> str:
         sites = ", ".join(f"{site} {shape}" for site, shape in self.event_shapes.items())

@@ -75,7 +75,10 @@ def read(path: Path) -> Any:
     if not path.is_file():
         raise DataError(f"{path} is no regular file; save the table in one: frame.to_csv(path, index=False)")
     try:
-        frame = pandas.read_csv(path) if path.suffix == ".csv" else pandas.read_parquet(path)
+        if path.suffix == ".csv":
+            frame = pandas.read_csv(path, float_precision="round_trip")
+        else:
+            frame = pandas.read_parquet(path)
     except Exception as error:  # whatever the readers of damaged files raise
         raise DataError(
             f"{path} cannot be read as a table ({reason(error)}); read it as it needs to be, and give the "
@@ -144,6 +147,8 @@ def _column(name: str, series: Any) -> Column:
         raise DataError(f"column {name} holds complex numbers; give real and imaginary part as two columns")
     if not len(known):
         raise DataError(f"column {name} has no value at all; leave it out: frame.drop(columns={name!r})")
+    if dtype.startswith("dictionary"):  # Arrow's
+        series, dtype = series.astype("category"), "category"
     if dtype == "category":
         levels = [_plain(level) for level in series.cat.categories]
         return _categories(name, "ordinal" if series.cat.ordered else "category", dtype, levels, len(known))
@@ -190,6 +195,10 @@ def _categories(name: str, kind: Any, dtype: str, levels: list[Any], size: int) 
             f"column {name} has {len(levels)} categories in {size} rows, too many to learn of each; "
             f"leave it out, frame.drop(columns={name!r}), or put rare ones together"
         )
+    if len(levels) < 2:
+        raise DataError(
+            f"column {name} has one category, {shown(levels[0])}; leave it out: frame.drop(columns={name!r})"
+        )
     if len(set(levels)) < len(levels):
         raise DataError(f"categories of column {name} have one name; rename them: {shown(levels)}")
     return Column(kind, dtype, tuple(levels))
@@ -212,11 +221,16 @@ def _family(value: Any) -> str:
     return f"values of type {type(value).__name__}"
 
 
+def as_text(path: Path) -> Any:
+    """The table of a ``.csv`` file as it is written, and of another as it is."""
+    return _pandas().read_csv(path, dtype=str) if path.suffix == ".csv" else read(path)
+
+
 def filled(frame: Any, draws: Any, columns: Columns) -> Any:
     """A table whose holes are filled from draws of it.
 
     Args:
-        frame: with missing values.
+        frame: with missing values; as texts, if it is one of a file, in which what is given stays as written.
         draws: of its rows, one table after the other.
         columns: what its columns are.
 
@@ -237,8 +251,15 @@ def filled(frame: Any, draws: Any, columns: Columns) -> Any:
             numbers = drawn.astype(float)
             middle = np.quantile(numbers, 0.5, 0, method="lower") if column.whole else numbers.mean(0)
             values = middle.tolist()
-        frame.loc[holes, name] = values
+        text = frame[name].dtype == object or str(frame[name].dtype) in ("str", "string")
+        frame.loc[holes, name] = [_text(value, column) for value in values] if text else values
     return frame
+
+
+def _text(value: Any, column: Column) -> Any:
+    return (
+        value if column.levels or column.kind == "boolean" else f"{value:.0f}" if column.whole else str(value)
+    )
 
 
 def _most_frequent(values: Any) -> Any:

@@ -13,9 +13,12 @@ from pyro_vae.distributions.mixture import MixtureOfDiagNormals
 from pyro_vae.distributions.summary import centre, has_closed_form
 from pyro_vae.distributions.univariate import (
     Categorical,
+    GammaPoisson,
     GeneralizedPareto,
     Kumaraswamy,
     LogitNormal,
+    NegativeBinomial,
+    Poisson,
     PseudoBernoulli,
     TruncatedNormal,
 )
@@ -26,10 +29,13 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "DiscretizedNormal",
+    "GammaPoisson",
     "GeneralizedPareto",
     "Kumaraswamy",
     "LogitNormal",
     "MixtureOfDiagNormals",
+    "NegativeBinomial",
+    "Poisson",
     "PseudoBernoulli",
     "Reshaped",
     "RoundedLogistic",

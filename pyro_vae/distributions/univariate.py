@@ -56,6 +56,32 @@ class Categorical(dist.Categorical):
         return (self.probs * (self._level() - self.mean[..., None]).square()).sum(-1)
 
 
+class Poisson(dist.Poisson):
+    """Pyro's Poisson, in double precision: large counts are differences of far larger numbers."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        exact: Any = dist.Poisson(self.rate.double(), validate_args=self._validate_args)
+        return cast(Tensor, exact.log_prob(value.double()).to(self.rate.dtype))
+
+
+class GammaPoisson(dist.GammaPoisson):
+    """Pyro's GammaPoisson, in double precision: large counts are differences of far larger numbers."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        shape, rate = self.concentration.double(), self.rate.double()
+        exact: Any = dist.GammaPoisson(shape, rate, validate_args=self._validate_args)
+        return cast(Tensor, exact.log_prob(value.double()).to(self.rate.dtype))
+
+
+class NegativeBinomial(dist.NegativeBinomial):
+    """Pyro's NegativeBinomial, in double precision: large counts are differences of far larger numbers."""
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        number, logits = self.total_count.double(), self.logits.double()
+        exact: Any = dist.NegativeBinomial(number, logits=logits, validate_args=self._validate_args)
+        return cast(Tensor, exact.log_prob(value.double()).to(self.logits.dtype))
+
+
 class Kumaraswamy(dist.Kumaraswamy):
     r"""Pyro's Kumaraswamy, with a density that does not round to 0 near the ends, and draws within them.
 

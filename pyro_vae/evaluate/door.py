@@ -123,11 +123,13 @@ def _check_columns(program: Program, data: Split, name: str, family: ByColumn, m
     what = data.columns or program.columns
     for j in (outside.any(0) | without).nonzero()[:, 0].tolist():
         own = cast(Family, family.family_of(j))
-        better = f'likelihood="auto" gives it {choose(what.of[names[j]])!r}; or' if what else "give it"
+        best = repr(choose(what.of[names[j]])) if what else repr(own)
+        better = f'likelihood="auto" gives it {best}; or' if best != repr(own) else "give it"
+        number = int(outside[:, j].sum())
+        found = f"lie outside the support {domain(own.support)}" if number else "have no density at the ends"
         raise DataError(
-            f"{int(outside[:, j].sum())} of {len(x)} values of column {names[j]} lie outside the support "
-            f"{domain(own.support)} of its likelihood {own!r}, or have no density: they range over "
-            f"[{ends[0, j]:g}, {ends[1, j]:g}]. Mend: {better} one that has: "
+            f"{number or 'some'} of {len(x)} values of column {names[j]} {found} of its likelihood {own!r}: "
+            f"they range over [{ends[0, j]:g}, {ends[1, j]:g}]. Mend: {better} one that has one there: "
             f"likelihood={{{names[j]!r}: dist.StudentT}}"
         )
 

@@ -12,10 +12,12 @@ from torch import Tensor, nn
 from torch.distributions import Distribution
 
 from pyro_vae import distributions
+from pyro_vae.constraints import bounds, domain
+from pyro_vae.data import DataError
 from pyro_vae.data.columns import Column, Columns
 from pyro_vae.families.base import Family, Shape
 from pyro_vae.families.levels import Categorical, Ordinal
-from pyro_vae.families.named import Bernoulli, LogNormal, RoundedLogistic, StudentT
+from pyro_vae.families.named import Bernoulli, LogNormal, RoundedLogistic
 from pyro_vae.families.univariate import Of, Univariate
 
 
@@ -52,10 +54,11 @@ class ByColumn(Family):
     @classmethod
     def of(cls, families: Iterable[Family | None]) -> ByColumn:
         """That of a family for each column, in order; None for one that is given."""
-        kinds: dict[str, tuple[Family, list[int]]] = {}
+        kinds: dict[Any, tuple[Family, list[int]]] = {}
         for number, family in enumerate(families):
             if family is not None:
-                kinds.setdefault(repr(family), (family, []))[1].append(number)
+                key = type(family), getattr(family, "family", None), repr(family)
+                kinds.setdefault(key, (family, []))[1].append(number)
         return cls([family for family, _ in kinds.values()], [index for _, index in kinds.values()])
 
     def setup(self, event_shape: Shape) -> None:
@@ -146,6 +149,8 @@ class Auto(Family):
         """
         for name in (*self.families, *given):
             columns.number(name)
+        for name, family in self.families.items():
+            _check_levels(name, columns.of[name], family)
         chosen = (None if n in given else self.families.get(n) or choose(c) for n, c in columns.of.items())
         return ByColumn.of(chosen)
 
@@ -162,12 +167,26 @@ class Auto(Family):
         raise NotImplementedError
 
 
+def _check_levels(name: str, column: Column, family: Family) -> None:
+    """Refuses for categories, and for True and False, a family over other values.
+
+    Raises:
+        DataError: naming the column.
+    """
+    wanted = {"boolean": 2}.get(column.kind, len(column.levels))
+    if wanted and bounds(family.support) != (0, wanted - 1):
+        raise DataError(
+            f"column {name} has {wanted} values that are numbered from 0, and {family!r} is over "
+            f"{domain(family.support)}; {choose(column)!r} is the family of such columns"
+        )
+
+
 def choose(column: Column) -> Family:
     """The family of a column, by its kind."""
     if column.levels:
         return {"category": Categorical, "ordinal": Ordinal}[column.kind](len(column.levels))
     family: Any = {
-        "real": StudentT,
+        "real": Of(dist.StudentT),
         "positive": LogNormal,
         "share": Of(dist.Beta),
         "count": Of(dist.GammaPoisson),

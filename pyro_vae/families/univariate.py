@@ -34,6 +34,9 @@ from pyro_vae.families.start import most_likely
 _BETTER: dict[Any, Any] = {
     dist.GeneralizedPareto: distributions.GeneralizedPareto,  # type: ignore[attr-defined]
     dist.Kumaraswamy: distributions.Kumaraswamy,
+    dist.Poisson: distributions.Poisson,
+    dist.GammaPoisson: distributions.GammaPoisson,
+    dist.NegativeBinomial: distributions.NegativeBinomial,
 }
 """Families of which this package has its own form."""
 

@@ -177,3 +177,49 @@ def test_what_a_network_sees_of_a_row():
     typical = row.typical()
     assert typical.shape == (8,)
     assert (row(typical[None])[0, :6].abs() < 1e-4).all()
+
+
+@pytest.mark.parametrize("scale", [1e2, 1e5, 1e7])
+def test_large_counts_in_single_precision(scale):
+    """Their log-probabilities are those of double precision."""
+    k = torch.tensor([0.5, 1.0, 1.7]).mul(scale).round()
+    for made, parameters in (
+        (pv.distributions.Poisson, {"rate": torch.tensor(scale)}),
+        (
+            pv.distributions.GammaPoisson,
+            {"concentration": torch.tensor(2.0), "rate": torch.tensor(2 / scale)},
+        ),
+        (
+            pv.distributions.NegativeBinomial,
+            {"total_count": torch.tensor(2.0), "logits": torch.tensor(scale / 2).log()},
+        ),
+    ):
+        exact = made.__bases__[0](**{name: value.double() for name, value in parameters.items()})
+        value = made(**parameters).log_prob(k)
+        assert value.dtype == torch.float32
+        torch.testing.assert_close(value.double(), exact.log_prob(k.double()), rtol=1e-4, atol=1e-4)
+
+
+def test_a_loaded_table_is_the_same_model(tmp_path):
+    """Its distributions have the same parameters, of each kind of column."""
+    torch.manual_seed(3)
+    family = Auto().resolve(COLUMNS)
+    family.setup((8,))
+    rows = family(torch.randn(40, *family.param_shape())).sample()
+    data = pv.data.Split(rows, columns=COLUMNS)
+    vae = pv.VAE(COLUMNS, 2, likelihood="auto", encoder=pv.nets.mlp(8), decoder=pv.nets.mlp(8))
+    whole = pv.data.Data(data, data, data, "table", {"data": None}, "0")
+    pv.fit(vae, whole, epochs=1, progress=False, compile=False, folder=tmp_path / "run")
+    again = pv.load(tmp_path / "run")
+    z = torch.randn(5, 2)
+    for one, other in zip(vae.decode(z).parts, again.decode(z).parts, strict=True):
+        assert type(one.base_dist) is type(other.base_dist)
+        for name in one.base_dist.arg_constraints:
+            assert torch.equal(getattr(one.base_dist, name), getattr(other.base_dist, name))
+
+
+def test_families_of_one_name_stay_apart():
+    """One that is named, and one that is chosen, though they are called the same."""
+    columns = pv.data.columns.Columns({"a": "real", "b": "real"})
+    family = Auto({"a": pv.guides.StudentT()}).resolve(columns)
+    assert family.columns == [[0], [1]]

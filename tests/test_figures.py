@@ -189,7 +189,9 @@ def test_styles_are_those_of_the_data_in_every_class():
     split = pv.data.Split(torch.randn(5, 1, 4, 4), labels=["a", "bb", "c", "a", "bb"])
     rows = []
     with pytest.MonkeyPatch.context() as patch:
-        patch.setattr("pyro_vae.figures.tables.grid", lambda r, title, labels, columns: rows.extend(r) or columns)
+        patch.setattr(
+            "pyro_vae.figures.tables.grid", lambda r, title, labels, columns: rows.extend(r) or columns
+        )
         columns = pv.figures.styles(cvae, split, 4)
     assert list(columns) == ["data", "a", "bb", "c"]
     with torch.no_grad():

@@ -22,7 +22,7 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyro_vae as pv
 from pyro_vae.checks import ConfigError
-from pyro_vae.sklearn import VAEEstimator, VAEImputer
+from pyro_vae.sklearn import VAEEstimator
 from pyro_vae.svi import SVI, NonFiniteLossError
 
 X, Y = load_digits(return_X_y=True)
@@ -30,15 +30,6 @@ X, Y = X[:300, X[:300].std(0) > 3].copy("C") / 16, np.array(list(string.ascii_lo
 SMALL = {"latent_dim": 2, "hidden_dims": (8,), "epochs": 2, "num_samples": 5, "random_state": 0}
 # What parametrize_with_checks does too, which until scikit-learn 1.7 hands pytest a generator.
 CHECKS = [check for _, check in estimator_checks_generator(VAEEstimator(**SMALL))]
-TINY = {
-    "latent_dim": 2,
-    "hidden_dims": (8,),
-    "n_estimators": 1,
-    "epochs": 2,
-    "num_samples": 20,
-    "random_state": 0,
-}
-FILLED = [check for _, check in estimator_checks_generator(VAEImputer(**TINY))]
 PARTS = [("prior", name) for name in PRIORS]
 PARTS += [("likelihood", name) for name in LIKELIHOODS]
 PARTS += [("guide", name) for name in GUIDES]
@@ -47,11 +38,6 @@ PARTS += [("guide", name) for name in GUIDES]
 @pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.func.__name__)
 def test_scikit_learn_contract(check):
     check(VAEEstimator(**SMALL))
-
-
-@pytest.mark.parametrize("check", FILLED, ids=lambda check: check.func.__name__)
-def test_imputers_contract(check):
-    check(VAEImputer(**TINY))
 
 
 @pytest.fixture(scope="module")
@@ -425,95 +411,3 @@ def test_mistakes_with_labels_are_told(conditional):
             call(np.where(Y == "a", "z", Y))
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         clone(model).fit(X, X[:, 0])
-
-
-@pytest.fixture(scope="module")
-def correlated():
-    """Rows of a Normal of rank 2 and a little noise, in units of their own, and which values are missing."""
-    random = np.random.default_rng(0)
-    x = random.normal(size=(300, 2)) @ random.normal(size=(2, 6)) + 0.3 * random.normal(size=(300, 6))
-    x = 1000 + x * np.array([1.0, 1e-3, 1e3, -5.0, 2.0, 1.0])
-    return x, random.random(x.shape) < 0.3
-
-
-def test_imputation_is_near_the_conditional_mean(correlated):
-    x, missing = correlated
-    imputer = VAEImputer(hidden_dims=(32,), n_estimators=1, epochs=100, random_state=0)
-    filled = imputer.fit_transform(np.where(missing, np.nan, x))
-    np.testing.assert_array_equal(filled[~missing], x[~missing])
-    covariance, mean, best = np.cov(x.T), x.mean(0), x.copy()
-    for row, m in zip(best, missing, strict=True):
-        gain = np.linalg.solve(covariance[~m][:, ~m], covariance[~m][:, m])
-        row[m] = mean[m] + (row[~m] - mean[~m]) @ gain
-    error, least, worst = (
-        (((y - x) / x.std(0))[missing] ** 2).mean() for y in (filled, best, np.tile(mean, (300, 1)))
-    )
-    assert least < error < least + 0.5 * (worst - least)
-    draws = imputer.sample(np.where(missing, np.nan, x), 200, random_state=0)
-    assert (draws[:, ~missing] == x[~missing]).all()
-    low, high = np.quantile(draws, [0.05, 0.95], axis=0)
-    assert 0.8 < ((low <= x) & (x <= high))[missing].mean() < 0.96
-    assert abs(((draws.mean(0) - filled) / x.std(0))[missing]).mean() < 0.1
-
-
-def test_odd_columns_are_filled():
-    random = np.random.default_rng(1)
-    x = random.normal(size=(60, 7))
-    x[:, 1] = 3.5  # constant
-    x[:, 2] = np.nan  # never observed
-    x[:, 3] = 1e9 + 1e-2 * x[:, 0]
-    x[:, 4] = np.exp(3 * x[:, 4])
-    x[:, 5] = np.arange(60) == 7
-    x[random.random(x.shape) < 0.2] = np.nan
-    x[4] = np.nan
-    imputer = VAEImputer(**TINY).fit(x)
-    filled = imputer.transform(x)
-    assert filled.shape == x.shape
-    assert np.isfinite(filled).all()
-    assert (filled[:, 1] == 3.5).all()
-    assert (filled[:, 2] == 0).all()
-    own = x[:, [0, 3, 4, 5, 6]]
-    low, high, spread = np.nanmin(own, 0), np.nanmax(own, 0), np.nanstd(own, 0)
-    draws = imputer.sample(x, 50, random_state=0)[..., [0, 3, 4, 5, 6]]
-    assert (draws >= low - 0.51 * spread).all()
-    assert (draws <= high + 0.51 * spread).all()
-    far = np.where(np.isnan(x), np.nan, x * 1e6)
-    assert np.isfinite(imputer.transform(far)).all()
-
-
-def test_imputers_without_anything_to_learn():
-    x = np.array([[1.0, np.nan], [1.0, np.nan], [np.nan, np.nan]])
-    np.testing.assert_array_equal(VAEImputer(**TINY).fit_transform(x), [[1.0, 0.0]] * 3)
-
-
-def test_imputations_hang_on_seed_and_row_alone(correlated):
-    x, missing = correlated
-    x = np.where(missing, np.nan, x)[:40]
-    state = torch.get_rng_state()
-    one = VAEImputer(**TINY | {"n_estimators": 2}).fit(x)
-    filled = one.transform(x)
-    np.testing.assert_array_equal(filled[[7, 3]], one.transform(x[[7, 3]]))
-    np.testing.assert_array_equal(filled, clone(one).fit_transform(x))
-    assert (VAEImputer(**TINY | {"random_state": 1}).fit_transform(x) != filled).any()
-    np.testing.assert_array_equal(filled, pickle.loads(pickle.dumps(one)).transform(x))
-    draws = one.sample(x, 3, random_state=0)
-    np.testing.assert_array_equal(draws, one.sample(x, 3, random_state=0))
-    gaps = np.isnan(x)
-    assert (draws[0][gaps] != draws[1][gaps]).any()
-    assert (draws[:, gaps] != one.sample(x, 3, random_state=1)[:, gaps]).any()
-    assert torch.equal(torch.get_rng_state(), state)
-    assert len(one.vaes_) == 2
-
-
-def test_imputers_in_pipelines_and_frames(correlated):
-    pandas = pytest.importorskip("pandas")
-    x, missing = correlated
-    frame = pandas.DataFrame(np.where(missing, np.nan, x)[:50], columns=list("abcdef"))
-    imputer = VAEImputer(**TINY).set_output(transform="pandas").fit(frame)
-    assert list(imputer.get_feature_names_out()) == list("abcdef")
-    assert list(imputer.transform(frame).columns) == list("abcdef")
-    assert not imputer.transform(frame).isna().any().any()
-    model = make_pipeline(VAEImputer(**TINY), Binarizer())
-    assert set(np.unique(model.fit_transform(frame))) <= {0.0, 1.0}
-    with pytest.raises(ConfigError, match="epochs=0 must be positive"):
-        VAEImputer(epochs=0).fit(frame)

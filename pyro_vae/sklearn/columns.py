@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import warnings
 
 import numpy as np
@@ -55,11 +56,11 @@ class Columns:
 
     def units(self, values: np.ndarray) -> np.ndarray:
         """Draws ``[..., n_varying]`` in the columns' own units, ``[..., n_features]``."""
-        flat = values.reshape(-1, values.shape[-1])
+        flat = values.reshape(math.prod(values.shape[:-1]), values.shape[-1])
         rows = np.tile(self.constant, (len(flat), 1))
         if self.varies.any():
             with np.errstate(over="ignore"):  # of draws far out, which are then clipped
                 standard = self.power.inverse_transform(self.near_normal.inverse_transform(flat))
             standard = np.clip(standard, self.low, self.high)
             rows[:, self.varies] = self.unit.inverse_transform(standard)
-        return rows.reshape(*values.shape[:-1], -1)
+        return rows.reshape(*values.shape[:-1], len(self.constant))

@@ -21,7 +21,6 @@ from torch import Tensor
 from pyro_vae.checks import Count, check_all
 from pyro_vae.data import load
 from pyro_vae.models import VAE
-from pyro_vae.program import seed_generators
 from pyro_vae.sklearn.columns import Columns
 from pyro_vae.sklearn.estimator import seed_of
 from pyro_vae.sklearn.linear import Linear
@@ -50,9 +49,10 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     Some observed values are hidden first, in a rehearsal, and what fills these in best is then made of all
     values: whether columns are brought near a Normal (Yeo and Johnson, 2000); how much the linear VAE, the
     curved ones and the columns by themselves weigh in the mixture (the curved ones are left out where they
-    do not help); and how wide its draws are, so that 90 % intervals hold 90 %. Units do not matter. What is drawn
-    lies within a column's observed range, or not far outside. A constant column is filled with its constant,
-    one that was never observed with 0. What a row is filled with does not depend on the rows beside it.
+    do not help); and how wide its draws are, so that 90 % intervals hold 90 %. Units do not matter. What is
+    drawn lies within a column's observed range, or not far outside. A constant column is filled with its
+    constant, one that was never observed with 0. What a row is filled with does not depend on the rows
+    beside it.
 
     Args:
         latent_dim: D, the number of latent variables per row at most; those that are not needed are left out.
@@ -220,9 +220,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         values = values[~np.isnan(values).all(1)]  # of the others there is nothing to learn
         data = load(torch.tensor(values, dtype=torch.float32), validation=0.0, test=0.0)
         batches = math.ceil(len(values) / fine["batch_size"])
-        with torch.random.fork_rng([]):
-            seed_generators(seed, torch.device("cpu"))
-            vae = linear.vae(fine["hidden_dims"], fine["dropout"])
+        vae = linear.vae(fine["hidden_dims"], fine["dropout"], seed)
         try:
             fit(
                 vae,

@@ -16,6 +16,7 @@ from pyro_vae import nets
 from pyro_vae.guides import FullRankNormal
 from pyro_vae.likelihoods import Normal
 from pyro_vae.models import VAE
+from pyro_vae.program import seed_generators
 
 STEPS = 100
 """Of expectation and maximisation."""
@@ -83,22 +84,24 @@ class Linear:
         used = (w**2 / psi[:, None]).sum(0) > USED
         return cls(w[:, used], b, psi) if used.any() else cls.flat(n_features)
 
-    def vae(self, hidden_dims: Sequence[int] = (), dropout: float = 0.0) -> VAE:
+    def vae(self, hidden_dims: Sequence[int] = (), dropout: float = 0.0, seed: int = 0) -> VAE:
         """It as a VAE, exact posterior and all, beside whose networks curved ones stand, which are 0 yet."""
         weight = torch.tensor(self.weight, dtype=torch.float32)
         bias, variance = (torch.tensor(v, dtype=torch.float32) for v in (self.bias, self.variance))
         curved = partial(_curved, hidden_dims=hidden_dims, dropout=dropout)
-        vae = VAE(
-            (len(bias),),
-            weight.shape[1],
-            likelihood=Normal(),
-            guide=FullRankNormal(),
-            encoder=partial(_Encoder, weight=weight, bias=bias, variance=variance, curved=curved),
-            decoder=partial(_Decoder, weight=weight, curved=curved),
-        )
+        with torch.random.fork_rng([]):
+            seed_generators(seed, torch.device("cpu"))
+            vae = VAE(
+                (len(bias),),
+                weight.shape[1],
+                likelihood=Normal(),
+                guide=FullRankNormal(),
+                encoder=partial(_Encoder, weight=weight, bias=bias, variance=variance, curved=curved),
+                decoder=partial(_Decoder, weight=weight, curved=curved),
+            )
+            vae.see_gaps(frozenset({"x"}))
         for name, value in (("loc", bias), ("scale", variance.sqrt())):
             vae.p_x.family.parameters_[name].start(value, torch.ones_like(bias))
-        vae.see_gaps(frozenset({"x"}))
         vae.initialized.fill_(True)
         return vae
 

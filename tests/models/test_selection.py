@@ -102,6 +102,7 @@ def test_draws_of_what_is_missing_know_why(double):
 
 
 @pytest.mark.slow
+@pytest.mark.filterwarnings("ignore:the effective sample size")
 def test_imputation_of_what_is_above_the_mean():
     """The paper's protocol: of half of the columns, values above the mean are removed."""
     from sklearn.datasets import load_breast_cancer

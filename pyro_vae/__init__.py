@@ -24,7 +24,7 @@ from pyro_vae.checkpoint import load
 from pyro_vae.comparison import Comparison, compare
 from pyro_vae.conditional import Conditional
 from pyro_vae.evaluate import predict
-from pyro_vae.models import VAE, ConditionalVAE, HierarchicalVAE
+from pyro_vae.models import VAE, ConditionalVAE, CountVAE, HierarchicalVAE, SelectionVAE
 from pyro_vae.program import Program
 from pyro_vae.training import Run, fit, resume, verify
 
@@ -37,9 +37,11 @@ __all__ = [
     "Comparison",
     "Conditional",
     "ConditionalVAE",
+    "CountVAE",
     "HierarchicalVAE",
     "Program",
     "Run",
+    "SelectionVAE",
     "checkpoint",
     "compare",
     "data",

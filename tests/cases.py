@@ -196,6 +196,9 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
     "ConditionalVAE-table": lambda: pv.ConditionalVAE(
         COLUMNS, given=["ill", "visits"], likelihood="auto", latent_dim=D, **SMALL
     ),
+    "CountVAE": lambda: pv.CountVAE((4,), latent_dim=D, **SMALL),
+    "CountVAE-latent": lambda: pv.CountVAE((4,), given=GIVEN, latent_dim=D, library="latent", **SMALL),
+    "SelectionVAE": lambda: pv.SelectionVAE((4,), D, likelihood=pv.likelihoods.Normal(), **SMALL),
     "own": TwoSites,
 }
 """Each program of the package, in its ways, and one that a user wrote."""

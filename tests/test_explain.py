@@ -46,6 +46,9 @@ def test_tells_the_default_vae():
     assert re.search(rf"total\s+{total:,}", told)
 
 
+_SITES = {"a", "b", "library", "s", "w", "x", "x_unobserved", "z", "z1", "z2", "z3"}
+
+
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program_is_explained(name):
     """Its sites in the model's order, and a total of its parameters."""
@@ -54,7 +57,7 @@ def test_every_program_is_explained(name):
     model, guide = traces(program, batch_of(program, 3), 1)
     ps, qs = (re.findall(rf"~ {letter}\((\w+)", told) for letter in "pq")
     for found, trace in ((ps, model), (qs, guide)):
-        assert found == [n for n in trace.nodes if n in {"a", "b", "w", "x", "z", "z1", "z2", "z3"}]
+        assert found == [n for n in trace.nodes if n in _SITES]
     assert re.search(rf"total\s+{sum(p.numel() for p in program.parameters()):,}\b", told)
     latex = program.explain("latex")
     assert latex.count(r"\sim") == len(ps) + len(qs)

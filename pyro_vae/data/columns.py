@@ -104,7 +104,7 @@ class Columns(Mapping[str, tuple[()]]):
         return hash(tuple(self.of.items()))
 
     def __repr__(self) -> str:
-        return f"Columns({', '.join(f'{name}: {column.text}' for name, column in self.of.items())})"
+        return f"Columns({_few([f'{name}: {column.text}' for name, column in self.of.items()])})"
 
     def _repr_html_(self) -> str:
         import html

@@ -101,7 +101,7 @@ class CountVAE(Program):
         check("library", library, Literal["observed", "latent"])
         self.given = _check_given(given) if given else {}
         family = as_likelihood(likelihood)
-        if not (isinstance(family, Univariate) and family.family in _SCALED):
+        if not (isinstance(family, Univariate) and issubclass(family.family, _SCALED)):
             raise ValueError(
                 f"likelihood={family!r} is none of counts whose mean a total scales: take one of "
                 f"{', '.join(kind.__name__ for kind in _SCALED)}, such as "
@@ -298,15 +298,15 @@ def start(family: Univariate, mean: Tensor, variance: Tensor) -> None:
 _MEAN: dict[Any, tuple[Any, Any]] = {
     dist.NegativeBinomial: (
         lambda p: p.logits + p.total_count.log(),
-        lambda p, factor: dist.NegativeBinomial(p.total_count, logits=p.logits + factor),
+        lambda p, factor: type(p)(p.total_count, logits=p.logits + factor),
     ),
     dist.GammaPoisson: (
         lambda p: p.concentration.log() - p.rate.log(),
-        lambda p, factor: dist.GammaPoisson(p.concentration, p.rate * (-factor).exp()),
+        lambda p, factor: type(p)(p.concentration, p.rate * (-factor).exp()),
     ),
     dist.Poisson: (
         lambda p: p.rate.log(),
-        lambda p, factor: dist.Poisson(p.rate * factor.exp()),
+        lambda p, factor: type(p)(p.rate * factor.exp()),
     ),
 }
 """Of each kind of counts, log of its mean, and the same counts with log of the mean raised."""

@@ -24,7 +24,13 @@ import pyro_vae as pv
 from pyro_vae import models, registry
 from pyro_vae.objectives import log_weights
 
-LATENTS = {"VAE": ["z"], "ConditionalVAE": ["z"], "HierarchicalVAE": ["z1", "z2", "z3"], "own": ["a", "b"]}
+LATENTS = {
+    "VAE": ["z"],
+    "ConditionalVAE": ["z"],
+    "SelectionVAE": ["z", "x_unobserved"],
+    "own": ["a", "b"],
+}
+OBSERVED = {"own": {"x", "w"}, "SelectionVAE": {"x", "s"}}
 
 
 @pytest.fixture(params=PROGRAMS)
@@ -35,6 +41,8 @@ def name(request):
 def latents(program: pv.Program) -> list[str]:
     if isinstance(program, pv.HierarchicalVAE):
         return program.sites
+    if isinstance(program, pv.CountVAE):
+        return [*["library"] * (program.library == "latent"), "z"]
     return LATENTS.get(type(program).__name__, LATENTS["own"])
 
 
@@ -51,7 +59,7 @@ def test_sites(name):
     guide = poutine.trace(program.guide).get_trace(batch)
     assert set(model.stochastic_nodes) == {"data", *latents(program)}
     assert set(guide.stochastic_nodes) == {"data", *latents(program)}
-    assert set(model.observation_nodes) == ({"x", "w"} if name == "own" else {"x"})
+    assert set(model.observation_nodes) == OBSERVED.get(name, {"x"})
     for site in (*latents(program), "x"):
         assert [frame.name for frame in model.nodes[site]["cond_indep_stack"]] == ["data"]
     ours = {id(p) for p in program.parameters()}
@@ -213,9 +221,8 @@ def test_evaluation_changes_nothing(name):
     assert set(units) == set(latents(program))
     assert estimate.per_datum.shape == (20,)
     assert estimate.log_likelihood > bound.elbo - 3 * bound.draws_error
-    assert set(bound.terms) == {f"kl_{s}" for s in latents(program)} | {
-        f"reconstruction_{s}" for s in batch if s in ("x", "w")
-    }
+    observed = {f"reconstruction_{s}" for s in OBSERVED.get(name, {"x"})}
+    assert set(bound.terms) == {f"kl_{s}" for s in latents(program)} | observed
     assert bound == pv.evaluate.elbo(program, batch)
     assert bound != pv.evaluate.elbo(program, batch, seed=1)
     for key, value in program.state_dict().items():
@@ -280,7 +287,9 @@ def test_render_model(name):
     graph = pyro.render_model(program.model, model_args=(batch,), render_distributions=True)
     below = latents(program)[0]
     assert f"{below} -> x" in graph.source
-    assert ("x ~ ByColumn" if program.columns else "x ~ Bernoulli") in graph.source
+    families = {"CountVAE": "NegativeBinomial", "SelectionVAE": "Normal"}
+    family = "ByColumn" if program.columns else families.get(type(program).__name__, "Bernoulli")
+    assert f"x ~ {family}" in graph.source
 
 
 @pytest.mark.parametrize("name", ["ConditionalVAE", "HierarchicalVAE-bottom-up", "own"])

@@ -22,7 +22,6 @@ from sklearn.cluster import KMeans
 from sklearn.metrics import adjusted_rand_score
 
 import pyro_vae as pv
-from pyro_vae.models.count_vae import CountVAE
 
 SIZE = float(os.environ.get("COURSE_SIZE", 1))
 
@@ -36,7 +35,7 @@ totals = counts.sum(1)
 print(
     f"{len(adata)} cells of {adata.n_vars} genes, with totals from {totals.min():.0f} to {totals.max():.0f}"
 )
-vae = CountVAE(data.event_shapes, latent_dim=10, library="latent")
+vae = pv.CountVAE(data.event_shapes, latent_dim=10, library="latent")
 pv.fit(vae, data, epochs=max(1, int(200 * SIZE)), patience=30)
 
 vae.annotate(adata, layer="counts")

@@ -159,7 +159,7 @@ def _assemble(
     wanted.typed |= {"binarize": binarize, "levels": levels}
     loaded = data.load(**wanted.arguments(data.load))
     print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
-    if "given" in inspect.signature(model).parameters and "given" not in options:
+    if model is models.ConditionalVAE and "given" not in options:
         if loaded.class_names is None or loaded.columns:
             raise ConfigError(
                 f"{model.__name__} needs to know what is given: --given, of a table a list of columns"

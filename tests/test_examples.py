@@ -47,6 +47,9 @@ def test_runs_and_is_listed(path, run):
     name = path.relative_to(ROOT).as_posix()
     assert f"]({name})" in README, f"list {name} in the README"
     text = path.read_text()
+    for module in ("scanpy", "palmerpenguins"):  # which bring data, and are no need of the package
+        if f"import {module}" in text or f"from {module} import" in text:
+            pytest.importorskip(module)
     options = ["--epochs", "2"] if "--epochs" in text else []
     options += ["--data", "digits"] if '"--data"' in text else []
     out = run(path, *options)

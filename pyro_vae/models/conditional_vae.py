@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from numbers import Integral
 from typing import Any, Literal, cast
 
 from torch import Tensor
@@ -18,7 +17,7 @@ from pyro_vae.families import Family, Of
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
 from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
-from pyro_vae.models.parts import as_rows, check_shape, refuse_encoding, see, start_guide
+from pyro_vae.models.parts import as_rows, check_given, check_shape, refuse_encoding, see, start_guide
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import Program
@@ -80,7 +79,7 @@ class ConditionalVAE(Program):
         nets.check_factories(encoder=encoder, decoder=decoder)
         check("conditional_prior", conditional_prior, bool)
         self.given_columns = tuple(names)
-        self.given = {} if self.columns and names else _check_given(given)
+        self.given = {} if self.columns and names else check_given(given)
         self.options = {
             "event_shape": self.columns or x,
             "given": list(self.given_columns) if self.columns and names else dict(self.given),
@@ -159,19 +158,3 @@ class ConditionalVAE(Program):
                 f"{{'x': x, {site!r}: ...}}"
             )
         return [batch[site] for site in self.given]
-
-
-def _check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
-    checked: dict[str, int | tuple[int, ...]] = {}
-    for site, what in check("given", given, Mapping[str, Any]).items():
-        classes = isinstance(what, Integral) and not isinstance(what, bool) and int(what) > 0
-        shape = isinstance(what, tuple | list) and all(type(n) is int and n > 0 for n in what)
-        if site in ("x", "z") or not (classes or shape):
-            raise ValueError(
-                f"given={given!r}: {site!r} needs a number of classes or a shape, and another name than x or "
-                'z; for example given={"y": 10, "age": (1,)}'
-            )
-        checked[site] = int(what) if isinstance(what, Integral) else tuple(what)
-    if not checked:
-        raise ValueError('given={} gives nothing; give labels, given={"y": 10}, or take a pv.VAE')
-    return checked

@@ -22,8 +22,7 @@ from pyro_vae.families import Family, Of, Univariate
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
 from pyro_vae.likelihoods import Likelihood, as_likelihood
-from pyro_vae.models.conditional_vae import _check_given
-from pyro_vae.models.parts import check_shape, refuse_encoding, start_guide
+from pyro_vae.models.parts import check_given, check_shape, refuse_encoding, start_guide
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import Batch, Program
@@ -99,7 +98,7 @@ class CountVAE(Program):
             raise ValueError(f"event_shape={x} is no shape of a vector of counts: pv.CountVAE((2000,), ...)")
         nets.check_factories(encoder=encoder, decoder=decoder)
         check("library", library, Literal["observed", "latent"])
-        self.given = _check_given(given) if given else {}
+        self.given = check_given(given) if given else {}
         family = as_likelihood(likelihood)
         if not (isinstance(family, Univariate) and issubclass(family.family, _SCALED)):
             raise ValueError(

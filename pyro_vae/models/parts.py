@@ -3,11 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Mapping, Sequence
+from numbers import Integral
 from operator import index
 from typing import Any
 
 import torch
 
+from pyro_vae.checks import check
 from pyro_vae.conditional import Conditional
 from pyro_vae.data.columns import Columns
 from pyro_vae.families import Auto, ByColumn, Family, VampPrior
@@ -69,6 +71,22 @@ def as_rows(
 def see(x: Shape, columns: Columns | None) -> Real | Row:
     """How an encoder sees x."""
     return Real("x", x) if columns is None else Row("x", columns)
+
+
+def check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
+    checked: dict[str, int | tuple[int, ...]] = {}
+    for site, what in check("given", given, Mapping[str, Any]).items():
+        classes = isinstance(what, Integral) and not isinstance(what, bool) and int(what) > 0
+        shape = isinstance(what, tuple | list) and all(type(n) is int and n > 0 for n in what)
+        if site in ("x", "z") or not (classes or shape):
+            raise ValueError(
+                f"given={given!r}: {site!r} needs a number of classes or a shape, and another name than x or "
+                'z; for example given={"y": 10, "age": (1,)}'
+            )
+        checked[site] = int(what) if isinstance(what, Integral) else tuple(what)
+    if not checked:
+        raise ValueError('given={} gives nothing; give labels, given={"y": 10}, or take a pv.VAE')
+    return checked
 
 
 def join_encoder(prior: VampPrior, q_z: Conditional, shape: Shape) -> None:

@@ -179,7 +179,7 @@ class Program(nn.Module):
         """Of its parameters."""
         return next(self.parameters(), torch.empty(0)).dtype
 
-    def read(self, batch: Any) -> Batch:
+    def read_batch(self, batch: Any) -> Batch:
         """A batch as ``as_batch`` has it; of a table's model also a DataFrame, or values by column.
 
         Columns that are absent are not known (NaN).
@@ -223,7 +223,7 @@ class Program(nn.Module):
         """A batch on its device, real values in its dtype."""
         return {
             name: value.to(self.device, self.dtype if value.is_floating_point() else None)
-            for name, value in self.read(batch).items()
+            for name, value in self.read_batch(batch).items()
         }
 
     def conditionals(self) -> list[Conditional]:
@@ -471,7 +471,7 @@ def _story(function: Callable[..., Any]) -> Callable[..., Any]:
     @functools.wraps(function)
     def run(self: Program, batch: Any, *args: Any, **kwargs: Any) -> Any:
         self.announce()
-        batch = self._conditioned(self.read(batch))
+        batch = self._conditioned(self.read_batch(batch))
         try:
             return function(self, batch, *args, **kwargs)
         except KeyError as error:
@@ -495,8 +495,11 @@ def _param(parameter: nn.Parameter, **_: Any) -> Tensor:
 
 def _warn_of_constants(site: str, std: Tensor, mean: Tensor, columns: Columns | None) -> None:
     constant = (std == 0).nonzero()[:, 0].tolist()
+    names: Any = range(len(std)) if columns is None else list(columns)
+    if columns is not None:  # of categories it is no density
+        kinds = list(columns.of.values())
+        constant = [i for i in constant if not (kinds[i].levels or kinds[i].kind == "boolean")]
     if constant:
-        names: Any = range(len(std)) if columns is None else list(columns)
         told = ", ".join(f"{names[i]} (all {mean[i].item():g})" for i in constant[:5])
         more = f" and {len(constant) - 5} more" if len(constant) > 5 else ""
         warnings.warn(

@@ -385,6 +385,7 @@ def test_signals_to_the_process(signum, code):
     pv.load("run")
 
 
+@pytest.mark.filterwarnings("ignore:the effective sample size")
 def test_a_table_with_holes(output):
     """Trained without being told of its kinds, in another process known again, its holes filled."""
     pandas = pytest.importorskip("pandas")

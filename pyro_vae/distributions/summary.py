@@ -8,6 +8,8 @@ import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
+from pyro_vae.distributions.columns import ByColumn
+
 
 def has_closed_form(q: Distribution, p: Distribution) -> bool:
     """Whether PyTorch has KL(q || p) in closed form."""
@@ -25,6 +27,10 @@ def centre(distribution: Distribution) -> tuple[Tensor, str]:
     a last resort the median of 301 draws.
     """
     base: Any = distribution
+    if isinstance(base, ByColumn):
+        found = [centre(part) for part in base.parts]
+        kinds = {kind for _, kind in found}
+        return base.row([value for value, _ in found]), kinds.pop() if len(kinds) == 1 else "mean or median"
     while isinstance(base, torch.distributions.Independent):
         base = base.base_dist
     scalar = not base.event_shape

@@ -36,7 +36,7 @@ def as_split(data: Data, program: Program) -> Split:
     if isinstance(data, Mapping) and not data:
         raise DataError("data={} holds no site; give {'x': x}, or x alone")
     by_site = isinstance(data, Mapping) and not program.names_columns(data)
-    return Split(cast(Any, data) if by_site else program.read(data), columns=program.columns)
+    return Split(cast(Any, data) if by_site else program.read_batch(data), columns=program.columns)
 
 
 @checked

@@ -35,7 +35,7 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
-    batch = program.read(batch)
+    batch = program.read_batch(batch)
     model, guide = traces(program, batch, num_particles)
     observed = {name for name, site in sites(model) if site["is_observed"]}
     weighed = observed | set(guide.nodes)  # others are drawn from the model: their density cancels

@@ -179,7 +179,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         )
         return rows
 
-    def _rehearse(self, x: np.ndarray, fine: Mapping[str, Any]) -> tuple[bool, Sequence[float], float]:
+    def _rehearse(self, x: np.ndarray, fine: Mapping[str, Any]) -> tuple[bool, list[float], float]:
         """What fills in hidden values best.
 
         Returns:
@@ -193,7 +193,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         each = {powers: Columns(seen, powers) for powers in (False, True)}
         width = int(each[False].varies.sum())
         if not (rows.any() and width):
-            return False, (0.0, 1.0, 0.0), 1.0
+            return False, [0.0, 1.0, 0.0], 1.0
         at, given, number, seed = hidden[rows], seen[rows], fine["num_samples"], self._seed
         spread = np.where(known, x - np.where(known, x, 0.0).sum(0) / np.maximum(known.sum(0), 1), 0.0)
         spread = np.sqrt(np.square(spread).sum(0) / np.maximum(known.sum(0), 1))
@@ -239,12 +239,12 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         return vae
 
 
-def _weights(guesses: np.ndarray, truth: np.ndarray) -> np.ndarray:
+def _weights(guesses: np.ndarray, truth: np.ndarray) -> list[float]:
     """Of guesses ``[M, P]`` at values ``[M]``: the best from 0 up that sum to 1, none of them small."""
     heavy = 1e3 * np.linalg.norm(truth) + 1e-9  # of the equation that they sum to 1
     best, _ = nnls(np.vstack([guesses, np.full(guesses.shape[1], heavy)]), np.append(truth, heavy))
     best = np.where(best < SMALL * best.sum(), 0.0, best)
-    weights: np.ndarray = best / best.sum()
+    weights: list[float] = (best / best.sum()).tolist()
     return weights
 
 

@@ -6,13 +6,14 @@ import itertools
 from collections.abc import Sequence
 from dataclasses import dataclass
 from functools import partial
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
 from pyro_vae import nets
+from pyro_vae.families.univariate import Univariate
 from pyro_vae.guides import FullRankNormal
 from pyro_vae.likelihoods import Normal
 from pyro_vae.models import VAE
@@ -100,8 +101,9 @@ class Linear:
                 decoder=partial(_Decoder, weight=weight, curved=curved),
             )
             vae.see_gaps(frozenset({"x"}))
+        family = cast(Univariate, vae.p_x.family)
         for name, value in (("loc", bias), ("scale", variance.sqrt())):
-            vae.p_x.family.parameters_[name].start(value, torch.ones_like(bias))
+            family.parameters_[name].start(value, torch.ones_like(bias))
         vae.initialized.fill_(True)
         return vae
 

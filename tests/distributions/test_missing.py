@@ -43,7 +43,7 @@ def grid(constraint, centre: float, spread: float) -> tuple[torch.Tensor, torch.
     """Points over a support, and what each stands for."""
     low, high = (torch.as_tensor(end).flatten()[0].item() for end in bounds(constraint))
     if constraint.is_discrete:
-        k = torch.arange(0.0, min(high, 2000.0) + 1)
+        k = torch.arange(max(float(low), -2000.0), min(high, 2000.0) + 1)
         return k, torch.ones_like(k)
     u = torch.linspace(-30, 30, 12_001)
     if math.isinf(low):

@@ -251,11 +251,20 @@ def predict(
         np.save(content, drawn if draws else drawn.mean(0))
         checkpoint.write(path, content.getvalue())
     else:
-        frame = tables.read(Path(data))
-        drawn = evaluate.predict(program, frame, num_samples, seed=seed)
-        if not draws:
-            drawn = tables.filled(tables.as_text(Path(data)), drawn, cast(Columns, program.columns))
-        tables.write(path, drawn.reset_index() if draws else drawn)
+        frame, columns = tables.read(Path(data)), cast(Columns, program.columns)
+        if draws:
+            drawn = evaluate.predict(program, frame, num_samples, seed=seed).reset_index()
+        else:
+            by_name = {str(name): frame[name] for name in frame}
+            for name in by_name:
+                columns.number(name)  # which refuses what is none of them
+            found = evaluate.predict(program, by_name, num_samples, seed=seed)
+            typical = [
+                found.quantile(0.5, name) if column.whole and not column.levels else found.mean(name)
+                for name, column in columns.of.items()
+            ]
+            drawn = tables.filled(tables.as_text(Path(data)), columns.decode(torch.stack(typical, -1)))
+        tables.write(path, drawn)
     print(path)
 
 

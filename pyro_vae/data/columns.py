@@ -158,7 +158,9 @@ class Columns(Mapping[str, tuple[()]]):
             raise DataError(
                 f"two columns have one name, among {_few([name for name, _ in pairs])}; rename one"
             )
-        encoded = {name: _numbers(name, self.of[_known(name, self)], v) for name, v in by_name.items()}
+        for name in by_name:
+            self.number(name)
+        encoded = {name: _numbers(name, self.of[name], values) for name, values in by_name.items()}
         sizes = {len(values) for values in encoded.values() if values.ndim}
         size = max(sizes, default=1) if size is None else size
         if sizes - {size, 1}:
@@ -180,27 +182,13 @@ class Columns(Mapping[str, tuple[()]]):
         return frame if index is None else frame.set_axis(index, axis=0)
 
 
-def _known(name: str, columns: Columns) -> str:
-    columns.number(name)
-    return name
-
-
 def _few(names: Sequence[Any]) -> str:
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return ", ".join(map(str, names[:20])) + more
 
 
-_RANGES = {
-    "real": (-np.inf, np.inf),
-    "integer": (-np.inf, np.inf),
-    "count": (0, np.inf),
-    "positive": (0, np.inf),
-    "share": (0, 1),
-    "boolean": (0, 1),
-    "category": (0, np.inf),
-    "ordinal": (0, np.inf),
-}
-"""Of each kind, where its numbers lie; those of categories end at the last of them."""
+_RANGES = {"count": (0, np.inf), "positive": (0, np.inf), "share": (0, 1), "boolean": (0, 1)}
+"""Of some kinds, where its numbers lie."""
 
 
 def _numbers(name: str, column: Column, values: Any) -> np.ndarray:
@@ -213,8 +201,9 @@ def _numbers(name: str, column: Column, values: Any) -> np.ndarray:
         found = as_floats(name, values)
     if found.ndim > 1:
         raise DataError(f"column {name} has values of shape {found.shape}; give one value per row")
-    low, high = _RANGES[column.kind]
-    high = len(column.levels) - 1 if column.levels else high
+    low, high = _RANGES.get(column.kind, (-np.inf, np.inf))
+    if column.levels:
+        low, high = 0, len(column.levels) - 1
     wrong = np.isinf(found) | (found < low) | (found > high) | (column.kind == "positive") & (found == 0)
     if column.whole:
         wrong |= ~np.isnan(found) & (found != np.round(found))

@@ -226,45 +226,16 @@ def as_text(path: Path) -> Any:
     return _pandas().read_csv(path, dtype=str) if path.suffix == ".csv" else read(path)
 
 
-def filled(frame: Any, draws: Any, columns: Columns) -> Any:
-    """A table whose holes are filled from draws of it.
-
-    Args:
-        frame: with missing values; as texts, if it is one of a file, in which what is given stays as written.
-        draws: of its rows, one table after the other.
-        columns: what its columns are.
-
-    Returns:
-        The table, in which real numbers are filled with the mean of their draws, others with the median, and
-        categories with the most frequent one.
-    """
+def filled(frame: Any, whole: Any) -> Any:
+    """A table with the values of a whole one where it has holes; as texts, where it holds texts alone."""
     frame = frame.copy()
     for name in frame.columns:
         holes = frame[name].isna().to_numpy()
-        if not holes.any():
-            continue
-        column = columns.of[str(name)]
-        drawn = draws[str(name)].to_numpy().reshape(-1, len(frame))[:, holes]
-        if column.levels or column.kind == "boolean":
-            values = [_most_frequent(one) for one in drawn.T]
-        else:
-            numbers = drawn.astype(float)
-            middle = np.quantile(numbers, 0.5, 0, method="lower") if column.whole else numbers.mean(0)
-            values = middle.tolist()
-        text = frame[name].dtype == object or str(frame[name].dtype) in ("str", "string")
-        frame.loc[holes, name] = [_text(value, column) for value in values] if text else values
+        values = whole[str(name)]
+        if frame[name].dtype == object or str(frame[name].dtype) in ("str", "string"):
+            values = values.convert_dtypes().astype(str)  # whole numbers as 7, and not as 7.0
+        frame.loc[holes, name] = values.to_numpy()[holes]
     return frame
-
-
-def _text(value: Any, column: Column) -> Any:
-    return (
-        value if column.levels or column.kind == "boolean" else f"{value:.0f}" if column.whole else str(value)
-    )
-
-
-def _most_frequent(values: Any) -> Any:
-    found, counts = np.unique(values.astype(str), return_counts=True)
-    return values[values.astype(str) == found[counts.argmax()]][0]
 
 
 def write(path: Path, frame: Any) -> None:

@@ -11,17 +11,26 @@ from torch.distributions import Distribution
 from pyro_vae import nets
 from pyro_vae.checks import check
 from pyro_vae.conditional import Conditional
-from pyro_vae.data import DataError, Split
+from pyro_vae.data import Split
 from pyro_vae.data.columns import Columns
 from pyro_vae.families import Family, Of
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
 from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
-from pyro_vae.models.parts import as_rows, check_given, check_shape, refuse_encoding, see, start_guide
+from pyro_vae.models.parts import (
+    as_rows,
+    check_given,
+    check_shape,
+    given_values,
+    refuse_encoding,
+    see,
+    see_given,
+    start_guide,
+)
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import Program
-from pyro_vae.seen import Label, Latent, Real, Row, Seen
+from pyro_vae.seen import Label, Latent, Row, Seen
 
 Given = Mapping[str, int | tuple[int, ...]] | Sequence[str]
 
@@ -137,7 +146,7 @@ class ConditionalVAE(Program):
     def _seen(self) -> tuple[Seen, ...]:
         if self.given_columns:
             return (Row("x", cast(Columns, self.columns), self.given_columns),)
-        return tuple(Label(s, k) if isinstance(k, int) else Real(s, k) for s, k in self.given.items())
+        return see_given(self.given)
 
     def _classes(self, given: tuple[Tensor, ...]) -> tuple[Tensor, ...]:
         """What is given, of which the labels are classes that there are."""
@@ -149,12 +158,4 @@ class ConditionalVAE(Program):
     def _values(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
         if self.given_columns:
             return [batch["x"]]
-        missing = self.given.keys() - batch.keys()
-        if missing:
-            site = missing.pop()
-            raise DataError(
-                f"a ConditionalVAE given {', '.join(self.given)} needs {site} in each batch, but has "
-                f"{', '.join(batch)}; give it with the data: pv.data.load(x, labels=y), or "
-                f"{{'x': x, {site!r}: ...}}"
-            )
-        return [batch[site] for site in self.given]
+        return given_values("ConditionalVAE", self.given, batch, "pv.data.load(x, labels=y)")

@@ -22,11 +22,18 @@ from pyro_vae.families import Family, Of, Univariate
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
 from pyro_vae.likelihoods import Likelihood, as_likelihood
-from pyro_vae.models.parts import check_given, check_shape, refuse_encoding, start_guide
+from pyro_vae.models.parts import (
+    check_given,
+    check_shape,
+    given_values,
+    refuse_encoding,
+    see_given,
+    start_guide,
+)
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import Batch, Program
-from pyro_vae.seen import Label, Latent, Real, Row, Seen
+from pyro_vae.seen import Latent, Row
 
 
 class CountVAE(Program):
@@ -122,13 +129,13 @@ class CountVAE(Program):
         self.register_buffer("typical", torch.zeros(1))
         self.p_z = Conditional("z", as_prior(prior), z)
         refuse_encoding("CountVAE", self.p_z.family)
-        saw = (self._counts(), *self._seen())
+        saw = (self._counts(), *see_given(self.given))
         self.q_z = Conditional("z", as_guide(guide), z, saw, encoder, support=self.p_z.support)
         if library == "latent":
-            saw = (self._counts(), *self._seen())
-            self.p_library = Conditional("library", Normal(), (1,), self._seen(), nets.mlp())
+            saw = (self._counts(), *see_given(self.given))
+            self.p_library = Conditional("library", Normal(), (1,), see_given(self.given), nets.mlp())
             self.q_library = Conditional("library", Normal(), (1,), saw, encoder)
-        self.p_x = Conditional("x", family, x, (Latent("z", z), *self._seen()), decoder)
+        self.p_x = Conditional("x", family, x, (Latent("z", z), *see_given(self.given)), decoder)
 
     def model(self, batch: Any) -> Tensor:
         """The generative story: log l ~ p(library|y) if it is latent, z ~ p(z), x ~ p(x|z, y, l)."""
@@ -238,19 +245,8 @@ class CountVAE(Program):
     def _counts(self) -> Row:
         return Row("x", self.columns or Columns({str(g): "count" for g in range(*self.event_shape)}))
 
-    def _seen(self) -> tuple[Seen, ...]:
-        return tuple(Label(s, k) if isinstance(k, int) else Real(s, k) for s, k in self.given.items())
-
     def _values(self, batch: Mapping[str, Tensor]) -> list[Tensor]:
-        missing = self.given.keys() - batch.keys()
-        if missing:
-            site = missing.pop()
-            raise DataError(
-                f"a CountVAE given {', '.join(self.given)} needs {site} in each batch, but has "
-                f"{', '.join(batch)}; give it with the data: pv.data.load(adata, batch_key=...), or "
-                f"{{'x': x, {site!r}: ...}}"
-            )
-        return [batch[site] for site in self.given]
+        return given_values("CountVAE", self.given, batch, "pv.data.load(adata, batch_key=...)")
 
 
 def with_total(p: Any, log_total: Tensor) -> Distribution:

@@ -1,4 +1,4 @@
-"""What the models share: checks of shapes, and how priors and guides are joined."""
+"""What the models share: checks of shapes, what is given, and how priors and guides are joined."""
 
 from __future__ import annotations
 
@@ -8,16 +8,18 @@ from operator import index
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_vae.checks import check
 from pyro_vae.conditional import Conditional
+from pyro_vae.data import DataError
 from pyro_vae.data.columns import Columns
 from pyro_vae.families import Auto, ByColumn, Family, VampPrior
 from pyro_vae.families.base import Shape
 from pyro_vae.families.univariate import Univariate
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import seed_generators
-from pyro_vae.seen import Real, Row
+from pyro_vae.seen import Label, Real, Row, Seen
 
 
 def check_shape(model: str, event_shape: Any, latent_dim: Any) -> tuple[Shape, Shape]:
@@ -87,6 +89,31 @@ def check_given(given: Any) -> dict[str, int | tuple[int, ...]]:
     if not checked:
         raise ValueError('given={} gives nothing; give labels, given={"y": 10}, or take a pv.VAE')
     return checked
+
+
+def see_given(given: Mapping[str, int | Shape]) -> tuple[Seen, ...]:
+    """How networks see sites that are given: labels, or real values."""
+    return tuple(Label(site, k) if isinstance(k, int) else Real(site, k) for site, k in given.items())
+
+
+def given_values(model: str, given: Collection[str], batch: Mapping[str, Tensor], how: str) -> list[Tensor]:
+    """The values of sites that a model is given, in their order.
+
+    Args:
+        model: what it is called.
+        given: the sites.
+        batch: of data.
+        how: to give them with the data.
+
+    Raises:
+        DataError: the batch lacks one.
+    """
+    if missing := [site for site in given if site not in batch]:
+        raise DataError(
+            f"a {model} given {', '.join(given)} needs {missing[0]} in each batch, but has "
+            f"{', '.join(batch)}; give it with the data: {how}, or {{'x': x, {missing[0]!r}: ...}}"
+        )
+    return [batch[site] for site in given]
 
 
 def join_encoder(prior: VampPrior, q_z: Conditional, shape: Shape) -> None:

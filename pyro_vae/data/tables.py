@@ -76,7 +76,9 @@ def read(path: Path) -> Any:
         raise DataError(f"{path} is no regular file; save the table in one: frame.to_csv(path, index=False)")
     try:
         if path.suffix == ".csv":
-            frame = pandas.read_csv(path, float_precision="round_trip")
+            # Numbers to the last bit: unasked from pandas 3.1 on, which warns where it is asked.
+            before = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)
+            frame = pandas.read_csv(path, **({"float_precision": "round_trip"} if before else {}))
         else:
             frame = pandas.read_parquet(path)
     except Exception as error:  # whatever the readers of damaged files raise

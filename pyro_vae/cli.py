@@ -264,7 +264,7 @@ def predict(
                 for name, column in columns.of.items()
             ]
             drawn = tables.filled(tables.as_text(Path(data)), columns.decode(torch.stack(typical, -1)))
-        tables.write(path, drawn)
+        checkpoint.write(path, tables.as_bytes(drawn, path.suffix))
     print(path)
 
 

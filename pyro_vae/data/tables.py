@@ -4,14 +4,15 @@ from __future__ import annotations
 
 import contextlib
 import importlib
+import io
 from pathlib import Path
-from typing import Any, Protocol, runtime_checkable
+from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from pyro_vae.data.arrays import Sites
 from pyro_vae.data.columns import Column, Columns, as_floats
-from pyro_vae.data.source import DataError, reason, shown
+from pyro_vae.data.source import DataError, memory, reason, shown
 
 SUFFIXES = (".csv", ".parquet")
 MOST_LEVELS = 1000
@@ -80,7 +81,10 @@ def read(path: Path) -> Any:
             before = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)
             frame = pandas.read_csv(path, **({"float_precision": "round_trip"} if before else {}))
         else:
+            _may_be_held(path)
             frame = pandas.read_parquet(path)
+    except DataError:
+        raise
     except Exception as error:  # whatever the readers of damaged files raise
         raise DataError(
             f"{path} cannot be read as a table ({reason(error)}); read it as it needs to be, and give the "
@@ -92,6 +96,18 @@ def read(path: Path) -> Any:
             "it is data: pv.data.load(pd.read_csv(path, header=None))"
         )
     return frame
+
+
+def _may_be_held(path: Path) -> None:
+    """Whether a ``.parquet`` file, in which a small page may stand for many equal rows, is not too large."""
+    with contextlib.suppress(ImportError):  # pandas names what reads them otherwise
+        told = importlib.import_module("pyarrow.parquet").read_metadata(path)
+        size = 8 * told.num_rows * told.num_columns
+        if size > memory():
+            raise DataError(
+                f"{path} holds {told.num_rows} rows of {told.num_columns} columns, which would take "
+                f"{size / 2**30:.3g} GiB; give some of them: pd.read_parquet(path, columns=names)"
+            )
 
 
 def _is_number(name: Any) -> bool:
@@ -240,11 +256,10 @@ def filled(frame: Any, whole: Any) -> Any:
     return frame
 
 
-def write(path: Path, frame: Any) -> None:
-    """Writes a table as a ``.csv`` or ``.parquet`` file, under a temporary name first."""
-    temporary = path.with_name(f".{path.name}.tmp")
-    if path.suffix == ".csv":
-        frame.to_csv(temporary, index=False)
-    else:
-        frame.to_parquet(temporary, index=False)
-    temporary.replace(path)
+def as_bytes(frame: Any, suffix: str) -> bytes:
+    """A table as the content of a ``.csv`` or ``.parquet`` file."""
+    if suffix == ".csv":
+        return cast(str, frame.to_csv(index=False)).encode()
+    content = io.BytesIO()
+    frame.to_parquet(content, index=False)
+    return content.getvalue()

@@ -10,7 +10,20 @@ from concurrent.futures import ThreadPoolExecutor
 
 from .harness import FINE, run, table
 
-KINDS = ("npy", "npz", "pt", "png", "ppm", "idx", "text", "config", "safetensors", "checkpoint")
+KINDS = (
+    "npy",
+    "npz",
+    "pt",
+    "csv",
+    "parquet",
+    "png",
+    "ppm",
+    "idx",
+    "text",
+    "config",
+    "safetensors",
+    "checkpoint",
+)
 
 
 def main() -> int:

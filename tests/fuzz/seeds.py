@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import pickle
 import struct
 import zlib
 from pathlib import Path
@@ -101,6 +102,44 @@ def pt() -> list[bytes]:
         saved(x.to(torch.float8_e4m3fn)),
         saved({"x": x, "y": Evil()}),
         saved(Shell(), _use_new_zipfile_serialization=False),
+    ]
+
+
+def csv() -> list[bytes]:
+    return [
+        b"age,sex,visits,share\n"
+        + b"".join(b"%d.5,%s,%d,0.%d\n" % (20 + i, (b"f", b"m")[i % 2], i * i % 7, i + 1) for i in range(9)),
+        b'"a ""b""","c, d",e\n1,,x\n2,3.25,y\n,4.5,x\n' * 2 + b"5,6,y\n",
+        b"\xef\xbb\xbfx;y\r\n1;2\r\n",
+        b"x,flag,big\n1e308,True,123456789012\n-2e-308,False,\n0.1,,-7\n",
+        b"a,b\n" + b"0,1\n" * 50_000,
+        b"a\n=cmd|' /C touch fired'!A1\n=HYPERLINK(\"canary\")\n",
+    ]
+
+
+def parquet() -> list[bytes]:
+    import pandas as pd
+    import pyarrow as pa
+    import pyarrow.parquet
+
+    table = pd.DataFrame(
+        {
+            "real": [1.5, None, -2.25, 4.0] * 5,
+            "text": ["a", "b", None, "c"] * 5,
+            "kind": pd.Categorical(["x", "y", "x", "y"] * 5, ["x", "y", "z"], ordered=True),
+            "whole": pd.array([1, None, 3, 2**40] * 5, "Int64"),
+            "flag": [True, False] * 10,
+        }
+    )
+    many = pa.table({"x": pa.array([0.5, 1.5] + [0.5] * 2**20)})
+    nested = pa.table({"x": [[1, 2], [3]], "y": [{"a": 1}, {"a": 2}]})
+    pickled = pa.table({"x": [pickle.dumps(Evil()), pickle.dumps(Shell())]})
+    return [
+        _written(table.to_parquet),
+        _written(table[["real", "whole"]].to_parquet, compression=None),
+        _written(lambda file: pa.parquet.write_table(many, file, compression="zstd")),
+        _written(lambda file: pa.parquet.write_table(nested, file)),
+        _written(lambda file: pa.parquet.write_table(pickled, file)),
     ]
 
 
@@ -206,5 +245,7 @@ def _run() -> Path:
     return folder
 
 
-KINDS = {f.__name__: f for f in (npy, npz, pt, png, ppm, idx, text, config, safetensors, checkpoint)}
+KINDS = {
+    f.__name__: f for f in (npy, npz, pt, csv, parquet, png, ppm, idx, text, config, safetensors, checkpoint)
+}
 """What makes the seeds of each kind, in a folder of its own."""

@@ -25,7 +25,7 @@ from fuzz.mutate import mutate
 from fuzz.seeds import KINDS
 from pyro_vae.data import DataError
 
-OWN = ("npy", "npz", "pt", "png", "ppm", "idx", "text")
+OWN = ("npy", "npz", "pt", "csv", "parquet", "png", "ppm", "idx", "text")
 """Kinds that are read by the data and the registry alone."""
 
 

@@ -69,10 +69,14 @@ def _mnist(kind: str, content: bytes) -> None:
 def _look(data: Any) -> None:
     """Uses data that were read, which must then hold what they promise."""
     _ = repr(data), data._repr_html_()
+    if data.columns is not None:
+        x = data.train.batch(slice(0, 100))["x"]
+        again = data.columns.encode(data.columns.decode(x)).to(x.dtype)
+        assert torch.equal(again.nan_to_num(7e300), x.nan_to_num(7e300)), "columns come back changed"
     for split in (data.train, data.validation, data.test):
         for site, values in split.batch(slice(0, 100)).items():
             assert len(values) == min(100, len(split))
-            assert tuple(values.shape[1:]) == data.event_shapes[site]
+            assert tuple(values.shape[1:]) == split.event_shapes[site]
             assert not values.isinf().any(), f"{site} is infinite"
 
 
@@ -113,7 +117,7 @@ def _copy_of_run() -> Path:
 
 
 READERS: dict[str, Callable[[str, bytes], None]] = {
-    **dict.fromkeys(("npy", "npz", "pt"), _data),
+    **dict.fromkeys(("npy", "npz", "pt", "csv", "parquet"), _data),
     **dict.fromkeys(("png", "ppm"), _pictures),
     "idx": _mnist,
     "text": _text,

@@ -10,7 +10,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.source import DataError, shown
+from pyro_vae.data.source import DataError, called, shown
 
 if TYPE_CHECKING:
     import pandas as pd
@@ -200,7 +200,7 @@ def _numbers(name: str, column: Column, values: Any) -> np.ndarray:
     else:
         found = as_floats(name, values)
     if found.ndim > 1:
-        raise DataError(f"column {name} has values of shape {found.shape}; give one value per row")
+        raise DataError(f"{called(name)} has values of shape {found.shape}; give one value per row")
     low, high = _RANGES.get(column.kind, (-np.inf, np.inf))
     if column.levels:
         low, high = 0, len(column.levels) - 1
@@ -210,7 +210,7 @@ def _numbers(name: str, column: Column, values: Any) -> np.ndarray:
     if wrong.any():
         first = found[wrong].flat[0]
         raise DataError(
-            f"column {name} is of kind {column.kind}, and holds {first:g}; give NaN if it is not known"
+            f"{called(name)} is of kind {column.kind}, and holds {first:g}; give NaN if it is not known"
         )
     return found
 
@@ -234,7 +234,7 @@ def as_floats(name: str, values: Any) -> np.ndarray:
         wrong = next((v for v in array.flat if not isinstance(v, int | float | np.number | np.bool_)), array)
         wrong = wrong.item() if isinstance(wrong, np.generic) else wrong
         raise DataError(
-            f"column {name} holds {shown(wrong)} among its values, which is no number; where that means "
+            f"{called(name)} holds {shown(wrong)} among its values, which is no number; where that means "
             f'"not known": frame[{name!r}] = pd.to_numeric(frame[{name!r}], errors="coerce")'
         ) from error
 
@@ -264,7 +264,7 @@ def _codes(name: str, column: Column, values: Any) -> np.ndarray:
             number = None
         if number is None:
             raise DataError(
-                f"column {name} has no category {shown(level)}: there are {_few(column.levels)}; give NaN "
+                f"{called(name)} has no category {shown(level)}: there are {_few(column.levels)}; give NaN "
                 "where it is another"
             )
         found[place] = number

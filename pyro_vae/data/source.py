@@ -32,6 +32,11 @@ def shown(value: Any) -> str:
     return text if len(text) <= 80 else f"{text[:77]}..."
 
 
+def called(name: str) -> str:
+    """A column in a message, by its name, on one line."""
+    return f"column {name if name.isprintable() else shown(name)}"
+
+
 def reason(error: BaseException) -> str:
     """What an error says, as a part of a sentence: its first line, cut short."""
     lines = str(error).splitlines()

@@ -12,11 +12,13 @@ import numpy as np
 
 from pyro_vae.data.arrays import Sites
 from pyro_vae.data.columns import Column, Columns, as_floats
-from pyro_vae.data.source import DataError, memory, reason, shown
+from pyro_vae.data.source import DataError, called, memory, reason, shown
 
 SUFFIXES = (".csv", ".parquet")
 MOST_LEVELS = 1000
 """Categories of a column; with more of them nothing is learnt of most."""
+LONGEST_NAME = 500
+"""Characters of the name of a column, which stands in messages and figures."""
 
 
 @runtime_checkable
@@ -140,6 +142,11 @@ def table(data: Any, labels: Any = None) -> tuple[Sites, Columns]:
             f"two columns are called {shown(twice)}; rename one, or leave it out: "
             "frame.loc[:, ~frame.columns.duplicated()]"
         )
+    if (most := max(map(len, names))) > LONGEST_NAME:
+        raise DataError(
+            f"a column has a name of {most} characters, {shown(max(names, key=len))}; rename it with at most "
+            f"{LONGEST_NAME}; if it holds data, the first row has no names: pd.read_csv(path, header=None)"
+        )
     frame = frame.set_axis(names, axis=1)
     if isinstance(labels, str):
         if labels not in names:
@@ -158,13 +165,15 @@ def _column(name: str, series: Any) -> Column:
     kind = series.dtype.kind if hasattr(series.dtype, "kind") else "O"
     if kind in "mM" or dtype.startswith("period"):
         raise DataError(
-            f"column {name} holds dates or times ({dtype}); give a number, such as the days since the first: "
-            f"frame[{name!r}] = (frame[{name!r}] - frame[{name!r}].min()) / pd.Timedelta(days=1)"
+            f"{called(name)} holds dates or times ({dtype}); give a number, such as the days since the "
+            f"first: frame[{name!r}] = (frame[{name!r}] - frame[{name!r}].min()) / pd.Timedelta(days=1)"
         )
     if kind == "c":
-        raise DataError(f"column {name} holds complex numbers; give real and imaginary part as two columns")
+        raise DataError(f"{called(name)} holds complex numbers; give real and imaginary part as two columns")
     if not len(known):
-        raise DataError(f"column {name} has no value at all; leave it out: frame.drop(columns={name!r})")
+        raise DataError(
+            f"{called(name)} has no value at all; leave it out: frame.drop(columns={shown(name)})"
+        )
     if dtype.startswith("dictionary"):  # Arrow's
         series, dtype = series.astype("category"), "category"
     if dtype == "category":
@@ -178,7 +187,7 @@ def _column(name: str, series: Any) -> Column:
             return _categories(name, "category", dtype, sorted(set(map(str, known))), len(known))
         if not kinds <= {"number", "bool"}:
             raise DataError(
-                f"column {name} holds {' and '.join(sorted(kinds))}, such as {shown(known.iloc[0])}; "
+                f"{called(name)} holds {' and '.join(sorted(kinds))}, such as {shown(known.iloc[0])}; "
                 f'where numbers are meant: pd.to_numeric(frame[{name!r}], errors="coerce"); as categories: '
                 f"frame[{name!r}].astype(str)"
             )
@@ -186,7 +195,7 @@ def _column(name: str, series: Any) -> Column:
     if np.isinf(values).any():
         row = int(np.isinf(values).argmax())
         raise DataError(
-            f"column {name} holds infinite values, first in row {shown(known.index[row])}; where they mean "
+            f"{called(name)} holds infinite values, first in row {shown(known.index[row])}; where they mean "
             '"not known": frame.replace([np.inf, -np.inf], np.nan)'
         )
     if kind == "b":
@@ -210,15 +219,16 @@ def _numeric(values: np.ndarray) -> str:
 def _categories(name: str, kind: Any, dtype: str, levels: list[Any], size: int) -> Column:
     if len(levels) > min(MOST_LEVELS, max(20, size / 2)):
         raise DataError(
-            f"column {name} has {len(levels)} categories in {size} rows, too many to learn of each; "
-            f"leave it out, frame.drop(columns={name!r}), or put rare ones together"
+            f"{called(name)} has {len(levels)} categories in {size} rows, too many to learn of each; "
+            f"leave it out, frame.drop(columns={shown(name)}), or put rare ones together"
         )
     if len(levels) < 2:
         raise DataError(
-            f"column {name} has one category, {shown(levels[0])}; leave it out: frame.drop(columns={name!r})"
+            f"{called(name)} has one category, {shown(levels[0])}; leave it out: "
+            f"frame.drop(columns={shown(name)})"
         )
     if len(set(levels)) < len(levels):
-        raise DataError(f"categories of column {name} have one name; rename them: {shown(levels)}")
+        raise DataError(f"categories of {called(name)} have one name; rename them: {shown(levels)}")
     return Column(kind, dtype, tuple(levels))
 
 

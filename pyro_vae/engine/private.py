@@ -95,8 +95,12 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
 
     # Without a shape environment, though no shape is symbolic, inductor leaves its cache alone.
     fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
-    settings = {"fallback_random": True}
-    if not any(tensor.is_cuda for tensor in inputs):
+    # Draws that do not depend on each other are to stay in order, or each would get another's noise.
+    settings = {"fallback_random": True, "reorder_for_peak_memory": False}
+    if any(tensor.is_cuda for tensor in inputs):
+        # PyTorch 2.11 writes one result of a kernel of many over a number that the others still read.
+        settings["inplace_buffers"] = False
+    else:
         settings["layout_optimization"] = False  # which slows down convolutions on a CPU
     with config.patch(settings), tracing(TracingContext(fake)):
         return cast(Callable[..., Any], compile_fx(graph, inputs))

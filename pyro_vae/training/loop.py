@@ -43,7 +43,7 @@ COMPILED_STEPS = 1000
 
 LAUNCHED_STEPS, LAUNCHED_NUMBERS = 1, 2**23
 """Steps on a GPU that are one launch at most, and numbers of their batches, which are copied for it. More
-steps than one (64, say) have been tried on a stand-in for a GPU only."""
+steps than one (64, say) have been tried in whole runs on a stand-in for a GPU only."""
 
 Callback = Callable[[int, Mapping[str, float], Program], Any]
 

@@ -272,6 +272,27 @@ def test_no_names_in_the_first_row(tmp_path):
         pv.data.load(tmp_path / "t.parquet")
 
 
+@pytest.mark.parametrize("name", ["a\nb", "x" * 5000, "\x1b[2J"])
+def test_names_of_strangers(tmp_path, name):
+    """One sentence on one line, whatever the name of the column that it is about."""
+    frame = pd.DataFrame({name: [None, None], "other": [1.5, 2.5]})
+    with pytest.raises(DataError) as error:
+        pv.data.load(frame)
+    assert str(error.value).isprintable()
+    assert len(str(error.value)) < 500
+
+
+def test_a_table_too_large_for_the_memory(tmp_path, monkeypatch):
+    """A small page of a .parquet file stands for many equal rows; they are counted first."""
+    monkeypatch.setattr("pyro_vae.data.tables.memory", lambda: 800.0)
+    frame = pd.DataFrame({"x": np.linspace(0.0, 1.0, 100)})
+    frame.to_parquet(tmp_path / "t.parquet")
+    pv.data.load(tmp_path / "t.parquet")
+    pd.concat([frame, frame], ignore_index=True).to_parquet(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="200 rows of 1 columns, which would take"):
+        pv.data.load(tmp_path / "t.parquet")
+
+
 def test_a_family_for_a_column():
     """The user's choice for some columns, and what is said of one that will not do."""
     data = pv.data.load(frame(holes=True))

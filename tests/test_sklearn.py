@@ -7,6 +7,7 @@ import string
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -22,7 +23,8 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyro_vae as pv
 from pyro_vae.checks import ConfigError
-from pyro_vae.sklearn import VAEEstimator
+from pyro_vae.data import DataError
+from pyro_vae.sklearn import VAEEstimator, VAEImputer
 from pyro_vae.svi import SVI, NonFiniteLossError
 
 X, Y = load_digits(return_X_y=True)
@@ -411,3 +413,48 @@ def test_mistakes_with_labels_are_told(conditional):
             call(np.where(Y == "a", "z", Y))
     with pytest.raises(ValueError, match="Unknown label type: continuous"):
         clone(model).fit(X, X[:, 0])
+
+
+@pytest.fixture(scope="module")
+def people():
+    """Names of groups, of which two columns depend, one with holes, and one of truth values."""
+    random = np.random.default_rng(0)
+    group = random.choice(["a", "b", "c"], 240)
+    size = np.select([group == "a", group == "b"], [1.0, 5.0], 9.0) + 0.3 * random.normal(size=240)
+    frame = pd.DataFrame({"group": group, "size": size, "flag": random.random(240) < 0.3})
+    frame.loc[::5, "size"] = np.nan
+    return frame
+
+
+def test_tables(people):
+    """Columns are what they are: dtypes come back, and the score is that of the VAE of the table."""
+    options = {"hidden_dims": (32,), "epochs": 300, "lr": 1e-2, "batch_size": 120}
+    model = VAEEstimator(2, **options, likelihood="auto", random_state=0)
+    model.fit(people)
+    drawn, again = model.sample(400, random_state=1), model.reconstruct(people)
+    assert drawn.dtypes.equals(people.dtypes)
+    assert (again.group == people.group).mean() > 0.95
+    means = drawn.groupby("group")["size"].mean()
+    assert np.abs(means[["a", "b", "c"]] - [1, 5, 9]).max() < 1.0
+    assert model.transform(people).shape == (240, 2)
+    found = model.score_samples(people.iloc[:40])
+    wanted = pv.evaluate.log_likelihood(model.vae_, people.iloc[:40], num_samples=1000, seed=3).per_datum
+    assert np.abs(found - wanted.numpy()).mean() < 0.3
+    assert model.feature_names_in_.tolist() == list(people)
+    other = clone(model).set_params(conditional=True, epochs=2).fit(people[["size", "flag"]], people.group)
+    assert list(other.sample(3, given="b")) == ["size", "flag"]
+
+
+def test_mistakes_with_tables_are_told(people):
+    with pytest.raises(DataError, match=r'learned as what they are by VAEEstimator\(likelihood="auto"\)'):
+        VAEEstimator().fit(people)
+    with pytest.raises(DataError, match="not of numbers"):
+        VAEImputer().fit(people)
+    with pytest.raises(DataError, match="X is of type ndarray; give a DataFrame"):
+        VAEEstimator(likelihood="auto").fit(np.zeros((9, 3)))
+    model = VAEEstimator(hidden_dims=(4,), epochs=1, likelihood={"size": "StudentT"}).fit(people)
+    assert "StudentT" in repr(model.vae_.p_x.family)
+    with pytest.raises(DataError, match="no category 'd'"):
+        model.transform(people.assign(group="d"))
+    with pytest.raises(ValueError, match="feature names"):
+        model.transform(people[["size", "flag", "group"]].rename(columns={"flag": "sign"}))

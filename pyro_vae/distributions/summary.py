@@ -20,17 +20,23 @@ def has_closed_form(q: Distribution, p: Distribution) -> bool:
     return True
 
 
+def _of_columns(part: Distribution) -> tuple[Tensor, str]:
+    base: Any = part
+    while isinstance(base, torch.distributions.Independent):
+        base = base.base_dist
+    return (base.mode, "mode") if isinstance(base, torch.distributions.Categorical) else centre(part)
+
+
 def centre(distribution: Distribution) -> tuple[Tensor, str]:
     """A typical value, ``[*batch_shape, *event_shape]``, and what it is.
 
     The mean; where there is none or it is not finite, the median of each element; then the mode; and as
-    a last resort the median of 301 draws.
+    a last resort the median of 301 draws. Of a table's categories, whose numbers mean nothing, the mode.
     """
     base: Any = distribution
     if isinstance(base, ByColumn):
-        found = [centre(part) for part in base.parts]
-        kinds = {kind for _, kind in found}
-        return base.row([value for value, _ in found]), kinds.pop() if len(kinds) == 1 else "mean or median"
+        found = [_of_columns(part) for part in base.parts]
+        return base.row([value for value, _ in found]), " or ".join(sorted({kind for _, kind in found}))
     while isinstance(base, torch.distributions.Independent):
         base = base.base_dist
     scalar = not base.event_shape

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import functools
 import html
-import math
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from typing import Any, cast
@@ -27,8 +26,8 @@ from pyro_vae.evaluate.likelihood import (
 )
 from pyro_vae.families import COUNTING, LEBESGUE, ByColumn
 from pyro_vae.objectives import importance_weighted_bound
-from pyro_vae.objectives.importance import log_density
-from pyro_vae.program import Batch, Program, sites
+from pyro_vae.objectives.importance import defensive
+from pyro_vae.program import Batch, Program
 from pyro_vae.seen import observing
 
 
@@ -240,7 +239,7 @@ def _without(program: Program, others: Tensor, sizes: list[int], batch: Batch) -
     """log p of what is observed but for some columns, ``[1, B]``."""
     rest = batch | {"x": batch["x"].masked_fill(others, torch.nan)}
     with observing(frozenset({"x"})):
-        log_w = [own for n in sizes for _, own in _weighed(program, rest, rest, n)]
+        log_w = [own for n in sizes for _, own in defensive(program, rest, rest, n)]
     return importance_weighted_bound(torch.cat(log_w))[None]
 
 
@@ -268,7 +267,7 @@ def _given_rest(
             j = index[column].to(program.device)[:, None]
             hidden = batch | {"x": batch["x"].scatter(1, j, torch.nan)}
             log_w, log_p = [], []
-            for model, log_ratio in (pair for n in sizes for pair in _weighed(program, batch, hidden, n)):
+            for model, log_ratio in (pair for n in sizes for pair in defensive(program, batch, hidden, n)):
                 own = _by_column(program, model)
                 log_p.append(own.gather(-1, j.expand(len(own), -1, 1))[..., 0])
                 log_w.append(log_ratio - log_p[-1])
@@ -283,35 +282,6 @@ def _drawn(program: Program, batch: Batch, number: int) -> poutine.Trace:
     """The trace of the model, whose latents are its own draws."""
     with pyro.plate("particles", number, dim=-1 - program.max_plate_nesting):
         return poutine.trace(program.model).get_trace(batch)
-
-
-def _weighed(
-    program: Program, batch: Batch, hidden: Batch, number: int
-) -> Iterator[tuple[poutine.Trace, Tensor]]:
-    r"""Traces of the model, which observes the batch, with log p(x, z) / r(z), ``[K, B]``.
-
-    z are drawn from :math:`r = (q(z|h) + p(z)) / 2`, with h what the guide sees: where it was not trained on
-    such gaps it may be narrower than the posterior, and weights of its draws alone have no variance.
-    """
-    invertible = all(c.family.invertible for c in program.conditionals())
-    guided = (number + 1) // 2 if invertible else number
-    for own in (True, False)[: 1 + (guided < number)]:
-        with pyro.plate("particles", guided if own else number - guided, dim=-1 - program.max_plate_nesting):
-            if own:
-                guide = poutine.trace(program.guide).get_trace(hidden)
-                model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
-            else:
-                model = poutine.trace(program.model).get_trace(batch)
-                guide = poutine.trace(poutine.replay(program.guide, trace=model)).get_trace(hidden)
-        observed = {name for name, site in sites(model) if site["is_observed"]}
-        log_x, log_p = (
-            log_density(model, names, program) for names in (observed, guide.nodes.keys() - observed)
-        )
-        log_r = torch.logaddexp(
-            log_density(guide, guide.nodes, program) + math.log(guided / number),
-            log_p + math.log1p(-guided / number) if guided < number else log_p.new_tensor(-math.inf),
-        )
-        yield model, log_x + log_p - log_r
 
 
 def _by_column(program: Program, model: poutine.Trace) -> Tensor:

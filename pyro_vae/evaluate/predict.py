@@ -25,7 +25,7 @@ from pyro_vae.data.tables import is_frame
 from pyro_vae.distributions import conditional
 from pyro_vae.evaluate.door import check
 from pyro_vae.evaluate.frames import as_frame, by_column, check_given, columns_of
-from pyro_vae.objectives.importance import log_density, traces
+from pyro_vae.objectives.importance import defensive, log_density
 from pyro_vae.program import Batch, DataWarning, Program, parameters_known, seed_generators, sites
 from pyro_vae.seen import observing
 
@@ -111,8 +111,10 @@ def predict(
 ) -> Any:
     r"""Draws from :math:`p(x_m, z \mid x_o)`: of all that is not given (m, z), given all that is (o).
 
-    .. math:: z_k \sim q(z \mid x_o), \quad w_k = \frac{p(x_o, z_k)}{q(z_k \mid x_o)}, \quad
-        z \sim \sum_k \frac{w_k}{\sum_l w_l} \delta_{z_k}, \quad x_m \sim p(x_m \mid x_o, z)
+    .. math:: z_k \sim r(z) = \tfrac12 q(z \mid x_o) + \tfrac12 p(z), \quad
+        w_k = \frac{p(x_o, z_k)}{r(z_k)}
+
+    .. math:: z \sim \sum_k \frac{w_k}{\sum_l w_l} \delta_{z_k}, \quad x_m \sim p(x_m \mid x_o, z)
 
     Exact as the number K of particles grows, and with HMC also as that of its steps does. What is drawn for a
     datum depends on its place and the seed, and on no other datum.
@@ -207,10 +209,12 @@ def drawn(
 
 
 class _Weighed:
-    """One datum, and draws of its latents from the guide, drawn anew by their importance weights.
+    """One datum, and draws of its latents from guide and prior, drawn anew by their importance weights.
 
     Attributes:
         observed: the sites that the model observes.
+        sites: of its latents.
+        guided: of the guide's draws of the latents, by site.
         latents: by site, ``[S, ..., 1, *event_shape]``.
         effective_sample_size: of the weights, ``()``.
     """
@@ -218,12 +222,12 @@ class _Weighed:
     def __init__(self, program: Program, row: Batch, num_samples: int, num_particles: int, seed: int):
         self.program, self.row, self.seed = program, row, seed
         seed_generators(seed, program.device)
-        model, guide = traces(program, row, num_particles)
+        proposed = list(defensive(program, row, row, num_particles))
+        model = proposed[0][0]
         self.observed = {name for name, site in sites(model) if site["is_observed"]}
         self.sites = {name: site for name, site in sites(model) if not site["is_observed"]}
-        weighed = {*self.observed, *guide.nodes}  # others are drawn from the model: their density cancels
-        log_w = log_density(model, weighed, program) - log_density(guide, weighed, program)
-        log_w = log_w.expand(num_particles, 1)[:, 0]
+        self.guided = {name: site["value"] for name, site in self.sites.items()}
+        log_w = torch.cat([own.expand(len(own), 1)[:, 0] for _, own in proposed])
         self.effective_sample_size = (2 * log_w.logsumexp(0) - (2 * log_w).logsumexp(0)).exp()
         if not self.effective_sample_size.isfinite():
             raise DataError(
@@ -231,7 +235,8 @@ class _Weighed:
                 ".per_datum tells which"
             )
         index = torch.multinomial(log_w.softmax(0), num_samples, replacement=True)
-        self.latents = {name: site["value"][index] for name, site in self.sites.items()}
+        nodes: list[Any] = [trace.nodes for trace, _ in proposed]
+        self.latents = {name: torch.cat([of[name]["value"] for of in nodes])[index] for name in self.sites}
 
     def complete(self) -> Batch:
         """All sites of the model, ``[S, ..., 1, *event_shape]``: latents, what is given, and draws."""
@@ -334,8 +339,7 @@ def _move(data: Sequence[_Weighed], steps: int) -> Tensor:
     where they began.
     """
     reals = _OnReals(data)
-    guided = [{name: site["value"] for name, site in one.sites.items()} for one in data]
-    unit = reals.pack(guided).std(0)
+    unit = reals.pack([one.guided for one in data]).std(0)
     unit = torch.where(unit.isfinite() & (unit > 0), unit, 1.0)
     u = reals.pack([one.latents for one in data])
     device = u.device

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Mapping
+from collections.abc import Container, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -68,6 +68,43 @@ def traces(program: Program, batch: Batch, num_particles: int) -> tuple[poutine.
         guide = poutine.trace(program.guide).get_trace(batch)
         model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
     return model, guide
+
+
+def defensive(
+    program: Program, batch: Batch, seen: Batch, num_particles: int
+) -> Iterator[tuple[poutine.Trace, Tensor]]:
+    r"""Traces of the model, which observes the batch, with log p(x, z) / r(z), ``[K, B]``.
+
+    .. math:: r(z) = \tfrac12 q(z \mid s) + \tfrac12 p(z)
+
+    with s what the guide sees, and half of z drawn from each. Weights are then bounded by 2 p(x|z), where
+    those of draws of q alone may have no variance: it was not trained on such gaps, and may be narrower than
+    the posterior. A guide that has no density at draws of the model proposes alone.
+
+    Reference: Hesterberg, 1995, "Weighted average importance sampling and defensive mixture distributions".
+    """
+    invertible = all(conditional.family.invertible for conditional in program.conditionals())
+    guided = (num_particles + 1) // 2 if invertible else num_particles
+    share = guided / num_particles
+    for own, number in ((True, guided), (False, num_particles - guided)):
+        if not number:
+            continue
+        with pyro.plate("particles", number, dim=-1 - program.max_plate_nesting):
+            if own:
+                guide = poutine.trace(program.guide).get_trace(seen)
+                model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
+            else:
+                model = poutine.trace(program.model).get_trace(batch)
+                guide = poutine.trace(poutine.replay(program.guide, trace=model)).get_trace(seen)
+        observed = {name for name, site in sites(model) if site["is_observed"]}
+        log_x, log_p = (
+            log_density(model, names, program) for names in (observed, guide.nodes.keys() - observed)
+        )
+        log_r = torch.logaddexp(
+            log_density(guide, guide.nodes, program) + math.log(share),
+            log_p + math.log1p(-share) if share < 1 else log_p.new_tensor(-math.inf),
+        )
+        yield model, log_x + log_p - log_r
 
 
 def by_datum(log_prob: Tensor, program: Program) -> Tensor:

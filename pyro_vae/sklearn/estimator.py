@@ -6,7 +6,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -21,6 +21,9 @@ from torch.distributions import Distribution
 from pyro_vae import evaluate, nets, registry
 from pyro_vae.checks import Count, check, check_all
 from pyro_vae.data import DataError, Split, load
+from pyro_vae.data.columns import Columns
+from pyro_vae.data.source import reason, shown
+from pyro_vae.data.tables import as_pandas, is_frame, table
 from pyro_vae.distributions import centre
 from pyro_vae.families import Family, Of
 from pyro_vae.models import VAE, ConditionalVAE
@@ -44,6 +47,10 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
     on the data beside it. Where there is no mean, the median or mode stands for it. Values that are NaN are
     not observed: they are left out of the density, and ``reconstruct`` fills them in.
 
+    ``likelihood="auto"``, or one for each column by name, takes a DataFrame as it is, with texts, categories
+    and truth values: X is a table (``pv.data.load``), and what is drawn or reconstructed is a DataFrame with
+    its columns and dtypes.
+
     Scores are nats per datum, with respect to the measure of ``vae_.p_x.family``. Those of likelihoods on
     different measures (a Bernoulli and a Normal, say), or of data on different scales, do not compare: search
     over priors, guides, networks and likelihoods of one measure.
@@ -53,7 +60,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         conditional: whether y, the class of each row, is given: a ``pv.ConditionalVAE``, p(x|z, y), whose
             methods then all take y. Else y is ignored.
         prior: p(z), as ``pv.VAE`` takes it, or its text as on the command line: ``"VampPrior(500)"``.
-        likelihood: p(x|z), likewise: ``"Bernoulli"``, ``dist.Laplace``, ...
+        likelihood: p(x|z), likewise: ``"Bernoulli"``, ``dist.Laplace``, ...; of a table ``"auto"``, or a
+            mapping from columns to such.
         guide: the family of q(z|x), likewise: ``"FullRankNormal"``, ...
         hidden_dims: widths of the hidden layers of both networks, where none is given.
         encoder: factory ``(in_shape, out_shape) -> nn.Module``; by default ``pv.nets.mlp(*hidden_dims)``.
@@ -73,7 +81,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         feature_names_in_: their names, where they have any.
 
     Raises:
-        DataError: data lie outside the likelihood's support, or do not have ``event_shape``.
+        DataError: data lie outside the likelihood's support, do not have ``event_shape``, or a column of a
+            table cannot be modelled.
         ConfigError: a text names no part, or a setting will not do.
         NonFiniteLossError: the loss became NaN or infinite.
 
@@ -99,7 +108,9 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         *,
         conditional: bool = False,
         prior: str | Family | Distribution | type[Family] = "Normal",
-        likelihood: str | Family | Of | type[Distribution] | type[Family] = 'Normal(scale="shared")',
+        likelihood: str | Family | Of | type[Distribution] | type[Family] | Mapping[str, Any] = (
+            'Normal(scale="shared")'
+        ),
         guide: str | Family | Of | type[Distribution] | type[Family] = "Normal",
         hidden_dims: Sequence[Count] = (400, 400),
         encoder: str | nets.Net | None = None,
@@ -138,11 +149,13 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
 
     def fit(self, X: Any, y: Any = None) -> VAEEstimator:
         """Trains a VAE on the rows of X ``[N, n_features]``, and their classes y ``[N]`` if conditional."""
-        x = self._rows(X, ensure_min_samples=2)
         own = {n: v for n, v in self.get_params(deep=False).items() if n not in Settings.documentation()}
         fine = check_all(type(self).__init__, own)
+        is_table = fine["likelihood"] == "auto" or isinstance(fine["likelihood"], Mapping)
+        columns = table(_frame(X, fine["likelihood"]))[1] if is_table else None
+        x = self._rows(X, columns, ensure_min_samples=2)
         shape = x.shape[1:] if self.event_shape is None else tuple(fine["event_shape"])
-        if math.prod(shape) != x.shape[1]:
+        if math.prod(shape) != x.shape[1] or (is_table and len(shape) != 1):
             raise DataError(
                 f"rows of {x.shape[1]} features cannot take the shape event_shape={shape}; leave it out, or "
                 "give one of as many elements"
@@ -152,10 +165,10 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         kinds = ("prior", "likelihood", "guide", "encoder", "decoder")
         parts: dict[str, Any] = {kind: fine[kind] for kind in kinds}
         for kind, part in parts.items():
-            if isinstance(part, str):
-                parts[kind] = registry.read(kind, part, trust="*")
-            elif part is None:
-                parts[kind] = nets.mlp(*fine["hidden_dims"])
+            if isinstance(part, Mapping):
+                parts[kind] = {name: _part(kind, one) for name, one in part.items()}
+            else:
+                parts[kind] = nets.mlp(*fine["hidden_dims"]) if part is None else _part(kind, part)
         model: Callable[..., Any] = VAE
         if self.conditional:
             check_classification_targets(_given(y))
@@ -165,9 +178,14 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         seed = seed_of(self.random_state)
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
-            vae = model(shape, latent_dim=fine["latent_dim"], **parts)
+            vae = model(columns or shape, latent_dim=fine["latent_dim"], **parts)
         settings = {name: getattr(self, name) for name in Settings.documentation() if hasattr(self, name)}
-        data = load(sites, validation=0.0, test=0.0)
+        data = load(
+            _frame(X, fine["likelihood"]) if is_table else sites,
+            labels=sites.get("y") if is_table else None,
+            validation=0.0,
+            test=0.0,
+        )
         try:
             run = fit(vae, data, **settings, seed=seed, progress=bool(self.verbose))
         except Interrupted:  # which tells how to keep a run
@@ -184,15 +202,18 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         sites = self._data(X, y)
         return self._centres(self.vae_.encode, *sites.values())
 
-    def inverse_transform(self, Z: Any, y: Any = None) -> np.ndarray:
-        """The mean of p(x|z), or p(x|z, y), of each row of Z ``[N, latent_dim]``, ``[N, n_features]``."""
+    def inverse_transform(self, Z: Any, y: Any = None) -> Any:
+        """The mean of p(x|z), or p(x|z, y), of each row of Z ``[N, latent_dim]``, ``[N, n_features]``.
+
+        Of a table a DataFrame, and of its categories the most probable.
+        """
         check_is_fitted(self)
         z = check_array(Z, dtype=np.float64, order="C")
         if z.shape[1] != self.vae_.latent_dim:
             raise ValueError(f"Z has {z.shape[1]} columns, but there are {self.vae_.latent_dim} latents")
-        return self._centres(self.vae_.decode, torch.tensor(z), *self._labels(y, len(z)).values())
+        return self._told(self._centres(self.vae_.decode, torch.tensor(z), *self._labels(y, len(z)).values()))
 
-    def reconstruct(self, X: Any, y: Any = None) -> np.ndarray:
+    def reconstruct(self, X: Any, y: Any = None) -> Any:
         """The mean of p(x|z) at the mean of q(z|x), ``[N, n_features]``, as X."""
         return self.inverse_transform(self.transform(X, y), y)
 
@@ -201,8 +222,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         n_samples: int = 1,
         random_state: int | np.random.RandomState | None = None,
         given: Any = None,
-    ) -> np.ndarray:
-        """Draws from the model, z ~ p(z) and x ~ p(x|z), ``[n_samples, n_features]``.
+    ) -> Any:
+        """Draws from the model, z ~ p(z) and x ~ p(x|z), ``[n_samples, n_features]``; of a table a DataFrame.
 
         Args:
             n_samples: how many.
@@ -218,7 +239,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         labels = self._labels(given, number)
         with self.vae_.evaluating(seed_of(random_state)):
             z = self.vae_.prior().sample((number,))
-            return _flat([self.vae_.decode(*batch).sample() for batch in self._batches(z, *labels.values())])
+            drawn = [self.vae_.decode(*batch).sample() for batch in self._batches(z, *labels.values())]
+        return self._told(_flat(drawn))
 
     def score_samples(self, X: Any, y: Any = None) -> np.ndarray:
         """Estimates log p(x), or log p(x|y), of each row of X in nats, ``[N]``; the same at each call."""
@@ -244,20 +266,32 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         return tags
 
     @property
+    def columns_(self) -> Columns | None:
+        """What the columns of a table are; None of numbers alone."""
+        columns: Columns | None = self.vae_.columns
+        return columns
+
+    @property
     def _n_features_out(self) -> int:
         return int(self.vae_.latent_dim)
 
-    def _rows(self, X: Any, **options: Any) -> np.ndarray:
+    def _rows(self, X: Any, columns: Columns | None, **options: Any) -> np.ndarray:
         """X as numbers ``[N, n_features]``, of which some may be missing."""
-        rows: np.ndarray = validate_data(
-            self, X, dtype=np.float64, order="C", ensure_all_finite="allow-nan", **options
-        )
-        return rows
+        if columns is not None:
+            frame = validate_data(self, _frame(X, self.likelihood), skip_check_array=True, **options)
+            found: np.ndarray = columns.encode(frame).numpy()
+            return found
+        return rows_of(self, X, **options)
+
+    def _told(self, rows: np.ndarray) -> Any:
+        """Rows as X holds them."""
+        columns = self.columns_
+        return rows if columns is None else columns.decode(torch.from_numpy(rows))
 
     def _data(self, X: Any, y: Any) -> dict[str, Tensor]:
         """The values of each site of the data, ``[N, *event_shape]`` and perhaps ``[N]``."""
         check_is_fitted(self)
-        x = torch.tensor(self._rows(X, reset=False)).reshape(-1, *self.vae_.event_shape)
+        x = torch.tensor(self._rows(X, self.columns_, reset=False)).reshape(-1, *self.vae_.event_shape)
         sites = {"x": x} | self._labels(y, len(x))
         evaluate.check(self.vae_, Split(sites))
         return sites
@@ -293,6 +327,42 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
 
         with self.vae_.evaluating():
             return _flat([centres(*batch) for batch in self._batches(*tensors)])
+
+
+def _frame(X: Any, likelihood: Any) -> Any:
+    """A table as a DataFrame."""
+    if not is_frame(X):
+        raise DataError(
+            f"likelihood={shown(likelihood)} is of a table, and X is of type {type(X).__name__}; give a "
+            'DataFrame, or a likelihood of numbers: likelihood="StudentT"'
+        )
+    return as_pandas(X)
+
+
+def _part(kind: str, part: Any) -> Any:
+    """A part of the model, which may be given as a text."""
+    return registry.read(kind, part, trust="*") if isinstance(part, str) and part != "auto" else part
+
+
+def rows_of(estimator: BaseEstimator, X: Any, **options: Any) -> np.ndarray:
+    """X as numbers ``[N, n_features]``, of which some may be missing, known to an estimator.
+
+    Raises:
+        DataError: a table holds texts.
+        ValueError: as scikit-learn has it.
+    """
+    options = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"} | options
+    try:
+        rows: np.ndarray = validate_data(estimator, X, **options)
+    except ValueError as error:
+        if is_frame(X) and "could not convert" in str(error):
+            raise DataError(
+                f"X holds a column that is not of numbers ({reason(error)}); its columns are learned as what "
+                'they are by VAEEstimator(likelihood="auto"), and filled in by pv.predict; '
+                'or give numbers alone: X.select_dtypes("number")'
+            ) from error
+        raise
+    return rows
 
 
 def _given(y: Any) -> np.ndarray:

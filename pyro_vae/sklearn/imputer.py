@@ -15,14 +15,14 @@ import torch
 from pyro.infer import RenyiELBO
 from scipy.optimize import nnls
 from sklearn.base import BaseEstimator, OneToOneFeatureMixin, TransformerMixin
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 
 from pyro_vae.checks import Count, check_all
 from pyro_vae.data import load
 from pyro_vae.models import VAE
 from pyro_vae.sklearn.columns import Columns
-from pyro_vae.sklearn.estimator import seed_of
+from pyro_vae.sklearn.estimator import rows_of, seed_of
 from pyro_vae.sklearn.linear import Linear
 from pyro_vae.training import Interrupted, fit
 
@@ -124,7 +124,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
 
     def fit(self, X: Any, y: Any = None) -> VAEImputer:
         """Trains on the rows of X ``[N, n_features]``; y is ignored."""
-        x = self._rows(X, ensure_min_samples=2)
+        x = rows_of(self, X, ensure_min_samples=2)
         fine = check_all(type(self).__init__, self.get_params(deep=False))
         self._seed = seed_of(self.random_state)
         powers, (flat, straight, curved), stretch = self._rehearse(x, fine)
@@ -146,7 +146,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
     def transform(self, X: Any) -> np.ndarray:
         """X ``[N, n_features]``, with the mean of the draws where it is NaN."""
         check_is_fitted(self)
-        x = self._rows(X, reset=False)
+        x = rows_of(self, X, reset=False)
         return np.where(np.isnan(x), self._mixture.mean(x, self.num_samples, self._seed), x)
 
     def sample(
@@ -163,7 +163,7 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         """
         check_is_fitted(self)
         number = check_all(type(self).sample, {"n_samples": n_samples})["n_samples"]
-        x = self._rows(X, reset=False)
+        x = rows_of(self, X, reset=False)
         generator = torch.Generator().manual_seed(seed_of(random_state))
         parts = self._mixture.draws(x, max(number, self.num_samples), lambda: generator, alike=False)
         return np.where(np.isnan(x), np.concatenate([draws[:number] for draws in parts], 1), x)
@@ -172,12 +172,6 @@ class VAEImputer(OneToOneFeatureMixin, TransformerMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-    def _rows(self, X: Any, **options: Any) -> np.ndarray:
-        rows: np.ndarray = validate_data(
-            self, X, dtype=np.float64, order="C", ensure_all_finite="allow-nan", **options
-        )
-        return rows
 
     def _rehearse(self, x: np.ndarray, fine: Mapping[str, Any]) -> tuple[bool, list[float], float]:
         """What fills in hidden values best.

@@ -75,8 +75,10 @@ def wrong(s, scale: float = 0.7, shift: float = 0.4) -> None:
 def test_exact_guides(kind):
     s = system(kind, missing=True, exact=True)
     drawn = pv.predict(s.program, s.batch, S, num_particles=S)
-    assert (drawn.effective_sample_size > 0.99 * S).all()
-    check_draws(s, drawn, S / 2)  # drawn anew from as many
+    # Of r = (q + p(z)) / 2 no weight is above 2 p(x): K E[w]^2 / E[w^2] >= K / 2.
+    assert (drawn.effective_sample_size > 0.49 * S).all()
+    assert (drawn.effective_sample_size < 1.01 * S).all()
+    check_draws(s, drawn, S / 3)  # drawn anew from half as many
     torch.testing.assert_close(drawn.mean(), drawn["x"].mean(0))
 
 
@@ -87,6 +89,18 @@ def test_guides_are_corrected_and_patterns_may_differ(kind):
     drawn = pv.predict(s.program, s.batch, S, num_particles=4 * S)
     assert s.batch["x"][0].isnan().all()
     check_draws(s, drawn, min(S, drawn.effective_sample_size.min().item()) / 2)
+
+
+def test_a_guide_far_from_the_posterior_costs_little():
+    """What it was not trained on, nothing given, is drawn from the prior."""
+    s = system("VAE", missing=True, exact=True)
+    wrong(s, scale=0.1, shift=20.0)
+    nothing = {name: torch.full_like(x, torch.nan) for name, x in s.batch.items()}
+    drawn = pv.predict(s.program, nothing, 4000, num_particles=4000)
+    assert (drawn.effective_sample_size > 1900).all()
+    z = drawn["z"]
+    assert (z.mean(0).abs() < 5 / math.sqrt(1300)).all()
+    assert ((z.var(0) - 1).abs() < 5 * math.sqrt(2 / 1300)).all()
 
 
 def test_a_narrow_guide_off_the_mark_is_corrected():
@@ -109,7 +123,7 @@ def test_hmc_reaches_the_posterior_from_few_particles(kind):
     number = 1000
     with warnings.catch_warnings():
         warnings.simplefilter("error", DataWarning)
-        drawn = pv.predict(s.program, s.batch, number, num_particles=5, hmc=30)
+        drawn = pv.predict(s.program, s.batch, number, num_particles=5, hmc=60)
     assert (drawn.acceptance > 0.6).all()
     check_draws(s, drawn, number / 2)
     names = ("z1", "z2") if kind == "top_down" else ("z",)

@@ -37,6 +37,7 @@ from pyro_vae.families.named import (
     PseudoBernoulli,
     RoundedLogistic,
     TruncatedNormal,
+    ZeroInflatedLogNormal,
 )
 from pyro_vae.families.univariate import attribute, offered
 
@@ -58,6 +59,7 @@ __all__ = [
     "PseudoBernoulli",
     "RoundedLogistic",
     "TruncatedNormal",
+    "ZeroInflatedLogNormal",
 ]
 
 

@@ -142,8 +142,8 @@ class Latent(nn.Module):
 class Row(nn.Module):
     """How a network sees columns of a table: numbers standardised, categories as one of K numbers that is 1.
 
-    Of counts it sees log(1 + v), of positive numbers the logarithm. What is missing is at its mean, or no
-    category at all; where the data have gaps, a mask of the columns stands beside them.
+    Of counts and amounts it sees log(1 + v), of positive numbers the logarithm. What is missing is at its
+    mean, or no category at all; where the data have gaps, a mask of the columns stands beside them.
 
     Args:
         site: the site of the rows, ``[..., D]``.
@@ -171,7 +171,7 @@ class Row(nn.Module):
             ("category", [j for j, _ in hot]),
             ("level", [level for _, level in hot]),
             ("mask", list(seen)),
-            ("counts", [i for i, j in enumerate(numbers) if seen[j].kind == "count"]),
+            ("counts", [i for i, j in enumerate(numbers) if seen[j].kind in ("count", "amount")]),
             ("positive", [i for i, j in enumerate(numbers) if seen[j].kind == "positive"]),
         ):
             self.register_buffer(name, torch.tensor(index, dtype=torch.int64), persistent=False)

@@ -15,9 +15,10 @@ from pyro_vae.data.source import DataError, called, shown
 if TYPE_CHECKING:
     import pandas as pd
 
-Kind = Literal["real", "positive", "share", "count", "integer", "boolean", "category", "ordinal"]
-"""Real numbers; those above 0; those between 0 and 1; whole numbers that reach down to 0 or nearly so and
-vary more than a Poisson; other whole numbers; True and False; categories without and with an order."""
+Kind = Literal["real", "positive", "amount", "share", "count", "integer", "boolean", "category", "ordinal"]
+"""Real numbers; those above 0; those above 0 or, often, 0; those between 0 and 1; whole numbers that reach
+down to 0 or nearly so and vary more than a Poisson; other whole numbers; True and False; categories without
+and with an order."""
 
 KINDS: tuple[str, ...] = get_args(Kind)
 Level = str | int | float | bool
@@ -54,7 +55,7 @@ class Column:
     @property
     def whole(self) -> bool:
         """Whether its values are whole numbers, or categories' numbers."""
-        return self.kind not in ("real", "positive", "share")
+        return self.kind not in ("real", "positive", "amount", "share")
 
 
 class Columns(Mapping[str, tuple[()]]):
@@ -187,7 +188,13 @@ def _few(names: Sequence[Any]) -> str:
     return ", ".join(map(str, names[:20])) + more
 
 
-_RANGES = {"count": (0, np.inf), "positive": (0, np.inf), "share": (0, 1), "boolean": (0, 1)}
+_RANGES = {
+    "count": (0, np.inf),
+    "positive": (0, np.inf),
+    "amount": (0, np.inf),
+    "share": (0, 1),
+    "boolean": (0, 1),
+}
 """Of some kinds, where its numbers lie."""
 
 

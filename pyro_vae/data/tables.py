@@ -17,6 +17,8 @@ from pyro_vae.data.source import DataError, called, memory, reason, shown
 SUFFIXES = (".csv", ".parquet")
 MOST_LEVELS = 1000
 """Categories of a column; with more of them nothing is learnt of most."""
+OFTEN = 0.02
+"""Share of zeros from which on they are no chance of a density."""
 LONGEST_NAME = 500
 """Characters of the name of a column, which stands in messages and figures."""
 
@@ -213,7 +215,7 @@ def _numeric(values: np.ndarray) -> str:
         return "count" if near_none and values.var() > values.mean() else "integer"
     if low > 0:
         return "share" if low < 0.5 < high < 1 else "positive"
-    return "real"
+    return "amount" if low == 0 and (values == 0).mean() > OFTEN else "real"
 
 
 def _categories(name: str, kind: Any, dtype: str, levels: list[Any], size: int) -> Column:

@@ -21,6 +21,7 @@ from pyro_vae.distributions.univariate import (
     Poisson,
     PseudoBernoulli,
     TruncatedNormal,
+    ZeroInflatedLogNormal,
 )
 
 __all__ = [
@@ -40,6 +41,7 @@ __all__ = [
     "Reshaped",
     "RoundedLogistic",
     "TruncatedNormal",
+    "ZeroInflatedLogNormal",
     "centre",
     "conditional",
     "has_closed_form",

@@ -186,6 +186,63 @@ class TruncatedNormal(TorchDistribution):
         return (weight * (x - mean).square()).sum(0)
 
 
+class ZeroInflatedLogNormal(TorchDistribution):
+    r"""0 with probability :math:`\pi`, else positive with :math:`\log x \sim \mathcal N(\mu, \sigma^2)`.
+
+    .. math:: p(x) = \pi \, [x = 0] + (1 - \pi) \, \mathrm{LogNormal}(x; \mu, \sigma) \, [x > 0]
+
+    with respect to the counting measure at 0 and Lebesgue's elsewhere: rain of a day, what somebody spent.
+
+    Args:
+        gate_logits: log-odds of :math:`\pi`.
+        loc: :math:`\mu`.
+        scale: :math:`\sigma`.
+
+    Reference: Aitchison, 1955, "On the distribution of a positive random variable having a discrete
+    probability mass at the origin".
+    """
+
+    arg_constraints = {  # noqa: RUF012
+        "gate_logits": constraints.real,
+        "loc": constraints.real,
+        "scale": constraints.positive,
+    }
+    support = constraints.nonnegative
+
+    def __init__(self, gate_logits: Any, loc: Any, scale: Any, validate_args: bool | None = None):
+        values = torch.broadcast_tensors(*map(torch.as_tensor, (gate_logits, loc, scale)))
+        self.gate_logits, self.loc, self.scale = values
+        self.base = dist.LogNormal(self.loc, self.scale, validate_args=False)
+        super().__init__(self.loc.shape, validate_args=validate_args)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        if self._validate_args:
+            self._validate_sample(value)
+        is_zero = value == 0
+        log_prob = self.base.log_prob(torch.where(is_zero, 1.0, value))
+        zero, other = F.logsigmoid(self.gate_logits), F.logsigmoid(-self.gate_logits)
+        return torch.where(is_zero, zero, other + log_prob)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        shape = self._extended_shape(sample_shape)
+        is_zero = torch.rand(shape, dtype=self.loc.dtype, device=self.loc.device) < self.gate_logits.sigmoid()
+        return torch.where(is_zero, 0.0, self.base.sample(sample_shape))
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> ZeroInflatedLogNormal:
+        gate_logits, loc, scale = (p.expand(batch_shape) for p in (self.gate_logits, self.loc, self.scale))
+        return type(self)(gate_logits, loc, scale, validate_args=self._validate_args)
+
+    @property
+    def mean(self) -> Tensor:
+        return (-self.gate_logits).sigmoid() * self.base.mean
+
+    @property
+    def variance(self) -> Tensor:
+        second = self.base.variance + self.base.mean.square()
+        return (-self.gate_logits).sigmoid() * second - self.mean.square()
+
+
 class LogitNormal(TorchDistribution):
     r"""x in (0, 1) with :math:`\mathrm{logit}(x) \sim \mathcal N(\mu, \sigma^2)`.
 

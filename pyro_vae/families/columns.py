@@ -17,7 +17,7 @@ from pyro_vae.data import DataError
 from pyro_vae.data.columns import Column, Columns
 from pyro_vae.families.base import Family, Shape
 from pyro_vae.families.levels import Categorical, Ordinal
-from pyro_vae.families.named import Bernoulli, LogNormal, RoundedLogistic
+from pyro_vae.families.named import Bernoulli, LogNormal, RoundedLogistic, ZeroInflatedLogNormal
 from pyro_vae.families.univariate import Of, Univariate
 
 
@@ -120,18 +120,19 @@ class ByColumn(Family):
 class Auto(Family):
     """A family for each column of a table, by what the column is, but for those that are named here.
 
-    ========  ==========================================  =================
+    ========  ==========================================  =====================
     kind      values                                      family
-    ========  ==========================================  =================
+    ========  ==========================================  =====================
     real      real numbers                                StudentT
     positive  above 0                                     LogNormal
+    amount    0, often, or above 0                        ZeroInflatedLogNormal
     share     between 0 and 1                             Beta
     count     0, 1, ..., varied more than a Poisson       GammaPoisson
     integer   other whole numbers                         RoundedLogistic
     boolean   True and False, 0 and 1                     Bernoulli
     category  without an order                            Categorical
     ordinal   with an order                               Ordinal
-    ========  ==========================================  =================
+    ========  ==========================================  =====================
 
     Args:
         families: by column; all others are chosen.
@@ -188,6 +189,7 @@ def choose(column: Column) -> Family:
     family: Any = {
         "real": Of(dist.StudentT),
         "positive": LogNormal,
+        "amount": ZeroInflatedLogNormal,
         "share": Of(dist.Beta),
         "count": Of(dist.GammaPoisson),
         "integer": RoundedLogistic,

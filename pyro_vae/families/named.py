@@ -150,6 +150,24 @@ class LogNormal(Univariate):
         super().__init__(dist.LogNormal, loc=loc, scale=scale)
 
 
+class ZeroInflatedLogNormal(Univariate):
+    """Amounts: 0, or positive, with logarithms that are Normal.
+
+    See :class:`pyro_vae.distributions.ZeroInflatedLogNormal`.
+
+    Args:
+        gate_logits: log-odds of 0.
+        loc: mean of the logarithms of others, in units of their standard deviation.
+        scale: their standard deviation.
+    """
+
+    measured_in: ClassVar = {"loc": "scale"}
+
+    def __init__(self, gate_logits: Source = "network", loc: Source = "network", scale: Source = "network"):
+        super().__init__(distributions.ZeroInflatedLogNormal, gate_logits=gate_logits, loc=loc, scale=scale)
+        self.measure = "counting and Lebesgue measure (at 0, and elsewhere on the data's scale)"
+
+
 class LogitNormal(Univariate):
     """Values in (0, 1), whose logits are Normal. See :class:`pyro_vae.distributions.LogitNormal`.
 

@@ -435,7 +435,7 @@ def _limits(column: Column, values: np.ndarray) -> tuple[float, float]:
         return -0.6, max(1, len(column.levels) - 1) + 0.6
     low, high = np.quantile(known, [0.005, 0.995])
     margin = 0.04 * (high - low) or 0.5 * abs(high) or 0.5
-    bound = 0.0 if column.kind in ("positive", "share", "count") else -np.inf
+    bound = 0.0 if column.kind in ("positive", "amount", "share", "count") else -np.inf
     return float(low if low - margin < bound else low - margin), float(high + margin)
 
 

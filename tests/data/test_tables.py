@@ -272,6 +272,22 @@ def test_no_names_in_the_first_row(tmp_path):
         pv.data.load(tmp_path / "t.parquet")
 
 
+def test_amounts():
+    """0 often, and else positive: no density of reals, which would rise without bound at 0."""
+    random = np.random.default_rng(0)
+    rain = np.where(random.random(400) < 0.6, 0.0, random.lognormal(1.0, 0.5, 400))
+    table = pv.data.load(pd.DataFrame({"rain": rain, "depth": rain + random.normal(size=400)}))
+    assert [column.kind for column in table.columns.of.values()] == ["amount", "real"]
+    rare = np.where(np.arange(400) == 3, 0.0, random.lognormal(1.0, 0.5, 400))
+    assert pv.data.load(pd.DataFrame({"x": rare})).columns.of["x"].kind == "real"
+    nets = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
+    vae = pv.VAE(table.event_shapes, 2, likelihood="auto", **nets)
+    pv.fit(vae, table, epochs=60, lr=1e-2, progress=False)
+    drawn = pv.predict(vae, pd.DataFrame({"depth": [np.nan]}), num_samples=2000)["rain"]
+    assert (drawn == 0).mean() == pytest.approx(0.6, abs=0.08)
+    assert np.log(drawn[drawn > 0]).mean() == pytest.approx(1.0, abs=0.2)
+
+
 @pytest.mark.parametrize("name", ["a\nb", "x" * 5000, "\x1b[2J"])
 def test_names_of_strangers(tmp_path, name):
     """One sentence on one line, whatever the name of the column that it is about."""

@@ -224,6 +224,8 @@ def predict(
     data: str,
     output: str = "filled.csv",
     num_samples: int = 100,
+    num_particles: int = 1000,
+    hmc: int = 0,
     draws: bool = False,
     seed: int = 0,
     trust: Sequence[str] = (),
@@ -236,29 +238,34 @@ def predict(
     Args:
         run: folder of the run.
         data: a .csv or .parquet file with the columns of the run's table, or a .npy file of its x.
-        output: file to write, of the same kind.
-        num_samples: draws of each row.
-        draws: write all of the draws, one table after the other, instead of a filled one.
+        output: another file to write, of the same kind; by default filled.csv. One of this name is replaced.
+        num_samples: draws of each row, by default 100.
+        num_particles: importance samples of each row, by default 1000.
+        hmc: steps of Hamiltonian Monte Carlo that move the draws on, by default none.
+        draws: true writes all of the draws, one table after the other, instead of a filled one.
         seed: of the draws.
     """
     program, path = _program(run, trust), Path(output)
     if path.suffix != Path(data).suffix:
         raise ConfigError(f"output={output} is no {Path(data).suffix} file, as the data are")
+    if path.exists() and path.samefile(data):
+        raise ConfigError(f"output={output} is the file of the data, whose holes would be lost; name another")
+    options: Any = {"num_particles": num_particles, "hmc": hmc, "seed": seed}
     if path.suffix not in tables.SUFFIXES:
         x = files.read(Path(data), stream=False).values["x"]
-        drawn = evaluate.predict(program, x, num_samples, seed=seed)["x"].cpu().numpy()
+        drawn = evaluate.predict(program, x, num_samples, **options)["x"].cpu().numpy()
         content = io.BytesIO()
         np.save(content, drawn if draws else drawn.mean(0))
         checkpoint.write(path, content.getvalue())
     else:
         frame, columns = tables.read(Path(data)), cast(Columns, program.columns)
         if draws:
-            drawn = evaluate.predict(program, frame, num_samples, seed=seed).reset_index()
+            drawn = evaluate.predict(program, frame, num_samples, **options).reset_index()
         else:
             by_name = {str(name): frame[name] for name in frame}
             for name in by_name:
                 columns.number(name)  # which refuses what is none of them
-            found = evaluate.predict(program, by_name, num_samples, seed=seed)
+            found = evaluate.predict(program, by_name, num_samples, **options)
             typical = [
                 found.quantile(0.5, name) if column.whole and not column.levels else found.mean(name)
                 for name, column in columns.of.items()

@@ -49,6 +49,11 @@ def as_batch(batch: Mapping[str, Any] | Tensor | np.ndarray, name: str = "batch"
         return {"x": batch}
     if isinstance(batch, np.ndarray) and batch.dtype.kind in "biuf":
         return {"x": torch.as_tensor(batch, dtype=torch.get_default_dtype())}
+    if hasattr(batch, "to_frame"):
+        raise TypeError(
+            f"{name} is a {type(batch).__name__} of pandas, and a program takes rows: one of them is "
+            "frame.iloc[[0]], and a column by its name {'age': frame['age']}"
+        )
     raise TypeError(
         f"{name}={found(batch)}: a program takes a batch, a mapping from sites to tensors, or one tensor, "
         f"not a {type(batch).__name__}; of a split, split.batch(slice(0, 100))"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -241,9 +242,20 @@ def as_floats(name: str, values: Any) -> np.ndarray:
         wrong = next((v for v in array.flat if not isinstance(v, int | float | np.number | np.bool_)), array)
         wrong = wrong.item() if isinstance(wrong, np.generic) else wrong
         raise DataError(
-            f"{called(name)} holds {shown(wrong)} among its values, which is no number; where that means "
-            f'"not known": frame[{name!r}] = pd.to_numeric(frame[{name!r}], errors="coerce")'
+            f"{called(name)} holds {shown(wrong)} among its values, which is no number; {_mend(name, wrong)}"
         ) from error
+
+
+def _mend(name: str, wrong: Any) -> str:
+    """What makes a column one of numbers, that holds something else."""
+    for text, mend in (
+        (str(wrong), f"frame[{name!r}] = frame[{name!r}].astype(float)"),
+        (str(wrong).replace(",", "."), 'where a comma stands for the point: pd.read_csv(path, decimal=",")'),
+    ):
+        with contextlib.suppress(ValueError):
+            float(text)
+            return mend
+    return f'where that means "not known": frame[{name!r}] = pd.to_numeric(frame[{name!r}], errors="coerce")'
 
 
 def _missing(array: np.ndarray) -> np.ndarray:

@@ -24,7 +24,7 @@ IMAGE_FORMATS = ("PNG", "JPEG", "BMP", "GIF", "TIFF", "WEBP", "PPM")
 """Pillow goes by content and not by suffix, and runs Ghostscript where that is PostScript."""
 
 _MOST_FILES = 2_000_000
-_SMALL, _SMALL_FOLDER = 2**30, 2**22
+_SMALL, _SMALL_FOLDER = 2**29, 2**22
 """Bytes that an archive, or a folder of images, may take however little it is on disk."""
 
 

@@ -174,6 +174,12 @@ def _check_levels(name: str, column: Column, family: Family) -> None:
     Raises:
         DataError: naming the column.
     """
+    if not column.levels and isinstance(family, Categorical) and family.levels == Categorical().levels:
+        raise DataError(
+            f"column {name} is of kind {column.kind}, and {family!r} would give it levels 0 to 255; make it "
+            f"categories: frame[{name!r}] = frame[{name!r}].astype('category'), or, in their order, "
+            f"pd.Categorical(frame[{name!r}], ordered=True)"
+        )
     wanted = {"boolean": 2}.get(column.kind, len(column.levels))
     if wanted and bounds(family.support) != (0, wanted - 1):
         raise DataError(

@@ -373,6 +373,12 @@ def _given(y: Any) -> np.ndarray:
             "transform(X, y), score(X, y), inverse_transform(Z, y), sample(n, given=y)"
         )
     labels: np.ndarray = column_or_1d(y, warn=True)
+    unknown = [i for i, label in enumerate(labels.tolist()) if label is None or label != label]
+    if unknown:
+        raise ValueError(
+            f"y has no class of {len(unknown)} rows (first {unknown[0]}); leave them out: "
+            "X[y.notna()], y[y.notna()]"
+        )
     return labels
 
 

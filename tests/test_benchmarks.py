@@ -55,6 +55,23 @@ def test_the_claims_are_measured_in_processes_of_their_own(peers, mnist_dir, mon
 
 
 @pytest.mark.slow
+def test_missing_pixels_are_tabled(monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    missing_pixels = importlib.import_module("missing_pixels")
+    options = ["--data", "digits", "--epochs", "1", "--num-samples", "5"]
+    monkeypatch.setattr("sys.argv", ["missing_pixels.py", *options])
+    missing_pixels.main()
+    rows = [line for line in capsys.readouterr().out.splitlines() if line.startswith("| ")]
+    assert [row.split("|")[1].strip() for row in rows[1:]] == [
+        "complete",
+        "50 % missing",
+        "50 % missing, guide complete",
+        "0 where missing",
+    ]
+    assert Path("runs/missing_pixels/missing_pixels.png").exists()
+
+
+@pytest.mark.slow
 def test_parts_are_tabled(monkeypatch, capsys):
     monkeypatch.syspath_prepend(BENCHMARKS)
     parts = importlib.import_module("parts")

@@ -446,6 +446,8 @@ def test_tables(people):
 
 
 def test_mistakes_with_tables_are_told(people):
+    with pytest.raises(ValueError, match="y has no class of 48 rows"):
+        VAEEstimator(conditional=True).fit(people[["flag"]], people["size"])
     with pytest.raises(DataError, match=r'learned as what they are by VAEEstimator\(likelihood="auto"\)'):
         VAEEstimator().fit(people)
     with pytest.raises(DataError, match="not of numbers"):

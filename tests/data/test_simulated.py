@@ -58,7 +58,7 @@ def test_families_are_recovered():
 
 @pytest.mark.slow
 def test_the_density_is_nearly_reached():
-    """0.2 nats of rows that were held out, where columns by themselves lose some 4."""
+    """0.3 nats of rows that were held out, where columns by themselves lose 3."""
     train, test = simulated(3000, 0), simulated(1000, 1)
     table = pv.data.load(as_frame(train))
     torch.manual_seed(0)
@@ -70,4 +70,4 @@ def test_the_density_is_nearly_reached():
     best, alone = (log_p.double() for log_p in truth(test))
     lost, error = (best - found).mean().item(), (best - found).std().item() / 1000**0.5
     assert (best - alone).mean() > 2.0
-    assert -3 * error < lost < 0.2
+    assert -3 * error < lost < 0.3

@@ -325,3 +325,25 @@ def test_a_family_for_a_column():
     with warnings.catch_warnings():
         warnings.simplefilter("error")
         pv.fit(vae, data, epochs=1, progress=False, compile=False)
+
+
+@pytest.mark.parametrize(
+    ("value", "mend"),
+    [("4000", r"astype\(float\)"), ("40,5", 'decimal=","'), ("none", 'errors="coerce"')],
+)
+def test_texts_among_numbers(value, mend):
+    """Each has a mend that loses no number."""
+    table = pv.data.load(pd.DataFrame({"x": [1.5, 2.5, 3.5], "y": [0.1, -0.2, 0.3]}))
+    vae = pv.VAE(table.event_shapes, 1, likelihood="auto", encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4))
+    with pytest.raises(DataError, match=mend):
+        pv.predict(vae, pd.DataFrame({"x": [value]}))
+
+
+def test_levels_that_a_column_does_not_have():
+    table = pv.data.load(pd.DataFrame({"rate": [1, 2, 3, 5, 4] * 4, "y": np.linspace(-1, 1, 20)}))
+    with pytest.raises(DataError, match="levels 0 to 255; make it categories"):
+        pv.VAE(table.event_shapes, 1, likelihood={"rate": pv.likelihoods.Categorical})
+    pv.VAE(table.event_shapes, 1, likelihood={"rate": pv.likelihoods.Categorical(6)})
+    vae = pv.VAE(table.event_shapes, 1, likelihood="auto")
+    with pytest.raises(TypeError, match=r"frame.iloc\[\[0\]\]"):
+        pv.predict(vae, pd.Series({"rate": 1.0}))

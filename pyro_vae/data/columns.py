@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import contextlib
+import difflib
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING, Any, Literal, get_args
@@ -135,7 +136,12 @@ class Columns(Mapping[str, tuple[()]]):
             DataError: none has.
         """
         if name not in self.of:
-            raise DataError(f"there is no column {shown(name)}; the columns are {_few(list(self.of))}")
+            near = difflib.get_close_matches(str(name), list(self.of), n=1)
+            hint = f"did you mean {near[0]!r}? " if near else ""
+            raise DataError(
+                f"there is no column {shown(name)}; {hint}leave it out, frame.drop(columns={shown(name)}); "
+                f"the columns are {_few(list(self.of))}"
+            )
         return list(self.of).index(name)
 
     def encode(self, given: Any, size: int | None = None) -> Tensor:

@@ -479,8 +479,7 @@ def test_inpainting_keeps_what_is_given(make_vae):
     x = torch.rand(3, 1, 8, 8).round()
     known = torch.ones(1, 8, 8, dtype=torch.bool)
     known[:, 5:] = False
-    with pytest.warns(pv.program.DataWarning, match="effective sample size"):
-        figure = pv.figures.inpainting(vae, x, known, 4, num_particles=20)
+    figure = pv.figures.inpainting(vae, x, known, 4, num_particles=20)
     assert texts(figure.axes[0].get_yticklabels()) == ["given", "guess", *["drawn"] * 4, "truth"]
     pixels = mosaic(figure)
     for i in range(7):  # each row has what is given, and the last one all

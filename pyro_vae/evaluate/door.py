@@ -49,8 +49,8 @@ def check(program: Program, data: Split) -> None:
     kind = type(program).__name__
     if not len(data):
         raise DataError(
-            "there are no rows; give one or more, or, of a split, load the data with a larger fraction "
-            "for it: test=0.1"
+            "there are no rows, or the split is empty; give one or more, or load the data with a larger "
+            "fraction for it: test=0.1"
         )
     for name, shape in program.event_shapes.items():
         if name not in data.event_shapes:

@@ -38,7 +38,8 @@ def is_frame(data: Any) -> bool:
 
 
 def _is_foreign(data: Any) -> bool:
-    return any(hasattr(data, name) for name in ("__dataframe__", "__arrow_c_stream__"))
+    is_series = hasattr(data, "to_frame") and not hasattr(data, "columns")  # a stream of Arrow, too
+    return not is_series and any(hasattr(data, name) for name in ("__dataframe__", "__arrow_c_stream__"))
 
 
 def as_pandas(data: Any) -> Any:

@@ -162,7 +162,7 @@ def test_summaries_fit_the_kinds(people):
     assert drawn.mean("smokes")[0] == pytest.approx(draws["smokes"].mean().item())
     for name in ("sex", "mood"):
         assert drawn.mean(name)[0] == draws[name].mode().values
-    for q in (0.25, 0.5, 0.77):
+    for q in (0.25, 0.5, 0.775):  # not 0.77, of which 100 times is 77 or less, as it is rounded
         for name in ("visits", "mood", "smokes"):
             assert drawn.quantile(q, name)[0] == draws[name].sort().values[int(q * 100)]
         assert drawn.quantile(q, "sex")[0] == draws["sex"].mode().values

@@ -152,7 +152,8 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         own = {n: v for n, v in self.get_params(deep=False).items() if n not in Settings.documentation()}
         fine = check_all(type(self).__init__, own)
         is_table = fine["likelihood"] == "auto" or isinstance(fine["likelihood"], Mapping)
-        columns = table(_frame(X, fine["likelihood"]))[1] if is_table else None
+        frame: Any = _frame(X, fine["likelihood"]) if is_table else None
+        columns = table(frame)[1] if is_table else None
         x = self._rows(X, columns, ensure_min_samples=2)
         shape = x.shape[1:] if self.event_shape is None else tuple(fine["event_shape"])
         if math.prod(shape) != x.shape[1] or (is_table and len(shape) != 1):
@@ -181,7 +182,7 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
             vae = model(columns or shape, latent_dim=fine["latent_dim"], **parts)
         settings = {name: getattr(self, name) for name in Settings.documentation() if hasattr(self, name)}
         data = load(
-            _frame(X, fine["likelihood"]) if is_table else sites,
+            frame if is_table else sites,
             labels=sites.get("y") if is_table else None,
             validation=0.0,
             test=0.0,

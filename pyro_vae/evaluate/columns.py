@@ -22,8 +22,8 @@ from pyro_vae.evaluate.likelihood import (
     chunks,
     log_likelihood,
     over_batches,
-    standard_error,
 )
+from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.families import COUNTING, LEBESGUE, ByColumn
 from pyro_vae.objectives import importance_weighted_bound
 from pyro_vae.objectives.importance import defensive

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Callable, Mapping
+from collections.abc import Callable
 from dataclasses import dataclass, field
 from typing import Any, cast
 
@@ -16,6 +16,7 @@ from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import Split
 from pyro_vae.evaluate.door import Data, as_split, check
+from pyro_vae.evaluate.shown import standard_error, table
 from pyro_vae.families import COUNTING, LEBESGUE
 from pyro_vae.objectives import elbo_terms, importance_weighted_bound, log_weights
 from pyro_vae.objectives.importance import by_datum, traces
@@ -63,7 +64,7 @@ class ELBO:
         several = named if len(named) > 2 else {}
         rows = {"ELBO": self.elbo, "reconstruction": self.reconstruction, "KL": self.kl} | several
         errors = {"ELBO": self.standard_error}
-        return _table("nats per datum", rows, errors)
+        return table("nats per datum", rows, errors)
 
 
 @dataclass(frozen=True)
@@ -97,16 +98,7 @@ class LogLikelihood:
         rows = {"log p(x)": self.log_likelihood}
         bits = {} if self.bits_per_dim is None else {"bits per dimension": self.bits_per_dim}
         caption = f"nats per datum, K = {self.num_samples}, w.r.t. {self.measure}"
-        return _table(caption, rows | bits, {"log p(x)": self.standard_error})
-
-
-def _table(caption: str, rows: Mapping[str, float], errors: Mapping[str, float]) -> str:
-    """Numbers with their standard errors as a notebook shows them."""
-    cells = "".join(
-        f"<tr><td>{name}</td><td>{value:.3f}{f' ± {errors[name]:.3f}' if name in errors else ''}</td></tr>"
-        for name, value in rows.items()
-    )
-    return f"<table><caption>{caption}</caption>{cells}</table>"
+        return table(caption, rows | bits, {"log p(x)": self.standard_error})
 
 
 @checked
@@ -259,11 +251,6 @@ def _compiled(function: Any, inputs: list[Tensor], program: Program) -> Any:
         warnings.warn(text, CompilationWarning, stacklevel=5)
         return None
     return compiled
-
-
-def standard_error(values: Tensor) -> float:
-    """Of the mean of ``values``, ``[N]``; NaN of one."""
-    return (values.std() / math.sqrt(len(values))).item() if len(values) > 1 else math.nan
 
 
 def over_batches(

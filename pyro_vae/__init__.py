@@ -26,6 +26,7 @@ from pyro_vae.conditional import Conditional
 from pyro_vae.evaluate import predict
 from pyro_vae.models import VAE, ConditionalVAE, CountVAE, HierarchicalVAE, SelectionVAE
 from pyro_vae.program import Program
+from pyro_vae.report import report
 from pyro_vae.training import Run, fit, resume, verify
 
 __version__ = version("pyro_vae")
@@ -59,6 +60,7 @@ __all__ = [
     "predict",
     "priors",
     "registry",
+    "report",
     "resume",
     "svi",
     "training",

@@ -17,7 +17,7 @@ import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any, Literal, cast
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -32,6 +32,7 @@ from pyro_vae.data.columns import Columns
 from pyro_vae.families import COUNTING, Auto, Family
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
+from pyro_vae.report import report
 from pyro_vae.svi import NonFiniteLossError
 from pyro_vae.training import Settings
 
@@ -219,6 +220,34 @@ def evaluate_run(run: Path, num_samples: int = 1000, split: Part = "test", trust
     print(path)
 
 
+def report_run(
+    run: Path,
+    other: str | None = None,
+    output: str | None = None,
+    num_data: int = 500,
+    num_samples: int = 1000,
+    seed: int = 0,
+    trust: Sequence[str] = (),
+) -> None:
+    """Writes one page of HTML on a run, or on two side by side, that opens without a network.
+
+    How likely held-out data are, certified from both sides; how far the bound is and whose fault that is;
+    whether the encoder is calibrated and the model fits; what the latents do; which data are odd. Takes
+    minutes.
+
+    Args:
+        run: folder of the run.
+        other: folder of another run on the same data, beside it.
+        output: the file to write, by default report.html in the folder of the run.
+        num_data: held-out data that are looked at, at most.
+        num_samples: importance samples per datum.
+        seed: of the draws.
+    """
+    options: Any = {"num_data": num_data, "num_samples": num_samples, "seed": seed, "trust": trust}
+    shown = sys.stderr.isatty()
+    print(report(run, other, output=output or run / "report.html", progress=shown, **options))
+
+
 def predict(
     run: Path,
     data: str,
@@ -233,12 +262,13 @@ def predict(
     """Fills the holes of a table, or of an array, by what a run's model infers from the rest of each row.
 
     Real numbers are filled with the mean of the draws, others with their median, categories with the most
-    frequent.
+    frequent. What is there stays as it is written, in columns that the model does not have, too; columns of
+    the model that are not there come last.
 
     Args:
         run: folder of the run.
-        data: a .csv or .parquet file with the columns of the run's table, or a .npy file of its x.
-        output: another file to write, of the same kind; by default filled.csv. One of this name is replaced.
+        data: a .csv or .parquet file with columns of the run's table, or a .npy file of its x.
+        output: file to write, of the same kind, and not there yet; by default filled.csv.
         num_samples: draws of each row, by default 100.
         num_particles: importance samples of each row, by default 1000.
         hmc: steps of Hamiltonian Monte Carlo that move the draws on, by default none.
@@ -248,8 +278,8 @@ def predict(
     program, path = _program(run, trust), Path(output)
     if path.suffix != Path(data).suffix:
         raise ConfigError(f"output={output} is no {Path(data).suffix} file, as the data are")
-    if path.exists() and path.samefile(data):
-        raise ConfigError(f"output={output} is the file of the data, whose holes would be lost; name another")
+    if path.exists():
+        raise ConfigError(f"output={output} is there already; remove it, or name another")
     options: Any = {"num_particles": num_particles, "hmc": hmc, "seed": seed}
     if path.suffix not in tables.SUFFIXES:
         x = files.read(Path(data), stream=False).values["x"]
@@ -258,21 +288,43 @@ def predict(
         np.save(content, drawn if draws else drawn.mean(0))
         checkpoint.write(path, content.getvalue())
     else:
-        frame, columns = tables.read(Path(data)), cast(Columns, program.columns)
+        frame, columns = tables.read(Path(data)), program.columns
+        if columns is None:
+            raise ConfigError(f"{run} is no model of a table; give a .npy file of its x: --data x.npy")
+        by_name = {str(name): frame[name] for name in frame if str(name) in columns}
+        _tell_of_others(data, frame, columns)
+        found = evaluate.predict(program, by_name, num_samples, **options)
         if draws:
-            drawn = evaluate.predict(program, frame, num_samples, **options).reset_index()
+            rows = torch.stack([found[name] for name in columns], -1).flatten(0, 1)
         else:
-            by_name = {str(name): frame[name] for name in frame}
-            for name in by_name:
-                columns.number(name)  # which refuses what is none of them
-            found = evaluate.predict(program, by_name, num_samples, **options)
             typical = [
                 found.quantile(0.5, name) if column.whole and not column.levels else found.mean(name)
                 for name, column in columns.of.items()
             ]
-            drawn = tables.filled(tables.as_text(Path(data)), columns.decode(torch.stack(typical, -1)))
-        checkpoint.write(path, tables.as_bytes(drawn, path.suffix))
+            rows = torch.stack(typical, -1)
+        whole = tables.filled(Path(data), frame, columns.decode(rows))
+        if draws:
+            number = divmod(np.arange(len(whole)), len(frame))
+            for place, (name, values) in enumerate(zip(("draw", "row"), number, strict=True)):
+                whole.insert(place, tables.free(name, whole.columns), values)
+        checkpoint.write(path, tables.as_bytes(whole, path.suffix))
     print(path)
+
+
+def _tell_of_others(data: str, frame: Any, columns: Columns) -> None:
+    """Says which columns of a file the model does not have, and which of its own are not there.
+
+    Raises:
+        DataError: the file has none of the model's.
+    """
+    names = list(map(str, frame.columns))
+    others, absent = [n for n in names if n not in columns], [n for n in columns if n not in names]
+    if len(absent) == len(columns):
+        columns.number(names[0])
+    told = [f"{', '.join(others)}: no column of the model, left as it is"] if others else []
+    told += [f"{', '.join(absent)}: not there, and filled in each row"] if absent else []
+    if told:
+        print(f"pyro-vae: {data}: {'; '.join(told)}", file=sys.stderr)
 
 
 def sample(
@@ -385,6 +437,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "compare": compare,
     "evaluate": evaluate_run,
+    "report": report_run,
     "predict": predict,
     "verify": verify,
     "explain": explain,
@@ -503,23 +556,11 @@ def _program(run: Path, trust: Sequence[str]) -> Program:
 
 def _load(run: Path, name: Part, trust: Sequence[str]) -> tuple[Program, data.Split]:
     """A run's model, and one split of its data."""
-    values = checkpoint.read_config(run)
-    if values.get("data") is None:
-        raise CheckpointError(
-            f"{run} was trained on an array in memory, which the command line cannot load again; use "
-            f"Python: program = pv.load({str(run)!r})"
-        )
-    loaded = data.load(**checkpoint.options(data.load, values))
-    _, meta = checkpoint.load_tensors(run / checkpoint.CHECKPOINT)
-    if meta.get("fingerprint") != loaded.fingerprint:
-        raise data.DataError(
-            f"the data in {values['data']} are not those that {run} was trained on, and their splits may "
-            f"overlap with its training data; evaluate in Python: pv.evaluate.elbo(pv.load({str(run)!r}), x)"
-        )
-    split: data.Split = getattr(loaded, name)
+    reopened = training.reopen(run, trust=trust)
+    split: data.Split = getattr(reopened.data, name)
     if not len(split):
         raise data.DataError(f"the {name} split is empty; look at another: --split train")
-    return _program(run, trust), split
+    return reopened.program.to(training.find_device("auto")), split
 
 
 def _datum(split: data.Split, index: int) -> dict[str, Tensor]:

@@ -4,6 +4,8 @@ import importlib
 import re
 from pathlib import Path
 
+import numpy as np
+import pandas as pd
 import pytest
 import torch
 from torch import nn
@@ -112,3 +114,48 @@ def test_structures_are_tabled_and_gone_on_with(monkeypatch, capsys):
     assert sum(row.startswith(("| VAE | -", "| ConditionalVAE | -")) for row in tables[0]) == 2
     assert sum(row.startswith("| two levels, 40 and 20, ") for row in tables[0]) == 2
     assert sum(" + " in row for row in tables[0]) == 2  # a number for each level
+
+
+def test_rows_of_other_tables_are_told_apart_and_teach_less(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    draws = importlib.import_module("draws")
+    random = np.random.default_rng(0)
+    kind = random.integers(0, 3, 400)
+    frame = pd.DataFrame({"size": kind + 0.1 * random.normal(size=400), "kind": np.array(list("abc"))[kind]})
+    data = pv.data.load(frame, validation=0.0, test=0.25)
+    train, real = (part.batch(slice(None))["x"] for part in (data.train, data.test))
+    assert draws.features(real, data.columns).shape == (100, 4)
+    shuffled = torch.stack([train[torch.randperm(len(train)), 0], train[:, 1]], 1)
+    monkeypatch.setattr(draws, "REPEATS", 2)
+    monkeypatch.setattr(draws, "TREES", 20)
+    same, other = (
+        draws.told_apart(*(draws.features(rows, data.columns) for rows in (drawn, real)))
+        for drawn in (train, shuffled)
+    )
+    assert same == pytest.approx(0.5, abs=0.1)
+    assert other > 0.7
+    taught, untaught = (draws.learned_from(drawn, real, data.columns, "kind") for drawn in (train, shuffled))
+    assert taught > 97
+    assert untaught < 60
+
+
+def test_cells_are_compared_with_those_of_the_same_totals(monkeypatch):
+    pytest.importorskip("scanpy")
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    cells = importlib.import_module("cells")
+    rows = {
+        name: [{"log_p": log_p + more, "accuracy": 80.0, "rand": 0.5, "seconds": 9.0} for more in (0.0, 2.0)]
+        for name, log_p in {
+            "CountVAE": -600.0,
+            "CountVAE, observed total": -500.0,
+            "scvi-tools": -610.0,
+            "scvi-tools, observed total": -495.0,
+        }.items()
+    }
+    told = [[cell.strip() for cell in line.split("|")[1:4]] for line in cells.table(rows).splitlines()[2:]]
+    assert told == [
+        ["CountVAE", "-599.0 ± 1.0", ""],
+        ["scvi-tools", "-609.0 ± 1.0", "-10.0 ± 0.0"],
+        ["CountVAE, observed total", "-499.0 ± 1.0", ""],
+        ["scvi-tools, observed total", "-494.0 ± 1.0", "+5.0 ± 0.0"],
+    ]

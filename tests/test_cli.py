@@ -414,5 +414,40 @@ def test_a_table_with_holes(output):
     assert main(["predict", "run", "--data", "t.csv", "--output", "all.csv", "--draws", "true"]) == 0
     assert len(pandas.read_csv("all.csv")) == 100 * 60
     fails(2, output, "predict", "run", "--data", "t.csv", "--output", "filled.npy")
-    pandas.read_csv("t.csv").rename(columns={"sex": "sexe"}).to_csv("other.csv", index=False)
-    assert "no column 'sexe'" in fails(2, output, "predict", "run", "--data", "other.csv")
+    before.rename(columns=str.upper).to_csv("other.csv", index=False)
+    told = fails(2, output, "predict", "run", "--data", "other.csv", "--output", "other-filled.csv")
+    assert "no column 'HEIGHT'" in told
+
+
+@pytest.mark.filterwarnings("ignore:the effective sample size")
+def test_what_is_there_stays_as_it_is_written(capsys):
+    """Columns that the model does not have, too; what is filled in has the digits of single precision."""
+    pandas = pytest.importorskip("pandas")
+    random = np.random.default_rng(0)
+    heights, sexes = random.normal(170, 10, 60), random.choice(["f", "m"], 60)
+    pandas.DataFrame({"height": heights, "sex": sexes, "size": heights / 100}).to_csv("t.csv", index=False)
+    train("--data", "t.csv")
+    before = "row,id,height,sex\n1,NA,160.500,f\n2,007,,m\n3,,1.7e2,\n"
+    Path("holes.csv").write_text(before)
+    arguments = ["predict", "run", "--data", "holes.csv", "--num-samples", "3", "--output"]
+    capsys.readouterr()
+    assert main([*arguments, "one.csv"]) == 0
+    told = capsys.readouterr().err
+    assert told.count("\n") == 1
+    assert "row, id: no column of the model, left as it is; size: not there, and filled in each row" in told
+    header, *lines = [line.split(",") for line in Path("one.csv").read_text().splitlines()]
+    assert header == ["row", "id", "height", "sex", "size"]
+    kept = [(0, 0), (0, 1), (0, 2), (0, 3), (1, 0), (1, 1), (1, 3), (2, 0), (2, 1), (2, 2)]
+    asked = [line.split(",") for line in before.splitlines()[1:]]
+    assert all(lines[i][j] == asked[i][j] for i, j in kept)
+    for text in (lines[1][2], lines[0][4]):
+        assert text == str(np.float32(text))
+    assert lines[2][3] in ("f", "m")
+    assert main([*arguments, "one.csv"]) == 2
+    assert "output=one.csv is there already" in capsys.readouterr().err
+    assert main([*arguments, "all.csv", "--draws", "true"]) == 0
+    header, *drawn = [line.split(",") for line in Path("all.csv").read_text().splitlines()]
+    assert header == ["draw", "row_", "row", "id", "height", "sex", "size"]
+    assert [line[:2] for line in drawn] == [[str(s), str(i)] for s in range(3) for i in range(3)]
+    assert all(drawn[3 * s + i][2 + j] == asked[i][j] for s in range(3) for i, j in kept)
+    assert len({drawn[3 * s + 1][4] for s in range(3)}) == 3

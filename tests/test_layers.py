@@ -18,7 +18,7 @@ ROWS = [
     ["objectives", "registry"],
     ["evaluate", "figures", "explain", "checkpoint"],
     ["training"],
-    ["comparison", "sklearn", "arguments"],
+    ["comparison", "sklearn", "report", "arguments"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -28,6 +28,7 @@ WITHIN = {  # of the same row, in its order
     "engine": set(),
     "svi": {"losses"},
     "priors": {"families"},
+    "registry": {"objectives"},
     "likelihoods": {"families"},
     "guides": {"families"},
     "conditional": {"seen"},

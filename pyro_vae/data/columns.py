@@ -5,8 +5,8 @@ from __future__ import annotations
 import contextlib
 import difflib
 from collections.abc import Iterator, Mapping, Sequence
-from dataclasses import dataclass
-from typing import TYPE_CHECKING, Any, Literal, get_args
+from dataclasses import asdict, dataclass, field, fields
+from typing import TYPE_CHECKING, Any, Literal, cast, get_args
 
 import numpy as np
 import torch
@@ -34,11 +34,14 @@ class Column:
         kind: of its values.
         dtype: of the frame that it came from, by pandas' name.
         levels: of a category, in the order of their numbers.
+        levels_dtype: of the categories of a frame, where their own values do not tell it: of intervals, say,
+            which are levels by their texts.
     """
 
     kind: Kind
     dtype: str = "float64"
     levels: tuple[Level, ...] = ()
+    levels_dtype: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -60,6 +63,9 @@ class Column:
         return self.kind not in ("real", "positive", "amount", "share")
 
 
+_FIELDS = {one.name for one in fields(Column)}
+
+
 class Columns(Mapping[str, tuple[()]]):
     """The columns of a table by name, each a site of shape ``()``: what a model of the table is built for.
 
@@ -75,7 +81,7 @@ class Columns(Mapping[str, tuple[()]]):
         for name, what in columns.items():
             if isinstance(what, str):
                 what = Column(what)  # type: ignore[arg-type]
-            elif isinstance(what, Mapping) and what.keys() <= {"kind", "dtype", "levels"} and "kind" in what:
+            elif isinstance(what, Mapping) and what.keys() <= _FIELDS and "kind" in what:
                 what = Column(**{**what, "levels": tuple(what.get("levels", ()))})
             elif what == () or what == []:
                 raise ValueError(
@@ -122,12 +128,8 @@ class Columns(Mapping[str, tuple[()]]):
     @property
     def plain(self) -> dict[str, Any]:
         """As plain values, for a configuration."""
-        plain: dict[str, Any] = {}
-        for name, column in self.of.items():
-            plain[name] = {"kind": column.kind, "dtype": column.dtype}
-            if column.levels:
-                plain[name]["levels"] = list(column.levels)
-        return plain
+        every = {name: asdict(column) | {"levels": list(column.levels)} for name, column in self.of.items()}
+        return {name: {key: value for key, value in own.items() if value} for name, own in every.items()}
 
     def number(self, name: Any) -> int:
         """Which column has this name.
@@ -296,6 +298,19 @@ def _codes(name: str, column: Column, values: Any) -> np.ndarray:
     return found
 
 
+def categories(column: Column) -> pd.Index:
+    """The levels of a column as the categories of a frame, of the dtype that they had."""
+    import pandas as pd
+
+    dtype: Any = pd.api.types.pandas_dtype(column.levels_dtype) if column.levels_dtype else None
+    if isinstance(dtype, pd.IntervalDtype):
+        ends = zip(*(str(level)[1:-1].split(", ") for level in column.levels), strict=True)
+        left, right = (pd.Index(end).astype(cast(Any, dtype.subtype)) for end in ends)
+        return pd.IntervalIndex.from_arrays(left, right, closed=cast(Any, dtype.closed), dtype=dtype)
+    found = pd.Index(list(column.levels))
+    return found if dtype is None else found.astype(dtype)
+
+
 def _column(column: Column, values: np.ndarray) -> Any:
     """A column of a DataFrame, of the dtype that it had, or of one that has missing values where some are."""
     import pandas as pd
@@ -304,7 +319,7 @@ def _column(column: Column, values: np.ndarray) -> Any:
     if column.levels:
         codes = np.where(missing, -1, values).astype(int)
         ordered = column.kind == "ordinal"
-        made = pd.Categorical.from_codes(codes, categories=list(column.levels), ordered=ordered)
+        made = pd.Categorical.from_codes(codes, categories=categories(column), ordered=ordered)
         return made if column.dtype == "category" else pd.Series(made).astype(object).astype(column.dtype)
     whole = bool((missing | (values == np.round(values))).all())
     if column.kind == "boolean" and column.dtype[:1] in "bo":

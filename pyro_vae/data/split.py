@@ -57,7 +57,7 @@ class Split:
         if "y" in given and not isinstance(given["y"], Tensor) and getattr(given["y"], "ndim", 1) < 2:
             given["y"], names = classes(given["y"])
             self.class_names = names or class_names
-        self.binarize = binarize
+        self.binarize, self.seed = binarize, seed
         self.sources: dict[str, Source] = {}
         for site in sorted(given, key=lambda site: site != "x"):
             array = given[site]
@@ -131,12 +131,21 @@ class Split:
         if self.binarize == "dynamic":
             _ = self.moments(self.first), self.examples  # of the first draw, whatever is drawn since
             redraw(self.sources[self.first], seed)
+            self.seed = seed
 
     def to(self, device: torch.device | str) -> Split:
         """Moves what is held in memory to the device, where batches are then made."""
         for source in self.sources.values():
             source.to(torch.device(device))
         return self
+
+    @property
+    def binarized(self) -> str:
+        """In words, how values of the first site became 0 and 1; empty if they are as they were given."""
+        if self.binarize == "none":
+            return ""
+        how = "at 0.5" if self.binarize == "threshold" else f"by one draw, seed {self.seed}"
+        return f"{self.first} binarised {how}"
 
     @cached_property
     def gaps(self) -> frozenset[str]:

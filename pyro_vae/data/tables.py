@@ -5,13 +5,14 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from pyro_vae.data.arrays import Sites
-from pyro_vae.data.columns import Column, Columns, as_floats
+from pyro_vae.data.columns import Column, Columns, as_floats, categories
 from pyro_vae.data.source import DataError, called, memory, reason, shown
 
 SUFFIXES = (".csv", ".parquet")
@@ -181,7 +182,9 @@ def _column(name: str, series: Any) -> Column:
         series, dtype = series.astype("category"), "category"
     if dtype == "category":
         levels = [_plain(level) for level in series.cat.categories]
-        return _categories(name, "ordinal" if series.cat.ordered else "category", dtype, levels, len(known))
+        kind = "ordinal" if series.cat.ordered else "category"
+        column = _categories(name, kind, dtype, levels, len(known))
+        return _with_levels_dtype(column, series.cat.categories)
     if kind not in "biuf":
         kinds = {_family(value) for value in known}
         if kinds == {"bool"}:
@@ -210,7 +213,7 @@ def _numeric(values: np.ndarray) -> str:
     """The kind of a column of numbers."""
     low, high = values.min(), values.max()
     if np.array_equal(values, values.round()):
-        if low >= 0 and high <= 1:
+        if (low, high) == (0, 1):  # and not one of them alone, which may be of any kind
             return "boolean"
         near_none = 0 <= low <= 0.1 * values.mean()
         return "count" if near_none and values.var() > values.mean() else "integer"
@@ -235,6 +238,17 @@ def _categories(name: str, kind: Any, dtype: str, levels: list[Any], size: int) 
     return Column(kind, dtype, tuple(levels))
 
 
+def _with_levels_dtype(column: Column, held: Any) -> Column:
+    """The same column, of whose categories the dtype is known, where their texts tell what they are."""
+    for dtype in ("", str(held.dtype)):
+        with contextlib.suppress(Exception):  # whatever pandas raises at a text that it cannot read
+            typed = replace(column, levels_dtype=dtype)
+            found = categories(typed)
+            if found.dtype == held.dtype and found.equals(held):
+                return typed
+    return column
+
+
 def _plain(level: Any) -> Any:
     """A category as a value that a configuration holds."""
     with contextlib.suppress(AttributeError, ValueError):
@@ -252,21 +266,48 @@ def _family(value: Any) -> str:
     return f"values of type {type(value).__name__}"
 
 
-def as_text(path: Path) -> Any:
-    """The table of a ``.csv`` file as it is written, and of another as it is."""
-    return _pandas().read_csv(path, dtype=str) if path.suffix == ".csv" else read(path)
+def filled(path: Path, frame: Any, whole: Any) -> Any:
+    """The table of a file, again and again, with values of whole rows in its holes; as texts, of a ``.csv``.
+
+    Args:
+        path: of the file.
+        frame: its N rows, as ``read`` has them.
+        whole: N rows for each time, one table after the other; columns that only they have come last.
+    """
+    names, holes, is_text = list(map(str, frame.columns)), frame.isna().to_numpy(), path.suffix == ".csv"
+    if is_text:
+        frame = _pandas().read_csv(path, dtype=str, keep_default_na=False)  # each as it stands there
+    again = np.tile(np.arange(len(frame)), len(whole) // len(frame))
+    made = frame.set_axis(names, axis=1).iloc[again].set_axis(whole.index, axis=0)
+    for name, values in whole.items():
+        missing = holes[again, names.index(name)] if name in names else np.ones(len(made), bool)
+        found = _texts(values[missing]) if is_text else values[missing]
+        if name not in names:
+            made[name] = found
+        elif missing.any():
+            if values.dtype == "category" and not is_text:
+                made[name] = made[name].astype(values.dtype)
+            made.loc[missing, name] = found.to_numpy()
+    return made
 
 
-def filled(frame: Any, whole: Any) -> Any:
-    """A table with the values of a whole one where it has holes; as texts, where it holds texts alone."""
-    frame = frame.copy()
-    for name in frame.columns:
-        holes = frame[name].isna().to_numpy()
-        values = whole[str(name)]
-        if frame[name].dtype == object or str(frame[name].dtype) in ("str", "string"):
-            values = values.convert_dtypes().astype(str)  # whole numbers as 7, and not as 7.0
-        frame.loc[holes, name] = values.to_numpy()[holes]
-    return frame
+def _texts(values: Any) -> Any:
+    """Numbers by the fewest digits that are the same in their precision, whole ones as 7 and not as 7.0."""
+    values = values.convert_dtypes()
+    if values.dtype.kind != "f":
+        return values.astype(str)
+    exact = values.to_numpy(np.float64)
+    with np.errstate(over="ignore"):
+        single = exact.astype(np.float32)
+    texts = np.where(single == exact, single.astype(str), exact.astype(str))
+    return _pandas().Series(texts, values.index, dtype=object)
+
+
+def free(name: str, taken: Any) -> str:
+    """A name that is not taken: itself, or with ``_`` behind it."""
+    while name in taken:
+        name += "_"
+    return name
 
 
 def as_bytes(frame: Any, suffix: str) -> bytes:

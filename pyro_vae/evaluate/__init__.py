@@ -1,22 +1,46 @@
 """Measures of a trained program. Nothing here changes a parameter, or the state of a random generator."""
 
+from pyro_vae.evaluate.ais import AIS, ais
+from pyro_vae.evaluate.anatomy import Anatomy, Latents, anatomy
 from pyro_vae.evaluate.batched import Batched
+from pyro_vae.evaluate.calibration import Calibration, calibration
 from pyro_vae.evaluate.columns import ColumnLikelihoods, columns
+from pyro_vae.evaluate.disentanglement import Disentanglement, disentanglement
 from pyro_vae.evaluate.door import check
+from pyro_vae.evaluate.gap import InferenceGap, inference_gap
 from pyro_vae.evaluate.latents import active_units
 from pyro_vae.evaluate.likelihood import ELBO, LogLikelihood, elbo, log_likelihood
 from pyro_vae.evaluate.predict import Predictions, predict
+from pyro_vae.evaluate.probes import Probe
+from pyro_vae.evaluate.rate_distortion import RateDistortion, rate_distortion
+from pyro_vae.evaluate.sandwich import Sandwich, sandwich
 
 __all__ = [
+    "AIS",
     "ELBO",
+    "Anatomy",
     "Batched",
+    "Calibration",
     "ColumnLikelihoods",
+    "Disentanglement",
+    "InferenceGap",
+    "Latents",
     "LogLikelihood",
     "Predictions",
+    "Probe",
+    "RateDistortion",
+    "Sandwich",
     "active_units",
+    "ais",
+    "anatomy",
+    "calibration",
     "check",
     "columns",
+    "disentanglement",
     "elbo",
+    "inference_gap",
     "log_likelihood",
     "predict",
+    "rate_distortion",
+    "sandwich",
 ]

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.data import DataError
 from pyro_vae.data.columns import Column, Columns
-from pyro_vae.data.tables import as_pandas
+from pyro_vae.data.tables import as_pandas, free
 from pyro_vae.program import Batch, Program
 
 
@@ -38,7 +38,8 @@ def by_column(columns: Columns, draws: Batch) -> Batch:
 def as_frame(columns: Columns, given: Any, draws: Tensor, effective_sample_size: Tensor) -> Any:
     """Draws of rows ``[S, B, D]`` as one DataFrame, indexed by the draw and as the given table is.
 
-    What was given is as it was, in double precision, and not as it was rounded on its way.
+    What was given is as it was, in double precision, and not as it was rounded on its way. The levels of the
+    index are ``draw`` and ``row``, unless a column has that name: then ``draw_`` and ``row_``.
     """
     import pandas as pd
 
@@ -48,11 +49,10 @@ def as_frame(columns: Columns, given: Any, draws: Tensor, effective_sample_size:
     number, size, _ = whole.shape
     index, again = frame.index, np.tile(np.arange(size), number)
     levels = [index.get_level_values(level)[again] for level in range(index.nlevels)]
-    names = ["row" if name is None else name for name in index.names]
-    drawn = np.repeat(np.arange(number), size)
-    made = columns.decode(
-        whole.flatten(0, 1), pd.MultiIndex.from_arrays([drawn, *levels], names=["draw", *names])
-    )
+    names = [free("row", columns) if name is None else name for name in index.names]
+    levels.insert(0, np.repeat(np.arange(number), size))
+    names.insert(0, free("draw", {*columns, *names}))
+    made = columns.decode(whole.flatten(0, 1), pd.MultiIndex.from_arrays(levels, names=names))
     made.attrs["effective_sample_size"] = effective_sample_size.tolist()
     return made
 

@@ -2,18 +2,25 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
-from typing import Annotated
+from collections.abc import Iterator
+from typing import Annotated, Any
 
 import pyro
+import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
+from torch.distributions import Distribution
+from torch.distributions.transforms import IndependentTransform
 
 from pyro_vae.checks import Limit, NotNegative, Seed, checked
 from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.likelihood import over_batches
 from pyro_vae.program import Batch, Program, sites
+
+Draws = Annotated[int, Limit(2, math.inf, "2 or more")]
 
 
 @checked
@@ -22,12 +29,13 @@ def active_units(
     data: Data,
     *,
     threshold: NotNegative = 0.01,
-    num_samples: Annotated[int, Limit(2, math.inf, "2 or more")] = 100,
+    num_samples: Draws = 100,
     seed: Seed = 0,
 ) -> dict[str, int]:
     r"""Number of latents d of each site with :math:`\mathrm{Var}_x(E_{q(z|x)}[z_d])` above a threshold.
 
-    Estimated from draws for every guide alike, less what their noise adds to the variance.
+    Means are those of the guide's distributions where they have one, else of draws, and over draws of the
+    latents that the guide draws before; less what noise of the draws adds to the variance.
 
     Args:
         program: the model.
@@ -48,13 +56,60 @@ def active_units(
     def moments(batch: Batch) -> Tensor:
         with pyro.plate("particles", num_samples, dim=-1 - program.max_plate_nesting):
             trace = poutine.trace(program.guide).get_trace(batch)
-        found = []
-        for name, site in sites(trace):
-            z = site["value"].reshape(num_samples, len(next(iter(batch.values()))), -1).to(program.dtype)
-            sizes[name] = z.shape[-1]
-            found.append(torch.stack([z.mean(0), z.var(0)]))
-        return torch.cat(found, -1).movedim(1, -1)  # [2, latents, B]
+        found = {name: posterior_moments(site, program.dtype) for name, site in sites(trace)}
+        sizes.update({name: len(mean) for name, (mean, _) in found.items()})
+        return torch.cat([torch.stack(pair) for pair in found.values()], 1)  # [2, latents, B]
 
-    mean, variance = over_batches(program, split, moments, 1000, seed, "active units").double()
-    active = (mean.var(1) - variance.mean(1) / num_samples > threshold).split(list(sizes.values()))
+    mean, noise = over_batches(program, split, moments, 1000, seed, "active units").double()
+    active = (variance_of_means(mean, noise) > threshold).split(list(sizes.values()))
     return {name: int(units.sum()) for name, units in zip(sizes, active, strict=True)}
+
+
+def posterior_moments(site: Any, dtype: torch.dtype) -> tuple[Tensor, Tensor]:
+    """The mean of a site of a guide of several particles, and the variance of its noise, ``[D, B]`` each."""
+    value, means = site["value"], site["value"]
+    with contextlib.suppress(NotImplementedError, AttributeError):
+        mean = site["fn"].mean
+        means = mean.expand(value.shape) if mean.isfinite().all() else value
+    each = by_latent(means, len(site["fn"].event_shape)).to(dtype)
+    return each.mean(0).mT, each.var(0).mT / len(each)
+
+
+def variance_of_means(means: Tensor, noise: Tensor) -> Tensor:
+    """Var_x(E[z_d|x]), ``[D]``, of means ``[D, N]`` that are noisy; 0 of a single datum."""
+    if means.shape[1] < 2:
+        return torch.zeros(len(means), dtype=means.dtype)
+    return means.var(1) - noise.mean(1)
+
+
+def by_latent(values: Tensor, event_dim: int) -> Tensor:
+    """Of values ``[K, ..., B, *event_shape]``, those of each datum side by side: ``[K, B, D]``."""
+    first = values.movedim(values.dim() - 1 - event_dim, 1)
+    return first.reshape(*first.shape[:2], -1)
+
+
+def elements(distribution: Any) -> Distribution | None:
+    """The distribution of each element, batch shape ``[..., *event_shape]``, if they are independent."""
+    p = distribution
+    if not p.event_shape:
+        return p
+    if isinstance(p, dist.ExpandedDistribution):
+        return elements(p.base_dist.expand(p.batch_shape))
+    if isinstance(p, torch.distributions.Independent):
+        return elements(p.base_dist)
+    if isinstance(p, torch.distributions.TransformedDistribution):
+        base, transforms = elements(p.base_dist), list(_elementwise(p.transforms))
+        if base is None or len(transforms) < len(p.transforms):
+            return None
+        pushed: Distribution = dist.TransformedDistribution(base, transforms)
+        return pushed
+    return None
+
+
+def _elementwise(transforms: list[Any]) -> Iterator[Any]:
+    """Those that act on each element by itself."""
+    for transform in transforms:
+        while isinstance(transform, IndependentTransform):
+            transform = transform.base_transform
+        if transform.domain.event_dim == transform.codomain.event_dim == 0:
+            yield transform

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import html
 import math
 import warnings
 from collections.abc import Callable
@@ -16,9 +17,10 @@ from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import Split
 from pyro_vae.evaluate.door import Data, as_split, check
+from pyro_vae.evaluate.pareto import HEAVY, Weights, warn_of_tails
 from pyro_vae.evaluate.shown import standard_error, table
 from pyro_vae.families import COUNTING, LEBESGUE
-from pyro_vae.objectives import elbo_terms, importance_weighted_bound, log_weights
+from pyro_vae.objectives import elbo_terms, log_weights
 from pyro_vae.objectives.importance import by_datum, traces
 from pyro_vae.program import Batch, Program, sites
 from pyro_vae.seen import observing
@@ -78,6 +80,10 @@ class LogLikelihood:
         num_samples: K, importance samples per datum.
         measure: what the densities are densities of; compare only like with like.
         bits_per_dim: -log2 p(x) per element of a datum, for whole numbers such as grey levels; else None.
+        effective_sample_size: of each datum's weights, ``[N]``, from 1 to K.
+        pareto_k: of each datum's weights, ``[N]``, above 0.7 where the estimate is not to be trusted; NaN for
+            K < 25. See ``pyro_vae.evaluate.pareto``.
+        binarized: how binary data were drawn from grey values, if it is known.
     """
 
     log_likelihood: float
@@ -86,18 +92,31 @@ class LogLikelihood:
     num_samples: int
     measure: str
     bits_per_dim: float | None = None
+    effective_sample_size: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+    pareto_k: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
+    binarized: str = ""
 
     def __str__(self) -> str:
         bits = "" if self.bits_per_dim is None else f", {self.bits_per_dim:.3f} bits/dim"
         return (
             f"log p(x) {self.log_likelihood:.2f} ± {self.standard_error:.2f} nats per datum{bits} "
-            f"(K = {self.num_samples}, densities w.r.t. {self.measure})"
+            f"({'; '.join(self._notes())})"
         )
+
+    def _notes(self) -> list[str]:
+        """What the figure hangs on."""
+        notes = [f"K = {self.num_samples}"]
+        if len(self.effective_sample_size):
+            notes[0] += f", {self.effective_sample_size.median().item():.0f} of them effective in the median"
+        if len(k := self.pareto_k[~self.pareto_k.isnan()]):
+            notes.append(f"k-hat above {HEAVY} of {int((k > HEAVY).sum())} of {len(self.pareto_k)} data")
+        drawn = [self.binarized] if self.binarized else []
+        return [*notes, f"densities w.r.t. {self.measure}", *drawn]
 
     def _repr_html_(self) -> str:
         rows = {"log p(x)": self.log_likelihood}
         bits = {} if self.bits_per_dim is None else {"bits per dimension": self.bits_per_dim}
-        caption = f"nats per datum, K = {self.num_samples}, w.r.t. {self.measure}"
+        caption = f"nats per datum; {html.escape('; '.join(self._notes()))}"
         return table(caption, rows | bits, {"log p(x)": self.standard_error})
 
 
@@ -164,13 +183,14 @@ def log_likelihood(
 ) -> LogLikelihood:
     r"""Estimates :math:`\log p(x) \approx \log \frac1K \sum_k p(x, z_k) / q(z_k|x)`.
 
-    Memory is bounded by ``max_rows`` decoded data at a time, whatever K.
+    Memory is bounded by ``max_rows`` decoded data at a time, whatever K: of the weights only sums and the
+    largest are kept. Those whose tail is too heavy for the estimate to be trusted are told of in a warning.
 
     Args:
         program: the model.
         data: a split such as ``data.test``, a batch, or a tensor ``[N, *event_shape]``.
         num_samples: K; the literature uses 5000.
-        max_rows: data times samples decoded at once.
+        max_rows: data times samples decoded at once; another number means other draws.
         compile: whether the importance weights are compiled, which takes a few seconds; auto: if there are
             at least 5 million of them. The noise is the same.
         seed: of the draws.
@@ -179,7 +199,8 @@ def log_likelihood(
     Raises:
         DataError: the data lie outside the likelihood's support.
 
-    Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
+    Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders"; Vehtari et al., 2024,
+    "Pareto smoothed importance sampling".
     """
     split = as_split(data, program)
     check(program, split)
@@ -199,16 +220,20 @@ def log_likelihood(
         weights = compiled.get(len(inputs[0]))
         if weights is None or weights.watch.changed():
             weights = eager
-        log_w = [weights(*inputs)[0] if n == chunk else log_weights(program, batch, n) for n in sizes]
-        return importance_weighted_bound(torch.cat(log_w))[None]
+        stream = Weights(num_samples)
+        for n in sizes:
+            stream.add(weights(*inputs)[0] if n == chunk else log_weights(program, batch, n))
+        return torch.stack([stream.log_mean, stream.effective_sample_size, stream.pareto_k])
 
     rows = max(1, max_rows // chunk)
-    per_datum = over_batches(program, split, terms, rows, seed, f"log p(x), K={num_samples}", progress)
-    per_datum = per_datum[0].double()
-    mean = per_datum.mean().item()
+    found = over_batches(program, split, terms, rows, seed, f"log p(x), K={num_samples}", progress)
+    per_datum, effective, k = found
+    warn_of_tails(k, num_samples)
+    mean, error = per_datum.mean().item(), standard_error(per_datum)
     measure, elements = measure_of(program, split)
     bits = -mean / (elements * math.log(2)) if elements else None
-    return LogLikelihood(mean, standard_error(per_datum), per_datum, num_samples, measure, bits)
+    told = split.binarized
+    return LogLikelihood(mean, error, per_datum, num_samples, measure, bits, effective, k, told)
 
 
 def chunks(num_samples: int, max_rows: int) -> list[int]:

@@ -9,22 +9,20 @@ from dataclasses import dataclass, field
 from typing import Annotated, Any, cast
 
 import numpy as np
-import pyro
 import torch
-from pyro import poutine
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Transform
 from tqdm.auto import tqdm
 
 from pyro_vae.checks import Count, Limit, Seed, checked
-from pyro_vae.constraints import onto, support
 from pyro_vae.data import DataError, Split
 from pyro_vae.data.columns import Column, Columns
 from pyro_vae.data.tables import is_frame
 from pyro_vae.distributions import conditional
 from pyro_vae.evaluate.door import check
 from pyro_vae.evaluate.frames import as_frame, by_column, check_given, columns_of
+from pyro_vae.evaluate.hamiltonian import ACCEPTANCE, begin, move
+from pyro_vae.evaluate.reals import Reals, model_at
 from pyro_vae.objectives.importance import defensive, log_density
 from pyro_vae.program import Batch, DataWarning, Program, parameters_known, seed_generators, sites
 from pyro_vae.seen import observing
@@ -33,8 +31,8 @@ MAX_ROWS = 2000
 """Data times draws that HMC moves at once."""
 FEW = 20.0
 """An effective sample size below which draws are told to be few."""
-LEAPFROGS, ACCEPTANCE = 4, 0.8
-"""Of a step of HMC: how many it takes, and the share of proposals that the step size aims at."""
+LEAPFROGS = 4
+"""Of a step of HMC."""
 
 Steps = Annotated[int, Limit(0, float("inf"), "0, or a positive number of steps")]
 
@@ -135,7 +133,8 @@ def predict(
         ``Predictions``, a mapping from each site of the model to ``[S, B, *event_shape]``, given values as
         they are; where columns were named, from each column to ``[S, B]``, categories as their numbers. Of a
         DataFrame it is one DataFrame of the table's columns, dtypes and categories, indexed by the draw and
-        as what was given, whose ``attrs["effective_sample_size"]`` lists that of each row.
+        as what was given, whose ``attrs["effective_sample_size"]`` lists that of each row, and
+        ``attrs["acceptance"]`` with HMC the share of its proposals that were accepted.
 
     Raises:
         DataError: what is given has another shape, or lies outside the likelihood's support, or lacks a
@@ -164,7 +163,10 @@ def predict(
     if program.names_columns(given):
         draws = by_column(cast(Columns, program.columns), draws)
     elif is_frame(given):
-        return as_frame(cast(Columns, program.columns), given, draws["x"], size)
+        frame = as_frame(cast(Columns, program.columns), given, draws["x"], size)
+        if acceptance is not None:
+            frame.attrs["acceptance"] = acceptance.tolist()
+        return frame
     return Predictions(draws, size, acceptance, program.columns)
 
 
@@ -245,7 +247,7 @@ class _Weighed:
         gaps = frozenset(self.row) - own.keys()
         filled = self.row | {name: value.nan_to_num(0.0) for name, value in own.items()}
         with observing(gaps), _completing(own, self.latents):
-            trace = _at(self.program, filled, self.latents)
+            trace = model_at(self.program, filled, self.latents)
         made = self.observed - own.keys()  # of the data, and not in them: whether a value was missing, say
         return {name: site["value"] for name, site in sites(trace) if name not in made}
 
@@ -276,61 +278,6 @@ class _completing(Messenger):  # named as Pyro names its handlers
             msg["value"] = fn.sample()
 
 
-def _at(program: Program, batch: Batch, latents: Batch) -> poutine.Trace:
-    """The trace of the model at these values of all latents, ``[S, ..., B, *event_shape]``."""
-    number = len(next(iter(latents.values())))
-    with pyro.plate("particles", number, dim=-1 - program.max_plate_nesting):
-        return poutine.trace(poutine.condition(program.model, data=cast(Any, latents))).get_trace(batch)
-
-
-class _OnReals:
-    """The latents of several data on the reals, side by side, and their log-density there."""
-
-    def __init__(self, data: Sequence[_Weighed]):
-        self.program, self.data = data[0].program, data
-        self.batch = {name: torch.cat([one.row[name] for one in data]) for name in data[0].row}
-        self.at = self.program.max_plate_nesting  # the dimension of data, after that of draws
-        self.maps: dict[str, Transform] = {}
-        for name, site in data[0].sites.items():
-            if support(site["fn"]).is_discrete:
-                raise ValueError(
-                    f"HMC moves continuous latents, and {name} is not: leave it to the importance weights, "
-                    "hmc=0 and more particles, num_particles=10000"
-                )
-            self.maps[name] = onto(support(site["fn"]))
-        self.shapes: dict[str, torch.Size] = {}
-
-    def pack(self, values: Sequence[Mapping[str, Tensor]]) -> Tensor:
-        """Of each datum, ``[S, ..., 1, *event_shape]`` by site, to ``[S, B, D]``."""
-        parts = []
-        for name, onto_support in self.maps.items():
-            u = onto_support.inv(torch.cat([one[name] for one in values], self.at)).movedim(self.at, 1)
-            self.shapes[name] = u.shape[2:]
-            parts.append(u.flatten(2))
-        return torch.cat(parts, -1)
-
-    def unpack(self, u: Tensor) -> tuple[Batch, Tensor]:
-        """The latents by site, ``[S, ..., B, *event_shape]``, and log the change of volume, ``[S, B]``."""
-        values, change = {}, u.new_zeros(())
-        parts = u.split([math.prod(shape) for shape in self.shapes.values()], -1)
-        for (name, onto_support), part in zip(self.maps.items(), parts, strict=True):
-            part = part.unflatten(-1, self.shapes[name]).movedim(1, self.at)
-            values[name] = onto_support(part)
-            volume = onto_support.log_abs_det_jacobian(part, values[name])
-            change = change + volume.movedim(self.at, 1).reshape(*u.shape[:2], -1).sum(-1)
-        return values, change
-
-    def gradient(self, u: Tensor) -> tuple[Tensor, Tensor]:
-        """log p(x_o, z) and the volume's change, ``[S, B]``, and their gradient for u ``[S, B, D]``."""
-        with torch.enable_grad():
-            u = u.detach().requires_grad_()
-            values, change = self.unpack(u)
-            trace = _at(self.program, self.batch, values)
-            log_p = log_density(trace, trace.nodes, self.program) + change
-            (gradient,) = torch.autograd.grad(log_p.sum(), u)
-        return log_p.detach(), gradient
-
-
 def _move(data: Sequence[_Weighed], steps: int) -> Tensor:
     """Moves all draws of the latents of some data by HMC, and returns each datum's acceptance, ``[B]``.
 
@@ -338,39 +285,51 @@ def _move(data: Sequence[_Weighed], steps: int) -> Tensor:
     own; once found, it is drawn anew below that at each step, as trajectories of one length may return to
     where they began.
     """
-    reals = _OnReals(data)
-    unit = reals.pack([one.guided for one in data]).std(0)
+    program = data[0].program
+    batch = {name: torch.cat([one.row[name] for one in data]) for name in data[0].row}
+    reals = Reals(
+        program,
+        data[0].sites,
+        "leave it to the importance weights, hmc=0 and more particles, num_particles=10000",
+    )
+
+    def pack(values: Sequence[Batch]) -> Tensor:
+        return reals.pack({name: torch.cat([one[name] for one in values], reals.at) for name in values[0]})
+
+    def densities(u: Tensor) -> tuple[Tensor, Tensor]:
+        """log p(x_o, z) on the reals, and its slope."""
+        with torch.enable_grad():
+            u = u.detach().requires_grad_()
+            values, change = reals.unpack(u)
+            trace = model_at(program, batch, values)
+            log_p = log_density(trace, trace.nodes, program) + change
+            (slope,) = torch.autograd.grad(log_p.sum(), u)
+        return log_p.detach()[None], slope[None]
+
+    unit = pack([one.guided for one in data]).std(0)
     unit = torch.where(unit.isfinite() & (unit > 0), unit, 1.0)
-    u = reals.pack([one.latents for one in data])
-    device = u.device
-    generators = [torch.Generator(device).manual_seed(one.seed + 2) for one in data]
+    point = begin(densities, pack([one.latents for one in data]))
+    number, _, dims = point.u.shape
+    generators = [torch.Generator(unit.device).manual_seed(one.seed + 2) for one in data]
 
     def noise(draw: Any, *shape: int) -> Tensor:
-        return torch.stack([draw(shape, generator=g, dtype=u.dtype, device=device) for g in generators], 1)
+        drawn = [draw(shape, generator=g, dtype=unit.dtype, device=unit.device) for g in generators]
+        return torch.stack(drawn, 1)
 
-    size = u.new_full((len(data), 1), 0.5)
-    accepted, log_p, slope = torch.zeros_like(size), *reals.gradient(u)
-    for step in range(steps):
-        momentum = noise(torch.randn, len(u), u.shape[-1])
-        adapts = step < steps // 2
-        move = size if adapts else size * (0.5 + 0.5 * noise(torch.rand, 1).mT)
-        v, p, new_slope = u, momentum, slope
-        for _ in range(LEAPFROGS):
-            p = p + 0.5 * move * unit * new_slope
-            v = v + move * unit * p
-            new_log_p, new_slope = reals.gradient(v)
-            p = p + 0.5 * move * unit * new_slope
-        gain = new_log_p - log_p + 0.5 * (momentum.square() - p.square()).sum(-1)
-        chance = gain.exp().clamp(max=1.0).nan_to_num(0.0)
-        taken = noise(torch.rand, len(u)) < chance
-        u, slope = (torch.where(taken[..., None], *pair) for pair in ((v, u), (new_slope, slope)))
-        log_p = torch.where(taken, new_log_p, log_p)
+    size, weights = unit.new_full((len(data), 1), 0.5), unit.new_ones(1, 1, 1)
+    accepted = torch.zeros_like(size)
+    for i in range(steps):
+        momentum = noise(torch.randn, number, dims)
+        adapts = i < steps // 2
+        step = unit * (size if adapts else size * (0.5 + 0.5 * noise(torch.rand, 1).mT))
+        uniform = noise(torch.rand, number)
+        point, chance = move(densities, point, weights, step, momentum, uniform, LEAPFROGS)
         rate = chance.mean(0)[:, None]
         if adapts:
             size = size * (rate - ACCEPTANCE).exp()
         else:
             accepted += rate / (steps - steps // 2)
-    values, _ = reals.unpack(u)
+    values, _ = reals.unpack(point.u)
     for i, one in enumerate(data):
         one.latents = {name: z.narrow(reals.at, i, 1) for name, z in values.items()}
     return accepted[:, 0]

@@ -6,13 +6,18 @@ figure; data that are no images, as curves over their index; tables column by co
 (NaN) is pale blue.
 """
 
+from pyro_vae.figures.anatomy import anatomy, rate_distortion
+from pyro_vae.figures.calibration import calibration
 from pyro_vae.figures.drawing import Figure, grid, training_curves
-from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals
+from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals, tsne
 from pyro_vae.figures.observed import comparison, inpainting, reconstructions, samples, styles
+from pyro_vae.figures.posteriors import posteriors
 from pyro_vae.figures.tables import marginals, pairs
 
 __all__ = [
     "Figure",
+    "anatomy",
+    "calibration",
     "comparison",
     "grid",
     "inpainting",
@@ -22,9 +27,12 @@ __all__ = [
     "manifold",
     "marginals",
     "pairs",
+    "posteriors",
+    "rate_distortion",
     "reconstructions",
     "samples",
     "styles",
     "training_curves",
     "traversals",
+    "tsne",
 ]

@@ -11,8 +11,9 @@ from pyro.poutine import Trace
 from torch import Tensor
 
 from pyro_vae import checks
-from pyro_vae.checks import Count, checked
+from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.data import Split
+from pyro_vae.evaluate.probes import continuous
 from pyro_vae.figures.drawing import Figure, colours
 from pyro_vae.figures.stories import (
     Data,
@@ -159,17 +160,11 @@ def latents(
             own, site ``"y"``.
         site: of the latents; by default those next to the data, ``"z1"`` of a HierarchicalVAE.
     """
-    with program.evaluating():
-        batch = some(program, data, 5000)
-        guide, values = inferred(program, batch)
-        head = {name: value[:1] for name, value in batch.items()}
-        model = told(program, head, {name: value[:1] for name, value in values.items()})
-        site = _choose(program, model, site)[1]
-        z = values[site].reshape(len(values[site]), -1).float().cpu()
-        jitter = torch.rand(len(z), 1) - 0.5
+    z, site, kind, labels = _codes(program, data, labels, site, 5000)
     dim = z.shape[1]
     names = [f"{site}[0]", f"{site}[1]"]
     if dim == 1:
+        jitter = torch.rand(len(z), 1, generator=torch.Generator().manual_seed(0)) - 0.5
         z, names = torch.cat([z, jitter], 1), [names[0], "(jitter)"]
     elif dim > 2:
         spread = z - z.mean(0)
@@ -177,20 +172,86 @@ def latents(
         shares = (s.square() / s.square().sum()).tolist()
         z = spread @ directions[:2].T
         names = [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)]
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure = _scatter(z, labels, data)
+    title = f"The {kind} of each q({site}|x), {len(z)} data"
+    figure.axes[0].set(title=title, xlabel=names[0], ylabel=names[1])
+    return figure
+
+
+@checked
+def tsne(
+    program: Program,
+    data: Data,
+    labels: Tensor | np.ndarray | Sequence[float] | None = None,
+    *,
+    site: str | None = None,
+    seed: Seed = 0,
+) -> Figure:
+    """Neighbours among the means of q(z|x), laid out in a plane by t-SNE, coloured by class or number.
+
+    Data that are near each other lie together; how far apart groups are, and how large, says little.
+
+    Args:
+        program: the model.
+        data: as in ``latents``; of a split, the first 2000 are drawn.
+        labels: likewise.
+        site: likewise.
+        seed: of the layout.
+
+    Reference: van der Maaten and Hinton, 2008, "Visualizing data using t-SNE".
+    """
+    from sklearn.manifold import TSNE
+
+    z, site, kind, labels = _codes(program, data, labels, site, 2000)
+    if len(z) < 4:
+        raise ValueError(
+            f"t-SNE needs 4 data or more, and there are {len(z)}; give split.batch(slice(0, 2000))"
+        )
+    # Its default start, along principal components, needs two of them.
+    start = "pca" if z.shape[1] > 1 else "random"
+    layout = TSNE(perplexity=min(30.0, (len(z) - 1) / 3), init=start, random_state=seed).fit_transform(
+        z.numpy()
+    )
+    figure = _scatter(torch.as_tensor(layout), labels, data)
+    figure.axes[0].set(title=f"t-SNE of the {kind} of each q({site}|x), {len(z)} data", xticks=[], yticks=[])
+    return figure
+
+
+def _codes(
+    program: Program, data: Data, labels: Any, site: str | None, most: int
+) -> tuple[Tensor, str, str, Tensor | None]:
+    """The centres of q(z|x), ``[N, D]``; of which site, and what they are; and labels ``[N]``.
+
+    Raises:
+        ValueError: there are not as many labels, or no such site.
+    """
+    with program.evaluating():
+        batch = some(program, data, most)
+        guide, values = inferred(program, batch)
+        head = {name: value[:1] for name, value in batch.items()}
+        model = told(program, head, {name: value[:1] for name, value in values.items()})
+    site = _choose(program, model, site)[1]
+    z = values[site].reshape(len(values[site]), -1).float().cpu()
     if labels is not None and len(labels) != len(z):
         raise ValueError(f"labels={checks.found(labels)} must be one for each of the {len(z)} data")
     labels = batch.get("y") if labels is None else torch.as_tensor(labels)
-    if labels is None or labels.dim() != 1:
+    kind = "mode" if dict(sites(guide))[site]["fn"].support.is_discrete else "mean"
+    return z, site, kind, None if labels is None or labels.dim() != 1 else labels.cpu()
+
+
+def _scatter(z: Tensor, labels: Tensor | None, data: Data) -> Figure:
+    """Points ``[N, 2]``, coloured by class or number."""
+    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
+    axes = figure.add_subplot()
+    if labels is None:
         axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
-    elif _continuous(labels):
-        known = ~labels.isnan().cpu()
+    elif continuous(labels):
+        known = ~labels.isnan()
         axes.scatter(z[~known, 0], z[~known, 1], s=6, alpha=0.7, color="lightgrey")
-        points = axes.scatter(z[known, 0], z[known, 1], s=6, alpha=0.7, c=labels.cpu()[known], cmap="viridis")
+        points = axes.scatter(z[known, 0], z[known, 1], s=6, alpha=0.7, c=labels[known], cmap="viridis")
         figure.colorbar(points, label="label")
     else:
-        found = labels.cpu().double()
+        found = labels.double()
         classes = sorted(set(found[~found.isnan()].tolist()))
         palette = dict(zip(classes, colours(len(classes)), strict=True))
         # In the order of the data, so that no class covers another.
@@ -202,16 +263,7 @@ def latents(
             axes.scatter([], [], s=6, color=colour, label=label)
         if len(classes) <= 20:
             axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    kind = "mode" if dict(sites(guide))[site]["fn"].support.is_discrete else "mean"
-    title = f"The {kind} of each q({site}|x), {len(z)} data"
-    axes.set(title=title, xlabel=names[0], ylabel=names[1])
     return figure
-
-
-def _continuous(labels: Tensor) -> bool:
-    """Whether labels are numbers, and no classes: some are not whole."""
-    known = labels[~labels.isnan()] if labels.is_floating_point() else labels
-    return bool((known != known.round()).any())
 
 
 @checked

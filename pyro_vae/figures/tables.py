@@ -103,7 +103,9 @@ def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *,
                 if _in_logs(_of(program, below), limits[below]):
                     axes.set_yscale("log")
                 axes.set_ylim(limits[below])
-                _ticks(axes.yaxis, _of(program, below), limits[below], j == 0)
+                if i == 0:  # whose panel on the left is a marginal, which has other heights
+                    axes.yaxis.tick_right()
+                _ticks(axes.yaxis, _of(program, below), limits[below], j == (0 if i else number - 1))
             if _in_logs(_of(program, beside), limits[beside]):
                 axes.set_xscale("log")
             axes.set_xlim(limits[beside])
@@ -365,12 +367,13 @@ def _marginal(
         return
     coloured = [(DATA, data)] if found is not None else []
     coloured += [(f"C{i}", values) for i, values in enumerate(draws)]
-    values = np.unique(data)
+    values, ends = np.unique(data), (-np.inf, np.inf)
     if column.levels or column.kind == "boolean":
         _bars(axes, np.arange(max(2, len(column.levels))), _levels(column), coloured, upright)
     elif column.whole and values[-1] - values[0] < BARS:
         whole = np.arange(values[0], values[-1] + 1)
         _bars(axes, whole, [f"{v:g}" for v in whole], coloured, True)
+        ends = whole[0], whole[-1]
     else:
         low, high = _limits(column, data)
         if _in_logs(column, (low, high)):
@@ -386,13 +389,15 @@ def _marginal(
         for colour, v in coloured:
             height = np.histogram(v, bins)[0] / max(1, len(v)) / widths
             axes.stairs(height, bins, color=colour, fill=colour == DATA, linewidth=1.2)
-        beyond = float(np.mean((draws[0] < bins[0]) | (draws[0] > bins[-1])))
-        if beyond > 0.02 and len(draws) == 1 and not upright:
-            told = f"{_percent(beyond)} of draws\nbeyond"
-            axes.text(0.98, 0.95, told, fontsize=6, ha="right", va="top", transform=axes.transAxes)
-        axes.set_xlim(bins[0], bins[-1])
+        ends = bins[0], bins[-1]
+        axes.set_xlim(ends)
         axes.set_ylim(bottom=0)
         axes.set_yticks([])
+        axes.set_ylabel("density of logarithms" if axes.get_xscale() == "log" else "density", fontsize=7)
+    beyond = float(np.mean((draws[0] < ends[0]) | (draws[0] > ends[1])))
+    if beyond > 0.02 and len(draws) == 1 and not upright:
+        told = f"{_percent(beyond)} of draws\nbeyond"
+        axes.text(0.98, 0.95, told, fontsize=6, ha="right", va="top", transform=axes.transAxes)
 
 
 def _levels(column: Column) -> list[str]:
@@ -420,6 +425,7 @@ def _bars(
         (axes.bar if upright else axes.barh)(place, shares[i], width, color=colour)
     if upright:
         axes.set_yticks([])
+        axes.set_ylabel("share", fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     else:
         axes.set_yticks(at, [_cut(label, 14) for label in labels])
@@ -459,7 +465,7 @@ def _ticks(axis: Any, column: Column, limits: tuple[float, float], labelled: boo
     elif not _in_logs(column, limits):
         axis.set_major_locator(MaxNLocator(3, integer=column.whole))
     if not labelled:
-        axis.set_tick_params(labelleft=False, labelbottom=False)
+        axis.set_tick_params(labelleft=False, labelright=False, labelbottom=False)
 
 
 def heat(

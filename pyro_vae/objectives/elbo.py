@@ -8,7 +8,7 @@ from typing import Any
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution
+from torch.distributions import Distribution, Independent
 from torch.distributions import kl_divergence as analytic_kl
 
 from pyro_vae.checks import NotNegative, check
@@ -54,11 +54,7 @@ def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
     observed = {
         name: -site["fn"].log_prob(site["value"]) for name, site in sites(model_trace) if site["is_observed"]
     }
-    latent = {
-        name: kl_divergence(q, p, z) if exact else q.log_prob(z) - p.log_prob(z)
-        for name, q, p, z, exact in latents(model_trace, guide_trace)
-    }
-    return observed | latent
+    return observed | {name: kl_term(*parts) for name, *parts in latents(model_trace, guide_trace)}
 
 
 def in_closed_form(model_trace: Trace, guide_trace: Trace) -> dict[str, bool]:
@@ -77,6 +73,30 @@ def latents(model_trace: Trace, guide_trace: Trace) -> Iterator[tuple[str, Any, 
             after = before <= set(drawn[: drawn.index(name)])
             yield name, guide_trace.nodes[name]["fn"], site["fn"], site["value"], after
             before.add(name)
+
+
+def kl_term(q: Any, p: Any, z: Tensor, exact: bool) -> Tensor:
+    """The KL of a latent that ``latents`` tells of, in closed form if it may be."""
+    return kl_divergence(q, p, z) if exact else q.log_prob(z) - p.log_prob(z)
+
+
+def of_elements(name: str, q: Any, p: Any, z: Tensor, exact: bool) -> tuple[Any, Any, Tensor, bool]:
+    """What ``latents`` tells of a site, latent by latent, which are then a part of the batch.
+
+    Raises:
+        ValueError: they are not independent.
+    """
+    parts = []
+    for role, d in (("guide", q), ("prior", p)):
+        while isinstance(d, Independent):
+            d = d.base_dist
+        if d.event_shape:
+            raise ValueError(
+                f"the {role} of {name!r}, a {type(d).__name__}, is not independent over its latents, so that "
+                "none of them has a KL of its own; a site has: FreeBits(by='site')"
+            )
+        parts.append(d)
+    return parts[0], parts[1], z, exact
 
 
 class scale_latents(Messenger):  # named as Pyro names its handlers

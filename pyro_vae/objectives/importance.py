@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Container, Iterator, Mapping
+from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
 
 import pyro
@@ -37,10 +37,28 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
     """
     batch = program.read_batch(batch)
     model, guide = traces(program, batch, num_particles)
-    observed = {name for name, site in sites(model) if site["is_observed"]}
-    weighed = observed | set(guide.nodes)  # others are drawn from the model: their density cancels
-    ratio = log_density(model, weighed, program) - log_density(guide, weighed, program)
-    return ratio.expand(num_particles, program.num_data(batch))
+    for trace in (model, guide):
+        trace.compute_log_prob()
+    log_p, log_q = log_ratio(model, guide, lambda site: _in_data(site, program))
+    return (log_p - log_q).expand(num_particles, program.num_data(batch))
+
+
+def log_ratio(
+    model: poutine.Trace, guide: poutine.Trace, density: Callable[[Any], Tensor | float]
+) -> tuple[Tensor, Tensor]:
+    """log p(x, z) and log q(z | x), whose difference is the log importance weight, of any model and guide.
+
+    Latents that the guide does not draw are drawn from the model: their density cancels.
+
+    Args:
+        model: trace of the model.
+        guide: of the guide, at the same draws.
+        density: of a site, to its log-density datum by datum.
+    """
+    drawn = {name: site for name, site in sites(guide) if not site["is_observed"]}
+    log_p = [density(site) for name, site in sites(model) if site["is_observed"] or name in drawn]
+    log_q = [density(site) for site in drawn.values()]
+    return tuple(torch.as_tensor(sum(found)) for found in (log_p, log_q))  # type: ignore[return-value]
 
 
 def log_density(trace: poutine.Trace, names: Container[str], program: Program) -> Tensor:
@@ -53,12 +71,16 @@ def log_density(trace: poutine.Trace, names: Container[str], program: Program) -
     total = torch.zeros((), device=program.device)
     for name, site in sites(trace):
         if name in names:
-            if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
-                raise ValueError(
-                    f"site {name!r} lies outside the plate 'data', so that it has no weight datum by datum"
-                )
-            total = total + by_datum(site["log_prob"], program)
+            total = total + _in_data(site, program)
     return total
+
+
+def _in_data(site: Any, program: Program) -> Tensor:
+    if not any(frame.name == "data" for frame in site["cond_indep_stack"]):
+        raise ValueError(
+            f"site {site['name']!r} lies outside the plate 'data', so that it has no weight datum by datum"
+        )
+    return by_datum(site["log_prob"], program)
 
 
 def traces(program: Program, batch: Batch, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:

@@ -1,6 +1,7 @@
 """Training: settings, a loop over any program, and parts with one job each."""
 
 from pyro_vae.training.loop import Run, fit
+from pyro_vae.training.reopen import reopen
 from pyro_vae.training.resume import CHANGEABLE, resume
 from pyro_vae.training.settings import Settings, find_device
 from pyro_vae.training.signals import Interrupted
@@ -14,6 +15,7 @@ __all__ = [
     "Verification",
     "find_device",
     "fit",
+    "reopen",
     "resume",
     "verify",
 ]

@@ -36,8 +36,9 @@ class Settings:
         optimizer: any ``torch.optim`` class, or ``functools.partial`` of one with its arguments.
         schedule: of the learning rate over the whole run: constant, cosine, linear (to 0), or burda; or a
             factory of a scheduler, such as those of ``torch.optim.lr_scheduler``, stepped after each epoch.
-        loss: any ``pyro.infer.ELBO``.
-        beta: weight of the KL in training (beta-VAE; Higgins et al., 2017), or a function of the epochs done.
+        loss: any ``pyro.infer.ELBO``; those of ``pv.objectives`` too.
+        beta: weight of the KL in training (beta-VAE; Higgins et al., 2017), or a function of the epochs done,
+            such as Linear(epochs=10), Cyclical(period=10) or Monotone(epochs=10).
             Where it is not 1, what is minimised bounds no log p(x); it never enters a reported ELBO.
         warmup_epochs: epochs over which the weight of the KL rises linearly to ``beta`` (KL warm-up).
         clip_norm: largest norm of the gradient of the mean loss.
@@ -95,6 +96,14 @@ class Settings:
             raise ConfigError("lr is a function of the epoch, which is a schedule; leave schedule out")
         if callable(self.beta) and self.warmup_epochs:
             raise ConfigError("beta is a function of the epoch, warm-up and all; leave warmup_epochs out")
+        weighed = self.beta != 1 or self.warmup_epochs
+        if weighed and not getattr(self.loss, "weighs_kl", not isinstance(self.loss, _OF_WEIGHTS)):
+            name, value = ("warmup_epochs", self.warmup_epochs) if self.beta == 1 else ("beta", self.beta)
+            raise ConfigError(
+                f"{name}={registry.write(value)} weighs the KL of an ELBO, and "
+                f"loss={registry.write(self.loss)} has none to weigh: leave {name} out, or take "
+                "loss=pyro.infer.Trace_ELBO()"
+            )
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any], trust: Trust = ()) -> Settings:
@@ -124,6 +133,10 @@ class Settings:
         """What each option is, by name."""
         listed = re.split(r"^    (\w+): ", (inspect.getdoc(cls) or "").split("\n\n")[1], flags=re.MULTILINE)
         return {name: " ".join(text.split()) for name, text in zip(listed[1::2], listed[2::2], strict=True)}
+
+
+_OF_WEIGHTS = (pyro.infer.RenyiELBO, pyro.infer.ReweightedWakeSleep, pyro.infer.TraceTailAdaptive_ELBO)
+"""Objectives of Pyro's that are made of importance weights, in which a weight of the KL has no meaning."""
 
 
 def _optimizer(value: Any) -> str:
@@ -156,10 +169,10 @@ def _read(name: str, value: Any, trust: Trust) -> Any:
         return value
     if name not in ("optimizer", "schedule", "loss"):
         value = registry.plain(value)
-        if name not in ("lr", "beta") or not isinstance(value, str) or "." not in value:
+        if name not in ("lr", "beta") or not isinstance(value, str) or not {".", "("} & {*value}:
             return value
         try:
-            return registry.read("function", value, trust)
+            return registry.read("beta" if name == "beta" else "function", value, trust)
         except ConfigError as error:
             raise ConfigError(f"{name}: {error}") from error
     if (

@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import json
 import warnings
+from pathlib import Path
 
 import numpy as np
 import pyro.distributions as dist
@@ -76,6 +78,31 @@ def test_there_and_back(holes):
     assert (data.columns.encode(table).isnan().numpy() == missing).all()
 
 
+def test_categories_keep_their_dtype():
+    """Of intervals, times and small integers, whose values a configuration holds as texts and numbers."""
+    two = np.arange(N) % 2
+    values = {
+        "interval": pd.cut(np.linspace(0, 1 / 3, N), 3, precision=12),
+        "left": pd.cut(np.arange(N), [-1, 3, N + 1], right=False),
+        "month": pd.Categorical(pd.DatetimeIndex([pd.Timestamp(0), pd.Timestamp(1)])[two]),
+        "zoned": pd.Categorical(pd.date_range("2020-01-01", periods=2, tz="Europe/Berlin")[two]),
+        "period": pd.Categorical(pd.period_range("2020-01", periods=2, freq="M")[two], ordered=True),
+        "span": pd.Categorical(pd.to_timedelta([1, 2], unit="h")[two]),
+        "days": pd.cut(pd.date_range("2020-01-01", periods=N), 2),
+        "small": pd.Categorical(np.array([3, 1], "int8")[two]),
+        "text": pd.Categorical(pd.array(["u", "v"], dtype="string")[two]),
+        "switch": pd.Categorical(two == 1),
+    }
+    table = pd.DataFrame(values)
+    columns = pv.data.load(table).columns
+    again = Columns(columns.plain).decode(columns.encode(table))
+    pd.testing.assert_frame_equal(again, table)
+    json.dumps(columns.plain)
+    dates = _with(x=pd.Categorical(np.array(pd.to_datetime(["2020-01-01", "2020-01-02"]).date)[two]))
+    columns = pv.data.load(dates).columns
+    assert columns.decode(columns.encode(dates))["x"].tolist() == dates["x"].astype(str).tolist()
+
+
 def test_foreign_tables_and_files(tmp_path):
     """Of polars, of Arrow, from .csv and .parquet: the same numbers."""
     polars, pyarrow = pytest.importorskip("polars"), pytest.importorskip("pyarrow")
@@ -90,6 +117,25 @@ def test_foreign_tables_and_files(tmp_path):
     csv = pv.data.load(str(tmp_path / "t.csv"))
     torch.testing.assert_close(csv.train[:], pv.data.load(plain).train[:])
     assert csv.config["data"] == str(tmp_path / "t.csv")
+
+
+@pytest.mark.parametrize("again", [1, 3])
+def test_holes_are_filled(again):
+    """Of any dtype; what is there stays, and columns that only the whole rows have come last."""
+    table = frame(holes=True)
+    columns, missing = pv.data.load(table).columns, table.isna()
+    whole = columns.decode(columns.encode(frame(1)).repeat(again, 1))
+    few = table.drop(columns="year").assign(sex=table["sex"].astype("category"), person=range(N), ill=None)
+    few["island"] = few["island"].cat.remove_categories("b")
+    made = pv.data.tables.filled(Path("t.parquet"), few, whole)
+    assert list(made.columns) == [*few.columns, "year"]
+    assert not made.isna().any().any()
+    assert made["person"].tolist() == list(range(N)) * again
+    for name in table.columns.drop("year"):
+        known = np.tile(few[name].notna().to_numpy(), again)
+        assert made[name][known].tolist() == few[name].dropna().tolist() * again, name
+        assert made[name][~known].tolist() == whole[name][~known].tolist(), name
+    assert missing.equals(table.isna())
 
 
 def test_labels_by_name():

@@ -186,3 +186,16 @@ def test_what_is_given_is_not_inferred(people):
         DataError, match="row 1 lacks sex, which the ConditionalVAE is given and cannot infer"
     ):
         pv.predict(vae, missing)
+
+
+def test_levels_of_the_index_are_no_columns():
+    """Of a table that has columns of their names, and of draws that are given again."""
+    table = pv.data.load(pd.DataFrame({"row": np.linspace(-1, 1, 20), "draw": np.linspace(1, -1, 20) ** 3}))
+    vae = pv.VAE(table.event_shapes, 1, likelihood="auto", encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4))
+    vae.initialize(table.train)
+    drawn = pv.predict(vae, pd.DataFrame({"row": [0.1, 0.2]}), 3)
+    assert drawn.index.names == ["draw_", "row_"]
+    assert drawn.groupby("row_")["row"].min().tolist() == [0.1, 0.2]
+    assert list(drawn.reset_index()) == ["draw_", "row_", "row", "draw"]
+    again = pv.predict(vae, drawn.drop(columns="draw"), 2)
+    assert again.index.names == ["draw__", "draw_", "row_"]

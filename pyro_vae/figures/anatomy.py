@@ -1,0 +1,126 @@
+"""Where the KL goes, latent by latent and part by part; and what it buys."""
+
+from __future__ import annotations
+
+import math
+from typing import Any
+
+import numpy as np
+from matplotlib.ticker import MaxNLocator
+
+from pyro_vae.checks import checked
+from pyro_vae.evaluate.anatomy import ACTIVE, COLLAPSED, Anatomy
+from pyro_vae.evaluate.rate_distortion import RateDistortion
+from pyro_vae.figures.drawing import Figure
+
+PARTS = {
+    "mutual_information": ("mutual information", "C0"),
+    "total_correlation": ("total correlation", "C1"),
+    "dimension_wise_kl": ("dimension-wise KL", "C2"),
+    "marginal_kl": ("marginal KL", "C3"),
+}
+"""Of the KL, and their colours."""
+IDLE = "0.75"
+"""The colour of what carries nothing."""
+
+
+@checked
+def anatomy(result: Anatomy) -> Figure:
+    """The KL of each latent, the largest first, level by level; and the parts of the KL.
+
+    Latents that carry nothing are grey. Of guides and priors whose latents depend on each other, the variance
+    of the posterior's mean is drawn instead, above which a latent is an active unit.
+
+    Args:
+        result: of ``pv.evaluate.anatomy``.
+    """
+    figure = Figure(figsize=(10, 3.8), layout="constrained")
+    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    _by_latent(left, result)
+    _parts(right, result)
+    return figure
+
+
+def _by_latent(axes: Any, result: Anatomy) -> None:
+    own = not any(site.kl_by_latent.isnan().any() for site in result.sites.values())
+    limit = COLLAPSED if own else ACTIVE
+    start, middles = 0, {}
+    for i, (name, site) in enumerate(result.sites.items()):
+        values = np.sort((site.kl_by_latent if own else site.variances).numpy())[::-1]
+        at = start + np.arange(len(values))
+        axes.bar(at, values, 0.85, color=[f"C{i}" if value >= limit else IDLE for value in values])
+        idle = int((values < limit).sum())
+        middles[start + (len(values) - 1) / 2] = (
+            f"{name}: {len(values) - idle} of {len(values)} above {limit}"
+        )
+        start += len(values) + 1
+    axes.axhline(limit, color="black", linewidth=0.8, linestyle="--")
+    axes.set_xticks([*middles], [*middles.values()])
+    axes.tick_params(axis="x", length=0)
+    what = "KL of each latent (nats)" if own else "variance of each posterior mean"
+    axes.set(title=f"{what}, largest first", xlim=(-1, max(start - 1, 8)))
+
+
+def _parts(axes: Any, result: Anatomy) -> None:
+    rows: dict[str, Any] = {"all": result} if len(result.sites) > 1 else {}
+    rows |= result.sites
+    drawn: set[str] = set()
+    for y, (_, part) in enumerate(rows.items()):
+        told = {name: getattr(part, name, math.nan) for name in PARTS}
+        split = told["total_correlation"] + told["dimension_wise_kl"]
+        # The parts of a site's own marginal KL, and not of what it adds to that of those before it.
+        whole = not math.isclose(split, told["marginal_kl"], abs_tol=1e-6)
+        for name in ("total_correlation", "dimension_wise_kl") if whole else ("marginal_kl",):
+            del told[name]
+        ends = {True: 0.0, False: 0.0}
+        for name, value in told.items():
+            if not math.isnan(value):
+                label = None if name in drawn else PARTS[name][0]
+                drawn.add(name)
+                axes.barh(y, value, 0.6, left=ends[value >= 0], color=PARTS[name][1], label=label)
+                ends[value >= 0] += value
+        if math.isnan(told["mutual_information"]):
+            axes.barh(y, part.kl, 0.6, color=IDLE, label="KL")
+    if math.log(result.num_data) < 1.2 * result.kl:
+        axes.axvline(math.log(result.num_data), color="black", linewidth=0.8, linestyle=":", label="log N")
+    axes.set_yticks(range(len(rows)), [*rows])
+    axes.set_ylim(max(len(rows) - 0.4, 1), -0.6 if len(rows) > 1 else -1)
+    axes.set(title=f"KL {result.kl:.2f}, in parts", xlabel="nats per datum")
+    axes.legend(fontsize="small", loc="upper center", bbox_to_anchor=(0.5, -0.2), ncols=2)
+
+
+@checked
+def rate_distortion(result: RateDistortion) -> Figure:
+    """Distortion against rate, a point for each program, above lines of one ELBO.
+
+    Args:
+        result: of ``pv.evaluate.rate_distortion``.
+    """
+    points = sorted(result.points.items(), key=lambda item: item[1].kl)
+    rate = np.array([point.kl for _, point in points])
+    distortion = np.array([point.reconstruction for _, point in points])
+    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
+    axes = figure.add_subplot()
+    axes.plot(rate, distortion, "-", color="C0", linewidth=0.8)
+    axes.plot(rate, distortion, "o", color="C0")
+    for (name, _), x, y in zip(points, rate, distortion, strict=True):
+        axes.annotate(name, (x, y), (5, 5), textcoords="offset points", fontsize="small")
+    margins = [0.12 * max(np.ptp(values), 0.02 * abs(values).max(), 1e-3) for values in (rate, distortion)]
+    xlim = max(0.0, rate.min() - margins[0]), rate.max() + 1.5 * margins[0]
+    ylim = distortion.min() - margins[1], distortion.max() + margins[1]
+    totals = MaxNLocator(8).tick_values(xlim[0] + ylim[0], xlim[1] + ylim[1])
+    for total in totals[(totals > xlim[0] + ylim[0]) & (totals < xlim[1] + ylim[1])]:
+        axes.plot(xlim, [total - x for x in xlim], color="0.8", linewidth=0.7, zorder=0)
+        y = min(ylim[1], total - xlim[0])
+        axes.annotate(
+            f"{-total:g}", (total - y, y), (2, -9), textcoords="offset points", fontsize=7, color="0.5"
+        )
+    best = max(result.points.items(), key=lambda item: item[1].elbo)
+    axes.set(
+        title=f"Lines of one ELBO; the best, {best[0]}: {best[1].elbo:.2f} ± {best[1].standard_error:.2f}",
+        xlabel="rate, KL(q(z|x) || p(z)) (nats per datum)",
+        ylabel="distortion, -E[log p(x|z)]",
+        xlim=xlim,
+        ylim=ylim,
+    )
+    return figure

@@ -1,0 +1,51 @@
+"""The ELBO with a KL that is free up to a threshold."""
+
+from __future__ import annotations
+
+from typing import ClassVar, Literal
+
+from torch import Tensor
+
+from pyro_vae.checks import Count, NotNegative, checked
+from pyro_vae.objectives.base import Draws, PerDatum
+from pyro_vae.objectives.elbo import kl_term, latents, of_elements
+
+
+class FreeBits(PerDatum):
+    r"""The ELBO in which some nats of KL cost nothing: latents are used that would else collapse.
+
+    .. math:: -E_q[\log p(x \mid z)] + \sum_g \max\Big(\lambda, \frac1B \sum_b \mathrm{KL}_g(x_b)\Big)
+
+    The mean is over the batch. It is no bound: where all groups lie above the threshold it is the ELBO.
+
+    Args:
+        nats: the threshold of each group.
+        by: the groups g: each site, or each latent of each site, whose KL is its own where guide and prior
+            are independent over the latents.
+        num_particles: draws per datum.
+
+    Raises:
+        ValueError: by latent, of a guide or prior that is not independent over them.
+
+    Reference: Kingma, Salimans, Jozefowicz, Chen, Sutskever and Welling, 2016, "Improved variational
+    inference with inverse autoregressive flow", section 8.
+    """
+
+    weighs_kl: ClassVar[bool] = True
+
+    @checked
+    def __init__(
+        self, nats: NotNegative = 1.0, by: Literal["site", "latent"] = "site", num_particles: Count = 1
+    ):
+        super().__init__(num_particles)
+        self.nats, self.by = nats, by
+
+    def per_datum(self, draws: Draws) -> Tensor:
+        total = -draws.log_x
+        for name, *parts in latents(draws.model, draws.guide):
+            if self.by == "site":
+                groups = draws.by_datum(kl_term(*parts)).mean()
+            else:
+                groups = draws.rows(kl_term(*of_elements(name, *parts)), len(parts[0].event_shape)).mean(0)
+            total = total + draws.relative(draws.model.nodes[name]) * groups.clamp(min=self.nats).sum()
+        return total.mean(0)

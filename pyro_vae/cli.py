@@ -28,7 +28,7 @@ from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures,
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import files, tables
-from pyro_vae.data.columns import Columns
+from pyro_vae.data.columns import Columns, few
 from pyro_vae.families import COUNTING, Auto, Family
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
@@ -321,8 +321,8 @@ def _tell_of_others(data: str, frame: Any, columns: Columns) -> None:
     others, absent = [n for n in names if n not in columns], [n for n in columns if n not in names]
     if len(absent) == len(columns):
         columns.number(names[0])
-    told = [f"{', '.join(others)}: no column of the model, left as it is"] if others else []
-    told += [f"{', '.join(absent)}: not there, and filled in each row"] if absent else []
+    told = [f"{few(others)}: no column of the model, left as it is"] if others else []
+    told += [f"{few(absent)}: not there, and filled in each row"] if absent else []
     if told:
         print(f"pyro-vae: {data}: {'; '.join(told)}", file=sys.stderr)
 

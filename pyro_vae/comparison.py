@@ -1,4 +1,4 @@
-"""The same model under several priors, likelihoods and guides, side by side."""
+"""The same model under several priors, likelihoods, guides and objectives, side by side."""
 
 from __future__ import annotations
 
@@ -17,6 +17,7 @@ from pathlib import Path
 from typing import Any, cast
 
 import torch
+from pyro.infer import ELBO
 from torch.distributions import Distribution
 
 from pyro_vae import checkpoint, evaluate, figures, registry
@@ -26,6 +27,7 @@ from pyro_vae.families import COUNTING, LEBESGUE, Auto, ByColumn, Family, Of
 from pyro_vae.likelihoods import ByName, Likelihood, as_likelihood
 from pyro_vae.models import VAE
 from pyro_vae.models.parts import as_rows
+from pyro_vae.objectives import purpose
 from pyro_vae.program import Program, seed_generators
 from pyro_vae.training import Interrupted, Settings, fit
 
@@ -59,6 +61,7 @@ class Row:
         active_units: latents that vary with x, by site.
         num_parameters: learned numbers.
         seconds: of training.
+        purpose: of the objective, where these differ.
     """
 
     name: str
@@ -72,6 +75,7 @@ class Row:
     num_parameters: int
     seconds: float
     by_column: dict[str, tuple[float, float, float]] = field(default_factory=dict)
+    purpose: str = ""
 
 
 @dataclass(frozen=True, repr=False)
@@ -101,12 +105,21 @@ class Comparison:
         for name, *cells in table:
             padded = [cell.rjust(width) for cell, width in zip(cells, widths[1:], strict=True)]
             lines.append("  ".join([name.ljust(widths[0]), *padded]))
-        return "\n".join([*lines, self._note()])
+        told = [f"{name}: {purpose}" for name, purpose in self._purposes().items()]
+        return "\n".join([*lines, self._note(), *told])
 
     def _repr_html_(self) -> str:
         header, *rows = [[html.escape(cell) for cell in row] for row in self._table()]
         body = "".join(f"<tr><th>{name}</th><td>{'</td><td>'.join(cells)}</td></tr>" for name, *cells in rows)
-        return f"<table><tr><th>{'</th><th>'.join(header)}</th></tr>{body}</table><p>{self._note()}</p>"
+        told = "".join(f"<li>{html.escape(f'{name}: {p}')}</li>" for name, p in self._purposes().items())
+        listed = f"<ul>{told}</ul>" if told else ""
+        return (
+            f"<table><tr><th>{'</th><th>'.join(header)}</th></tr>{body}</table><p>{self._note()}</p>{listed}"
+        )
+
+    def _purposes(self) -> dict[str, str]:
+        """What each objective is for, by the variant's name."""
+        return {row.name: row.purpose for row in self.rows if row.purpose}
 
     def _table(self) -> list[list[str]]:
         bits = ["bits/dim"] * (self.rows[0].bits_per_dim is not None)
@@ -140,6 +153,7 @@ def compare(
     priors: Iterable[Family | Distribution | str] = (),
     likelihoods: Iterable[Likelihood | ByName | str] = (),
     guides: Iterable[Family | Of | type[Distribution] | str] = (),
+    objectives: Iterable[ELBO | str] = (),
     model: type[Program] = VAE,
     num_samples: int = 100,
     seed: int = 0,
@@ -147,7 +161,7 @@ def compare(
     progress: bool = True,
     **arguments: Any,
 ) -> Comparison:
-    """Trains the same model under several priors, likelihoods or guides, and tells which fits.
+    """Trains the same model under several priors, likelihoods, guides or objectives, and tells which fits.
 
     With more than one list, every combination is trained. All have the same seed, order of the data and
     evaluation noise. Called again with the same folder, it goes on where it was stopped.
@@ -158,6 +172,8 @@ def compare(
         likelihoods: likewise; all on the same measure. Of a table also by column, all other columns being as
             they are by default: ``[{"visits": dist.Poisson}, {"visits": dist.GammaPoisson}]``.
         guides: likewise.
+        objectives: likewise, losses of ``pv.fit``: ``["Trace_ELBO", "IWAE(5)", pv.objectives.DReG(5)]``.
+            Whatever was minimised, the same is measured; and the table tells what each objective is for.
         model: the class: ``pv.VAE``, ``pv.ConditionalVAE``, ...
         num_samples: importance samples per datum of the log-likelihood.
         seed: of all.
@@ -170,7 +186,8 @@ def compare(
         ConfigError: there is no such argument, or its value will not do.
         DataError: the data lie outside a likelihood's support.
     """
-    lists = {"prior": priors, "likelihood": likelihoods, "guide": guides}
+    lists: dict[str, Any]
+    lists = {"prior": priors, "likelihood": likelihoods, "guide": guides, "loss": objectives}
     lists = {kind: [parts] if isinstance(parts, str) else parts for kind, parts in lists.items()}
     varied = {kind: [_part(kind, part) for part in parts] for kind, parts in lists.items()}
     varied = {kind: parts for kind, parts in varied.items() if parts}
@@ -190,14 +207,15 @@ def compare(
     shape = {"event_shape": data.columns or data.event_shape} if "event_shape" in takes else {}
     own = shape | {name: _part(name, value) for name, value in arguments.items() if name in takes}
     settings = {name: value for name, value in arguments.items() if name not in takes} | {"seed": seed}
-    minutes = Settings.from_plain(settings, trust="*").max_minutes
+    for loss in varied.get("loss", [Settings().loss]):  # all, before the first is trained
+        minutes = Settings.from_plain({"loss": loss} | settings, trust="*").max_minutes
     end = None if minutes is None else time.monotonic() + 60 * minutes
     check("num_samples", num_samples, Count)
     programs: dict[str, Program] = {}
     for name, variant in zip(names, variants, strict=True):  # all, before the first is trained
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
-            programs[name] = model(**(own | variant))
+            programs[name] = model(**(own | {kind: p for kind, p in variant.items() if kind != "loss"}))
         for part in (data.train, data.validation, data.test):
             if len(part):
                 evaluate.check(programs[name], part)
@@ -205,14 +223,16 @@ def compare(
     split, part = data.held_out
     rows: list[Row] = []
     reference, first = None, None
-    for name, program in programs.items():
+    for (name, program), variant in zip(programs.items(), variants, strict=True):
         own_folder = folder / _slug(name)
+        objective = {kind: part for kind, part in variant.items() if kind == "loss"}
         if progress:
             print(f"\n{name}", flush=True)
         if end is not None:  # of all variants together
             settings["max_minutes"] = max((end - time.monotonic()) / 60, 1e-9)
         try:
-            run = fit(program, data, folder=own_folder, resume="auto", progress=progress, **settings)
+            chosen = settings | objective
+            run = fit(program, data, folder=own_folder, resume="auto", progress=progress, **chosen)
         except checkpoint.CheckpointError as error:
             told = str(error).split(";")[0]
             raise checkpoint.CheckpointError(
@@ -246,6 +266,7 @@ def compare(
                 sum(p.numel() for p in program.parameters()),
                 sum(row["seconds"] for row in run.history),
                 by_column,
+                *map(purpose, objective.values()),
             )
         )
     result = Comparison(rows, programs, folder, num_samples, estimate.measure, split)
@@ -295,7 +316,7 @@ def _part(kind: str, part: Any) -> Any:
     """A part, or what its text means."""
     if isinstance(part, Mapping) and kind == "likelihood":
         return {column: _part(kind, own) for column, own in part.items()}
-    text = isinstance(part, str) and kind in registry.PARTS
+    text = isinstance(part, str) and kind in (*registry.PARTS, "loss")
     return registry.read(kind, part, trust="*") if text else part
 
 
@@ -323,7 +344,7 @@ def _write(result: Comparison) -> None:
             for column, values in row.by_column.items()
             for what, value in zip(("log_p", "difference", "standard_error"), values, strict=True)
         }
-        own = {name: value for name, value in vars(row).items() if name != "by_column"}
+        own = {name: value for name, value in vars(row).items() if name not in ("by_column", "purpose")}
         flat.append(own | {"active_units": sum(units.values())} | levels | columns)
     text = io.StringIO()
     writer = csv.DictWriter(text, flat[0])

@@ -34,7 +34,13 @@ from pyro_vae.program import Batch, Program, sites
 Format = Literal["text", "latex", "graph"]
 
 _CLOSED = "reported in closed form; Trace_ELBO trains on draws, TraceMeanField_ELBO on the closed form"
-_LETTERS = {"b": "offsets from the data's statistics", "r": "learned numbers"}
+_LETTERS = {
+    "b": "offsets from the data's statistics",
+    "r": "learned numbers",
+    "u": "units, each column's own, of the data's statistics",
+}
+_GIVEN = "_given"
+"""Behind the name of a site, of those of its columns that are given."""
 _LOG = r"\log "
 _MID = r" \mid "
 
@@ -168,8 +174,10 @@ def _read(
     marked = {name: site["fn"] for name, site in sites(messenger.trace)}
     order = [*found, *batch]
 
-    def parents(distribution: Distribution) -> list[str]:
-        return sorted(_marks(distribution, set()), key=order.index)
+    def parents(distribution: Distribution, site: str) -> list[str]:
+        """Of which the site itself is the columns of a row that are given."""
+        own = sorted(_marks(distribution, set()), key=order.index)
+        return [f"{site}{_GIVEN}" if name == site and program.given_columns else name for name in own]
 
     def raw(conditional: Conditional, of: list[str]) -> str:
         """What the network's output is called, such as f(z); another one of the same parents has a prime."""
@@ -181,13 +189,13 @@ def _read(
     shared = {n for n, s in found.items() if all(f.name != "data" for f in s["cond_indep_stack"])}
     read = []
     for name, site in found.items():
-        fn, of = site["fn"], parents(marked[name])
+        fn, of = site["fn"], parents(marked[name], name)
         made = [(c, p) for c, p in calls if c.site == name]
         conditional = next((c for c, p in reversed(made) if _same(p, fn, site["value"])), None)
         made_of: list[str] = []
         if conditional is None:
             how = _parameters(marked[name], of)
-            distinct = {c: parents(p) for c, p in marked_calls if c.site == name}
+            distinct = {c: parents(p, name) for c, p in marked_calls if c.site == name}
             made_of = [titles.get(c) or f"{c.family.name}({raw(c, of)})" for c, of in distinct.items()]
         elif conditional.parents:
             how = conditional.family.describe(raw(conditional, of))
@@ -277,6 +285,10 @@ def _text(
             what = f"one of {classes[name]} classes" if name in classes else shape
             yield f"  {name}_n is given"
             yield f'      "{name}" of the data, {what}'
+    if program.given_columns and program.columns is not None:
+        kinds = [f"{name} ({program.columns.of[name].text})" for name in program.given_columns]
+        yield f"  x{_GIVEN}_n are given"
+        yield f"      columns {', '.join(kinds)}"
     for site in model:
         yield from _told(site, program.columns)
     yield from ("", "The guide", "")
@@ -285,7 +297,7 @@ def _text(
     yield ""
     told = " ".join(how for site in (*model, *guide) for how in site.parameters.values())
     where = [f"{', '.join(raws)} {'are' if len(raws) > 1 else 'is'} what networks emit"] * bool(raws)
-    where += [f"{r} are {what}" for r, what in _LETTERS.items() if re.search(rf"\b{r}(_\w+)?\b", told)]
+    where += [f"{r} are {what}" for r, what in _LETTERS.items() if re.search(rf"\b{r}(_\d+)?\b", told)]
     yield f"where {', '.join([*where, 'learned values are those of now'])}."
     yield ""
     yield "The ELBO, in nats per datum, where beta = 1"
@@ -456,4 +468,5 @@ def _tex(how: str) -> str:
     how = re.sub(r"\b(softplus|sigmoid)\b", r"\\mathrm{\1}", how)
     how = re.sub(r"([fhbc]'*)_(\w+)", r"\1_{\2}", how)
     how = re.sub(r"\b([a-z])(\d+)\b", r"\1_{\2}", how)
+    how = re.sub(rf"\b(\w+{_GIVEN})\b", lambda found: _symbol(found[1]), how)
     return re.sub(r"\b(\d(?:\.\d+)?)e([+-]?)0*(\d+)", r"\1 \\cdot 10^{\2\3}", how).replace("10^{+", "10^{")

@@ -3,12 +3,14 @@
     pv.VAE(..., likelihood=dist.StudentT)                            # all parameters from the decoder
     pv.VAE(..., likelihood=pv.likelihoods.StudentT(df=4.0, scale="shared"))
 
-and so is one of your own, a distribution class with ``arg_constraints``.
+and so is one of your own, a distribution class with ``arg_constraints``. Of a table, ``likelihood="auto"``
+chooses one for each column by its kind: the rules are a table in ``Auto``, ``help(pv.likelihoods.Auto)``.
 """
 
 from __future__ import annotations
 
 import copy
+import inspect
 from collections.abc import Mapping
 from typing import Any, Literal
 
@@ -79,7 +81,13 @@ def as_likelihood(likelihood: Likelihood | ByName | Literal["auto"]) -> Family:
     """
     if isinstance(likelihood, Family):
         return copy.deepcopy(likelihood)
-    if isinstance(likelihood, Of) or (isinstance(likelihood, type) and issubclass(likelihood, Family)):
+    if isinstance(likelihood, Of):
+        return likelihood()
+    if isinstance(likelihood, type) and issubclass(likelihood, Family):
+        arguments = inspect.signature(likelihood).parameters.values()
+        if needed := [argument.name for argument in arguments if argument.default is argument.empty]:
+            name = likelihood.__name__
+            raise ValueError(f"{name} needs to know {' and '.join(needed)}: {name}({needed[0]}=...)")
         return likelihood()
     if isinstance(likelihood, type) and issubclass(likelihood, Distribution):
         return of(likelihood)()
@@ -87,9 +95,10 @@ def as_likelihood(likelihood: Likelihood | ByName | Literal["auto"]) -> Family:
         return Auto()
     if isinstance(likelihood, Mapping):
         return Auto({str(column): as_likelihood(own) for column, own in likelihood.items()})
+    name = likelihood if isinstance(likelihood, str) and likelihood in __dir__() else "Bernoulli"
     raise TypeError(
         f"a likelihood is a pv.likelihoods object or a distribution class, not {likelihood!r}; "
-        "likelihood=pv.likelihoods.Bernoulli() or likelihood=dist.StudentT, for example"
+        f"likelihood=pv.likelihoods.{name}() or likelihood=dist.StudentT, for example"
     )
 
 

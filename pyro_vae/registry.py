@@ -31,10 +31,11 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, Transform
 from torch.optim import lr_scheduler
 
-from pyro_vae import checks, guides, likelihoods, models, nets, priors
+from pyro_vae import checks, guides, likelihoods, models, nets, objectives, priors
 from pyro_vae.checks import ConfigError
 from pyro_vae.data.source import reason, shown
 from pyro_vae.families import Of
+from pyro_vae.objectives import schedules
 
 _FUNCTION = types.FunctionType
 _KINDS: dict[str, tuple[Any, Any, tuple[type, ...]]] = {
@@ -47,7 +48,8 @@ _KINDS: dict[str, tuple[Any, Any, tuple[type, ...]]] = {
     "between": (None, nets, (nn.Module, _FUNCTION)),
     "optimizer": (torch.optim, None, (torch.optim.Optimizer, _FUNCTION)),
     "schedule": (lr_scheduler, None, (lr_scheduler.LRScheduler, _FUNCTION)),
-    "loss": (pyro.infer, None, (pyro.infer.ELBO,)),
+    "loss": (pyro.infer, objectives, (pyro.infer.ELBO,)),
+    "beta": (None, schedules, (schedules.Schedule, _FUNCTION)),
     "model": (None, models, (nn.Module,)),
     "function": (None, None, (_FUNCTION,)),
     "value": (nn, None, (nn.Module, object)),
@@ -63,7 +65,8 @@ UNUSABLE = {
     lr_scheduler.ChainedScheduler,  # and SequentialLR want schedulers that know their optimizer
     lr_scheduler.SequentialLR,
     pyro.infer.ELBO,
-    pyro.infer.Trace_MMD,  # wants a kernel per site
+    pyro.infer.Trace_MMD,  # wants a kernel per site, and is of one datum: objectives.MMD is of a batch
+    objectives.PerDatum,
     # The jitted ELBOs look parameters up in the global store, where this package keeps none.
     *(value for name, value in vars(pyro.infer).items() if name.startswith("Jit")),
 }
@@ -84,7 +87,8 @@ def names(kind: str) -> Mapping[str, Any]:
     if kind == "distribution":
         found = {name: v for name, v in vars(dist.transforms).items() if _is_class(v, Transform)} | found
     offered = dir(ours) if kind in ("likelihood", "guide") else ours.__all__ if ours else ()
-    found |= {name: getattr(ours, name) for name in offered if not name.startswith("_")}
+    own = {name: getattr(ours, name) for name in offered if not name.startswith("_")}
+    found |= {name: part for name, part in own.items() if kind != "loss" or _is_class(part, *bases)}
     return {name: part for name, part in found.items() if callable(part) and part not in UNUSABLE}
 
 
@@ -277,6 +281,7 @@ class _Reader:
                 return target
             target = Of(target)
         called = target in names("encoder").values() and not _is_class(target, nn.Module)
+        called = called or _is_class(target, schedules.Schedule)
         if called or kind in ("prior", "likelihood", "guide", "loss", "distribution"):
             return _call(target, arguments, keywords)
         if arguments:

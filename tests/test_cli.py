@@ -385,7 +385,7 @@ def test_signals_to_the_process(signum, code):
     pv.load("run")
 
 
-@pytest.mark.filterwarnings("ignore:the effective sample size")
+@pytest.mark.filterwarnings("ignore:the effective sample size", "ignore:log p.x. of")
 def test_a_table_with_holes(output):
     """Trained without being told of its kinds, in another process known again, its holes filled."""
     pandas = pytest.importorskip("pandas")
@@ -419,7 +419,7 @@ def test_a_table_with_holes(output):
     assert "no column 'HEIGHT'" in told
 
 
-@pytest.mark.filterwarnings("ignore:the effective sample size")
+@pytest.mark.filterwarnings("ignore:the effective sample size", "ignore:log p.x. of")
 def test_what_is_there_stays_as_it_is_written(capsys):
     """Columns that the model does not have, too; what is filled in has the digits of single precision."""
     pandas = pytest.importorskip("pandas")

@@ -3,6 +3,7 @@
 import csv
 import dataclasses
 import functools
+import html
 import math
 import re
 from pathlib import Path
@@ -12,6 +13,7 @@ import pandas as pd
 import pyro.distributions as dist
 import pytest
 import torch
+import yaml
 from cases import TwoSites
 
 import pyro_vae as pv
@@ -344,3 +346,44 @@ def test_what_is_chosen_against_what_is_named(visits, shared):
     result = pv.compare(visits, likelihoods=["auto", {"age": dist.Normal}], **shared | given)
     assert [row.name for row in result.rows] == ["auto", "age: Normal"]
     assert result.rows[1].by_column.keys() == {"age"}
+
+
+def test_objectives(digits, shared):
+    """The same start, measured the same way; the table tells what each is for, and a file does not."""
+    objectives = ["Trace_ELBO", pv.objectives.IWAE(3), 'FreeBits(0.5, by="latent")']
+    result = pv.compare(digits, objectives=objectives, **shared)
+    names = ["Trace_ELBO()", "IWAE(num_particles=3)", "FreeBits(nats=0.5, by='latent')"]
+    assert [row.name for row in result.rows] == names
+    for row, (name, program) in zip(result.rows, result.programs.items(), strict=True):
+        folder = result.folder / re.sub(r"[^\w.=-]+", "_", name).strip("_")
+        settings = yaml.safe_load((folder / "config.yaml").read_text())
+        assert settings["loss"] == name
+        assert row.elbo == pv.evaluate.elbo(program, digits.test).elbo
+        assert row.active_units == pv.evaluate.active_units(program, digits.test)
+        assert f"{name}: {row.purpose}" in str(result).splitlines()
+        assert html.escape(f"{name}: {row.purpose}") in result._repr_html_()
+    assert result.rows[1].purpose.startswith("A bound that is the closer to log p(x)")
+    assert len({row.elbo for row in result.rows}) == 3
+    assert "purpose" not in (result.folder / "comparison.csv").read_text()
+
+
+def test_objectives_beside_priors(digits, shared):
+    lists = {"priors": ["Normal", "VampPrior(3)"], "objectives": ["AnalyticKL", "DReG(2)"]}
+    result = pv.compare(digits, **lists, **shared | {"epochs": 1})
+    assert [row.name for row in result.rows][1:3] == [
+        "Normal(), DReG(num_particles=2)",
+        "VampPrior(components=3), AnalyticKL()",
+    ]
+    assert result.rows[1].purpose == result.rows[3].purpose
+
+
+def test_objectives_that_do_not_fit(digits, shared):
+    for wrong, told in (
+        ({"objectives": ["Trace_ELBO", "IWEA"]}, "did you mean IWAE"),
+        ({"objectives": ["Trace_ELBO", "IWAE"], "beta": 0.5}, "loss=IWAE() has none to weigh"),
+        ({"objectives": ["Trace_ELBO", torch.nn.MSELoss()]}, "does not fit here"),
+        ({"objectives": ["IWAE", "IWAE(5)"]}, "two or more different variants"),
+    ):
+        with pytest.raises(ValueError, match=re.escape(told)):
+            pv.compare(digits, **shared | wrong)
+    assert not list(Path().iterdir())

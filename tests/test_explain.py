@@ -2,6 +2,8 @@
 
 import re
 
+import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -77,9 +79,37 @@ def test_tells_what_is_given():
         "loc = h_1(x, y, age) + b_1",
     ):
         assert line in told
+    columns = pv.data.columns.Columns({"age": "integer", "sex": "boolean", "size": "real"})
+    nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
+    vae = pv.ConditionalVAE(columns, given=["sex", "age"], latent_dim=2, likelihood="auto", **nets)
+    told = vae.explain()
+    for line in (
+        "x_given_n are given",
+        "columns sex (boolean), age (integer)",
+        "x_n | z_n, x_given_n ~ p(x|z, x_given) = ByColumn(StudentT())",
+        "f_1(z, x_given)",
+        "z_n | x_n ~ q(z|x) = Normal",
+    ):
+        assert line in told
+    assert r"x_n \mid z_n, \mathrm{x\_given}_n &\sim" in vae.explain("latex")
+    assert "x_given -> x" in vae.explain("graph")
     graph = make("ConditionalVAE").explain("graph")
     assert "y -> x" in graph
     assert "y -> z" not in graph
+
+
+def test_every_letter_is_told():
+    """Units that differ from column to column, too."""
+    frame = pd.DataFrame({"a": np.linspace(1.0, 2.0, 40), "b": np.linspace(1.0, 2000.0, 40)})
+    table = pv.data.load(frame)
+    vae = pv.VAE(table.event_shapes, 2, likelihood={"a": dist.LogNormal, "b": dist.LogNormal})
+    assert "u are units" not in vae.explain()
+    vae.initialize(table.train)
+    told = vae.explain()
+    assert "loc = u (f_1(z) + b_1)" in told
+    assert "u are units, each column's own" in told
+    vamp = pv.VAE((3,), 2, likelihood=dist.Normal, prior=pv.priors.VampPrior(5))
+    assert "u are units" not in vamp.explain()
 
 
 def test_tells_levels_upwards_and_downwards():

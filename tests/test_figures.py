@@ -385,6 +385,18 @@ def test_marginals_show_draws_of_the_model():
     assert counts[edges[:-1] > 0.5].max() == 0
 
 
+def test_draws_beyond_the_data_are_told():
+    """Of reals, and of a few whole numbers, as years are; and what the heights are."""
+    p = dist.Normal(torch.zeros(2), 1.0).to_event(1)
+    x = torch.stack([torch.linspace(-1, 1, 300), torch.arange(300.0) % 3 - 1], 1)
+    found = panels(pv.figures.marginals(Known({"a": "real", "year": "integer"}, p), x))
+    for name, height in (("a", "density"), ("year", "share")):
+        assert any("of draws\nbeyond" in text.get_text() for text in found[name].texts), name
+        assert found[name].get_ylabel() == height
+    inside = panels(pv.figures.marginals(Known({"a": "real", "year": "integer"}, p), 5 * x))
+    assert not any(text.get_text() for axes in inside.values() for text in axes.texts)
+
+
 def test_the_columns_that_differ_most_are_drawn():
     """40 columns, of which the draws are standard Normals, and so are the data but for three of them."""
     p = dist.Normal(torch.zeros(40), 1.0).to_event(1)
@@ -415,6 +427,12 @@ def test_pairs_are_of_the_columns_that_depend():
     np.testing.assert_allclose(points[:, 0], x[:, 4], atol=0.31)  # whole numbers lie beside each other
     drawn = panel[1].collections[0].get_offsets()
     assert len(drawn) == len(points)
+    named = pv.figures.pairs(vae, x, ["grade", "height", "weight"])
+    named.draw_without_rendering()  # which makes the labels
+    right = [[label.label2.get_visible() for label in axes.yaxis.get_major_ticks()] for axes in named.axes]
+    assert texts(named.axes[2].get_yticklabels()) == ["low", "middle", "high"]
+    assert all(right[2])  # of the uppermost row, whose own left end is a marginal
+    assert not any(right[1])
     for wrong in (["year"], [f"{name}" for name in KINDS] + ["height"]):
         with pytest.raises(ValueError, match="2 up to 8 columns"):
             pv.figures.pairs(vae, x, wrong)

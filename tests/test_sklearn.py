@@ -426,6 +426,7 @@ def people():
     return frame
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")
 def test_tables(people):
     """Columns are what they are: dtypes come back, and the score is that of the VAE of the table."""
     options = {"hidden_dims": (32,), "epochs": 300, "lr": 1e-2, "batch_size": 120}

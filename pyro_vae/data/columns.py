@@ -113,7 +113,7 @@ class Columns(Mapping[str, tuple[()]]):
         return hash(tuple(self.of.items()))
 
     def __repr__(self) -> str:
-        return f"Columns({_few([f'{name}: {column.text}' for name, column in self.of.items()])})"
+        return f"Columns({few([f'{name}: {column.text}' for name, column in self.of.items()])})"
 
     def _repr_html_(self) -> str:
         import html
@@ -142,7 +142,7 @@ class Columns(Mapping[str, tuple[()]]):
             hint = f"did you mean {near[0]!r}? " if near else ""
             raise DataError(
                 f"there is no column {shown(name)}; {hint}leave it out, frame.drop(columns={shown(name)}); "
-                f"the columns are {_few(list(self.of))}"
+                f"the columns are {few(list(self.of))}"
             )
         return list(self.of).index(name)
 
@@ -166,7 +166,7 @@ class Columns(Mapping[str, tuple[()]]):
         by_name = {str(name): values for name, values in pairs}
         if len(by_name) < len(pairs):
             raise DataError(
-                f"two columns have one name, among {_few([name for name, _ in pairs])}; rename one"
+                f"two columns have one name, among {few([name for name, _ in pairs])}; rename one"
             )
         for name in by_name:
             self.number(name)
@@ -183,7 +183,10 @@ class Columns(Mapping[str, tuple[()]]):
         return torch.from_numpy(rows)
 
     def decode(self, rows: Tensor, index: Any = None) -> pd.DataFrame:
-        """Numbers ``[N, D]`` as a DataFrame of the dtypes and categories that the table had."""
+        """Numbers ``[N, D]`` as a DataFrame of the dtypes and categories that the table had.
+
+        So are the rows that a model of the table generates: ``vae.columns.decode(vae.generate(100)["x"])``.
+        """
         import pandas as pd
 
         values = rows.detach().cpu().double().numpy()
@@ -192,7 +195,8 @@ class Columns(Mapping[str, tuple[()]]):
         return frame if index is None else frame.set_axis(index, axis=0)
 
 
-def _few(names: Sequence[Any]) -> str:
+def few(names: Sequence[Any]) -> str:
+    """The first of some names, and how many more there are."""
     more = f" and {len(names) - 20} more" if len(names) > 20 else ""
     return ", ".join(map(str, names[:20])) + more
 
@@ -291,7 +295,7 @@ def _codes(name: str, column: Column, values: Any) -> np.ndarray:
             number = None
         if number is None:
             raise DataError(
-                f"{called(name)} has no category {shown(level)}: there are {_few(column.levels)}; give NaN "
+                f"{called(name)} has no category {shown(level)}: there are {few(column.levels)}; give NaN "
                 "where it is another"
             )
         found[place] = number

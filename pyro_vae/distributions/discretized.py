@@ -158,7 +158,7 @@ class RoundedLogistic(TorchDistribution):
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
         u = torch.rand(self._extended_shape(sample_shape), dtype=self.loc.dtype, device=self.loc.device)
         tiny = torch.finfo(u.dtype).eps
-        return (self.loc + self.scale * torch.logit(u.clamp(tiny, 1 - tiny))).round()
+        return (self.loc + self.scale * torch.logit(u.clamp(tiny, 1 - tiny))).round() + 0.0  # and no -0
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> RoundedLogistic:
         loc, scale = self.loc.expand(batch_shape), self.scale.expand(batch_shape)

@@ -239,8 +239,8 @@ class ZeroInflatedLogNormal(TorchDistribution):
 
     @property
     def variance(self) -> Tensor:
-        second = self.base.variance + self.base.mean.square()
-        return (-self.gate_logits).sigmoid() * second - self.mean.square()
+        zero, other = self.gate_logits.sigmoid(), (-self.gate_logits).sigmoid()
+        return other * (self.base.variance + zero * self.base.mean.square())  # of which no term is negative
 
 
 class LogitNormal(TorchDistribution):

@@ -8,9 +8,11 @@ from pyro_vae.evaluate.columns import ColumnLikelihoods, columns
 from pyro_vae.evaluate.disentanglement import Disentanglement, disentanglement
 from pyro_vae.evaluate.door import check
 from pyro_vae.evaluate.gap import InferenceGap, inference_gap
+from pyro_vae.evaluate.intervals import Intervals, intervals
 from pyro_vae.evaluate.latents import active_units
 from pyro_vae.evaluate.likelihood import ELBO, LogLikelihood, elbo, log_likelihood
 from pyro_vae.evaluate.predict import Predictions, predict
+from pyro_vae.evaluate.predictive_check import PredictiveCheck, predictive_check
 from pyro_vae.evaluate.probes import Probe
 from pyro_vae.evaluate.rate_distortion import RateDistortion, rate_distortion
 from pyro_vae.evaluate.sandwich import Sandwich, sandwich
@@ -24,9 +26,11 @@ __all__ = [
     "ColumnLikelihoods",
     "Disentanglement",
     "InferenceGap",
+    "Intervals",
     "Latents",
     "LogLikelihood",
     "Predictions",
+    "PredictiveCheck",
     "Probe",
     "RateDistortion",
     "Sandwich",
@@ -39,8 +43,10 @@ __all__ = [
     "disentanglement",
     "elbo",
     "inference_gap",
+    "intervals",
     "log_likelihood",
     "predict",
+    "predictive_check",
     "rate_distortion",
     "sandwich",
 ]

@@ -79,7 +79,8 @@ def roles(program: Program, batch: Batch) -> dict[str, Role]:
     result = {}
     for name in (name for name, _ in sites(guide) if name in found):
         q, p, z = found[name]
-        log_q, of_first, again = q.log_prob(z), q.log_prob(z[:1]), told.nodes[name]["fn"]
+        log_q, of_first = q.log_prob(z), q.log_prob(z[:1])
+        again: Any = told.nodes[name]["fn"]
         alone = _equal(of_first, of_first[:1])
         fixed, free = (_equal(d := fn.log_prob(one[name]), d.flatten()[0]) for fn in (p, again))
         follows = _equal(log_q, p.log_prob(z)) and (not alone or not log_q.any())
@@ -110,7 +111,7 @@ def aggregate(
             for chunk in index.split(CHUNK):
                 parts.append(_at_draws(program, data, chunk, role))
                 bar.update(len(chunk))
-    rows = {key: torch.cat([part[key] for part in parts]).double().cpu() for key in parts[0]}
+    rows = {key: torch.cat([part[key] for part in parts]).cpu().double() for key in parts[0]}
     known = torch.stack([rows["kl", name] for name in role])
     means, errors = torch.tensor([kls[name] for name in role], dtype=torch.float64).T
     estimates = controlled(torch.stack([*rows.values()]), known, means, errors)
@@ -127,10 +128,10 @@ def _at_draws(
     """Of a draw of q(z|x_n) for each index n: what is averaged, by quantity and site, ``[M]`` each."""
     own = program.place(data.batch(index, program.dtype))
     model, guide = traces(program, own, 1)
+    for trace in (model, guide):
+        trace.compute_log_prob(lambda name, site: name in role)
     log_p, log_q = (
-        {name: log_density(trace, {name}, program)[0] for name in role}
-        for trace in (model, guide)
-        if trace.compute_log_prob() is None
+        {name: log_density(trace, {name}, program)[0] for name in role} for trace in (model, guide)
     )
     sums: dict[tuple[str, str], Tensor] = {}
     for key, log_sum in _over_data(program, data, guide, role):

@@ -144,7 +144,7 @@ def ais(
     chunk, *_ = sizes = chunks(num_chains, max_rows)
     rows = max(1, max_rows // chunk)
     if compile == "auto":
-        compile = num_temperatures * leapfrogs * num_chains * len(split) >= COMPILED_ROWS
+        compile = gradients(num_temperatures, leapfrogs) * num_chains * len(split) >= COMPILED_ROWS
     anneal = Annealing(program, start, num_temperatures, leapfrogs, compile)
 
     def terms(batch: Batch) -> Tensor:
@@ -305,6 +305,12 @@ def _weights(betas: list[float], u: Tensor) -> Tensor:
     """Of both ends, at each temperature, ``[T, 2, 1, 1]``."""
     beta = torch.tensor(betas, dtype=u.dtype, device=u.device)
     return torch.stack([1 - beta, beta], 1)[..., None, None]
+
+
+def gradients(num_temperatures: int, leapfrogs: int) -> int:
+    """How many each chain takes, those of the run that finds the steps included."""
+    pilot = LEAST + max(LEAST, num_temperatures // SHARE)
+    return 2 + leapfrogs * (pilot + num_temperatures - 2)
 
 
 def schedule(number: int) -> list[float]:

@@ -214,17 +214,15 @@ def anatomy(
     rows = max(1, batch_size // num_samples)
     moments = over_batches(program, split, terms, rows, seed, "anatomy", progress).double()
     number, total = len(sizes), sum(sizes.values())
-    (reconstruction,), kls, noise, *by_latent = moments.split([1, number, number, *[total] * 3])
+    (reconstruction,), kls, noise, *latent = moments.split([1, number, number, *[total] * 3])
     kl = dict(zip(sizes, kls, strict=True))
     drawn = noise.mean(1).div(len(split)).sqrt().tolist()
     means = {name: (kl[name].mean().item(), error) for name, error in zip(sizes, drawn, strict=True)}
     all_of = aggregate(program, split, means, num_aggregate, seed, progress)
-    own = dict(
-        zip(sizes, zip(*(part.split([*sizes.values()]) for part in by_latent), strict=True), strict=True)
-    )
+    by_site = [dict(zip(sizes, part.split([*sizes.values()]), strict=True)) for part in latent]
     found = {}
     for name in all_of.order:
-        each, mean, uncertain = own[name]
+        each, mean, uncertain = (part[name] for part in by_site)
         parts = {quantity: all_of.of(quantity, name) for quantity in SPLIT}
         codes = mean.T.contiguous()
         found[name] = Latents(
@@ -267,7 +265,7 @@ def _terms(program: Program, batch: Batch, num_samples: int, sizes: dict[str, in
     size = num_samples, program.num_data(batch)
     terms = {name: by_datum(term, program).expand(size) for name, term in elbo_terms(model, guide).items()}
     observed = [term for name, term in terms.items() if model.nodes[name]["is_observed"]]
-    rows, kls, moments = [torch.stack(observed).sum(0).mean(0)[None]], [], []
+    kls, moments = [], []
     for name, q, p, z, exact in latents(model, guide):
         mean, noise = posterior_moments(guide.nodes[name], program.dtype)
         sizes[name] = len(mean)
@@ -279,7 +277,10 @@ def _terms(program: Program, batch: Batch, num_samples: int, sizes: dict[str, in
         kls.append(terms[name])
         moments.append(torch.cat([each, mean, noise]).unflatten(0, (3, -1)))
     kl = torch.stack(kls)
-    return torch.cat([*rows, kl.mean(1), kl.var(1) / num_samples, torch.cat(moments, 1).flatten(0, 1)])
+    reconstruction = sum(observed, torch.zeros_like(kl[0])).mean(0)
+    return torch.cat(
+        [reconstruction[None], kl.mean(1), kl.var(1) / num_samples, torch.cat(moments, 1).flatten(0, 1)]
+    )
 
 
 def _labels(data: Split, labels: Any) -> Tensor | None:

@@ -15,6 +15,7 @@ from tqdm.auto import tqdm
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.data import Split
 from pyro_vae.evaluate.door import Data, as_split, check
+from pyro_vae.evaluate.simulated import simulated
 from pyro_vae.evaluate.uniform import UniformRanks
 from pyro_vae.objectives.importance import log_density, traces
 from pyro_vae.program import Batch, DataWarning, Program, sites
@@ -203,18 +204,8 @@ def _rows(program: Program, split: Split | None, number: int) -> Batch:
 
 def _simulate(program: Program, rows: Batch) -> tuple[Batch, Tensor, Tensor, Tensor]:
     """Data; their latents ``[B, D]``; and log p(x, z), ``[B]``, as observed and as drawn."""
-    trace = poutine.trace(poutine.uncondition(program.model)).get_trace(rows)
-    found = dict(sites(trace))
-    if any(f"{name}_unobserved" in found for name in rows):
-        raise ValueError(
-            f"whether a value is missing depends on it in a {type(program).__name__}, which would have to be "
-            "simulated, too; calibration is of models that are given what is missing, pv.VAE(...)"
-        )
-    batch = {
-        name: torch.where(value.isnan(), value, found[name]["value"].to(value)) if name in found else value
-        for name, value in rows.items()
-    }
-    latent = {name: site for name, site in found.items() if not site["infer"].get("was_observed")}
+    trace, batch = simulated(program, rows)
+    latent = {name: site for name, site in sites(trace) if not site["infer"].get("was_observed")}
     model = poutine.condition(program.model, data={name: site["value"] for name, site in latent.items()})
     seen = poutine.trace(model).get_trace(batch)
     joint, drawn = (log_density(t, t.nodes, program) for t in (seen, trace))

@@ -123,7 +123,9 @@ def disentanglement(
         float(share @ by_latent),
         float(by_factor.mean()),
         float(told.mean()),
-        *map(torch.as_tensor, (information, scores, importance)),
+        torch.as_tensor(information),
+        torch.as_tensor(scores),
+        torch.as_tensor(importance),
         names,
     )
 

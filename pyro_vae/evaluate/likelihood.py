@@ -199,8 +199,8 @@ def log_likelihood(
     Raises:
         DataError: the data lie outside the likelihood's support.
 
-    Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders"; Vehtari et al., 2024,
-    "Pareto smoothed importance sampling".
+    Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders"; Vehtari et al.,
+    2024, "Pareto smoothed importance sampling".
     """
     split = as_split(data, program)
     check(program, split)

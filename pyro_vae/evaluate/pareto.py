@@ -98,9 +98,10 @@ def warn_of_tails(k: Tensor, num_samples: int) -> None:
         worst = heavy[k[heavy].argsort(descending=True)][:5].tolist()
         more = " ..." if len(heavy) > len(worst) else ""
         warnings.warn(
-            f"log p(x) of {len(heavy)} of {len(k)} data is not to be trusted, and likely too low: the tail of "
-            f"their importance weights is heavy (Pareto k-hat above {HEAVY}, at worst {k[worst[0]].item():.2f};"
-            f" data {', '.join(map(str, worst))}{more}); take num_samples={10 * num_samples}, or pv.evaluate.ais",
+            f"log p(x) of {len(heavy)} of {len(k)} data is not to be trusted, and likely too low: the tail "
+            f"of their importance weights is heavy (Pareto k-hat above {HEAVY}, at worst "
+            f"{k[worst[0]].item():.2f}; data {', '.join(map(str, worst))}{more}); take "
+            f"num_samples={10 * num_samples}, or pv.evaluate.ais",
             DataWarning,
             stacklevel=4,
         )

@@ -63,12 +63,12 @@ def probe(codes: Tensor, labels: Tensor, seed: int) -> Probe | None:
         _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
         known &= (counts >= FOLDS)[inverse]
     y = labels[known].numpy()
-    z = codes[known]
+    codes = codes[known]
     if len(np.unique(y)) < 2 or len(y) < 2 * FOLDS:
         return None
     # One unit for all latents: in units of their own, those that carry nothing would count as much.
-    unit = z.var(0).mean().sqrt()
-    z = ((z - z.mean(0)) / torch.where(unit > 0, unit, 1.0)).numpy()
+    unit = codes.var(0).mean().sqrt()
+    z = ((codes - codes.mean(0)) / torch.where(unit > 0, unit, 1.0)).numpy()
     nearest = min(NEIGHBOURS, len(y) - len(y) // FOLDS - 1)
     if numbers:
         models: list[Any] = [linear_model.Ridge(), neighbors.KNeighborsRegressor(nearest)]

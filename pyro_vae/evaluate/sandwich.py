@@ -11,7 +11,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
-from pyro_vae.evaluate.ais import Annealing, Start, Temperatures, draws_error, warn_of_few
+from pyro_vae.evaluate.ais import Annealing, Start, Temperatures, draws_error, gradients, warn_of_few
 from pyro_vae.evaluate.door import as_split, check
 from pyro_vae.evaluate.likelihood import COMPILED_ROWS, chunks, measure_of, over_batches
 from pyro_vae.evaluate.reals import model_at
@@ -149,7 +149,7 @@ def sandwich(
     chunk, *_ = sizes = chunks(num_chains, max_rows)
     rows, at = max(1, max_rows // chunk), program.max_plate_nesting
     if compile == "auto":
-        compile = 2 * num_temperatures * leapfrogs * num_chains * num_data >= COMPILED_ROWS
+        compile = 2 * gradients(num_temperatures, leapfrogs) * num_chains * num_data >= COMPILED_ROWS
     anneal = Annealing(program, start, num_temperatures, leapfrogs, compile)
     places = itertools.count(0, rows)
 

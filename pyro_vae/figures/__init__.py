@@ -12,6 +12,7 @@ from pyro_vae.figures.drawing import Figure, grid, training_curves
 from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals, tsne
 from pyro_vae.figures.observed import comparison, inpainting, reconstructions, samples, styles
 from pyro_vae.figures.posteriors import posteriors
+from pyro_vae.figures.predictive_check import intervals, predictive_check
 from pyro_vae.figures.tables import marginals, pairs
 
 __all__ = [
@@ -22,12 +23,14 @@ __all__ = [
     "grid",
     "inpainting",
     "interpolation",
+    "intervals",
     "latents",
     "levels",
     "manifold",
     "marginals",
     "pairs",
     "posteriors",
+    "predictive_check",
     "rate_distortion",
     "reconstructions",
     "samples",

@@ -40,8 +40,8 @@ def posteriors(
 
     Shaded is :math:`p(z \mid x) \propto p(z)\, p(x \mid z)` on a grid, and with dots draws of it by NUTS;
     lines are q(z|x) as the encoder has it, and the best member of its family, which
-    ``pv.evaluate.inference_gap`` seeks: between the posterior and the latter is the approximation gap, between
-    the two the amortisation gap. Regions of highest density hold 50 % and 90 %.
+    ``pv.evaluate.inference_gap`` seeks: between the posterior and the latter is the approximation gap,
+    between the two lines the amortisation gap. Regions of highest density hold 50 % and 90 %.
 
     Args:
         program: a model of one site of two latents.
@@ -64,8 +64,8 @@ def posteriors(
         site, best = own[0], _guides(fit(program, batch, num_steps)[0], batch)[1]
         draws = _nuts(program, batch, {site: own[1].sample()}, num_samples)[site].reshape(-1, number, 2)
         near = torch.cat([draws, own[1].sample((500,)).reshape(-1, number, 2)])
-        low, high = near.amin(0), near.amax(0)
-        steps = torch.linspace(-0.1, 1.1, SIDE).to(low)[:, None, None] * (high - low)
+        low, high = near.quantile(0.005, 0), near.quantile(0.995, 0)
+        steps = torch.linspace(-0.2, 1.2, SIDE).to(low)[:, None, None] * (high - low)
         first, second = (low + steps).unbind(-1)  # [SIDE, B]
         grid = torch.stack([first.repeat(SIDE, 1), second.repeat_interleave(SIDE, 0)], -1)
         densities = _log_joint(program, batch, site, grid), own[1].log_prob(grid), best.log_prob(grid)

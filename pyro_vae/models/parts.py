@@ -63,6 +63,11 @@ def as_rows(
             family.setup(())  # which tells what it is for
         return event_shape, None, family
     columns = event_shape if isinstance(event_shape, Columns) else Columns(event_shape)
+    if columns.keys() <= set(given):
+        raise ValueError(
+            f"given={list(given)} are all columns of the table, and none is left to be modelled; leave out "
+            f"one at least, given={list(given)[:-1]}, or model them all: pv.VAE"
+        )
     if isinstance(family, Auto):
         family = family.resolve(columns, given)
     elif isinstance(family, Univariate):

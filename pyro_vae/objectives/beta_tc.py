@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.checks import Count, NotNegative, checked
 from pyro_vae.objectives.base import Draws, PerDatum
-from pyro_vae.objectives.elbo import latents, of_elements
+from pyro_vae.objectives.elbo import elements, latents
 
 
 class BetaTC(PerDatum):
@@ -40,14 +40,14 @@ class BetaTC(PerDatum):
 
     def per_datum(self, draws: Draws) -> Tensor:
         total = (draws.kl - draws.log_x).mean(0)
-        for name, *parts in latents(draws.model, draws.guide):
-            q, _, z, _ = of_elements(name, *parts)
-            if z.shape[: z.dim() - len(parts[0].event_shape)] != total.shape:
+        for name, q, _, z, _ in latents(draws.model, draws.guide):
+            if z.shape[: z.dim() - len(q.event_shape)] != total.shape:
                 raise ValueError(
                     f"the latents of {name!r} lie in plates of their own, beside that of the data: a total "
-                    "correlation is that of the latents of one datum; pyro.infer.Trace_ELBO takes them"
+                    "correlation is that of the latents of one datum; pyro.infer.Trace_ELBO() takes them"
                 )
-            total = total + (self.beta - 1) * total_correlation(q, z, self.num_data)
+            each = elements(q, f"the guide of {name!r}", "pv.guides.Normal() is, for one")
+            total = total + (self.beta - 1) * total_correlation(each, z, self.num_data)
         return total
 
 
@@ -59,9 +59,13 @@ def total_correlation(q: Any, z: Tensor, num_data: int) -> Tensor:
         z: its draws, of the same shape.
         num_data: N.
     """
-    own = torch.eye(len(z), dtype=torch.bool, device=z.device)
-    others = max(num_data - 1, 1) / max(len(z) - 1, 1)
-    log_share = torch.where(own, 0.0, math.log(others)).to(z) - math.log(num_data)
     log_q = q.log_prob(z[:, None]).flatten(2)  # of the draw of one datum under the guide of another
-    whole = (log_q.sum(-1) + log_share).logsumexp(1)
-    return whole - (log_q + log_share[..., None]).logsumexp(1).sum(-1)
+    return log_aggregate(log_q.sum(-1), num_data) - log_aggregate(log_q, num_data).sum(-1)
+
+
+def log_aggregate(log_q: Tensor, num_data: int) -> Tensor:
+    """log q(z) of each draw, from log q(z_i | x_j), ``[B, B, ...]``; without bias for q(z), over batches."""
+    own = torch.eye(len(log_q), dtype=torch.bool, device=log_q.device)
+    others = max(num_data - 1, 1) / max(len(log_q) - 1, 1)
+    log_share = torch.where(own, 0.0, math.log(others)).to(log_q) - math.log(num_data)
+    return (log_q + log_share.reshape(*own.shape, *[1] * (log_q.dim() - 2))).logsumexp(1)

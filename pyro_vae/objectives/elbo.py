@@ -80,23 +80,18 @@ def kl_term(q: Any, p: Any, z: Tensor, exact: bool) -> Tensor:
     return kl_divergence(q, p, z) if exact else q.log_prob(z) - p.log_prob(z)
 
 
-def of_elements(name: str, q: Any, p: Any, z: Tensor, exact: bool) -> tuple[Any, Any, Tensor, bool]:
-    """What ``latents`` tells of a site, latent by latent, which are then a part of the batch.
+def elements(distribution: Distribution, whose: str, mend: str) -> Distribution:
+    """The distribution of each latent of a site, all of them then a part of the batch.
 
     Raises:
-        ValueError: they are not independent.
+        ValueError: they are not independent; told with whose they are, and what would do.
     """
-    parts = []
-    for role, d in (("guide", q), ("prior", p)):
-        while isinstance(d, Independent):
-            d = d.base_dist
-        if d.event_shape:
-            raise ValueError(
-                f"the {role} of {name!r}, a {type(d).__name__}, is not independent over its latents, so that "
-                "none of them has a KL of its own; a site has: FreeBits(by='site')"
-            )
-        parts.append(d)
-    return parts[0], parts[1], z, exact
+    while isinstance(distribution, Independent):
+        distribution = distribution.base_dist
+    if distribution.event_shape:
+        kind = type(distribution).__name__
+        raise ValueError(f"{whose}, a {kind}, is not independent over its latents, one by one; {mend}")
+    return distribution
 
 
 class scale_latents(Messenger):  # named as Pyro names its handlers

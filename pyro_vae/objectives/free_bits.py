@@ -8,7 +8,7 @@ from torch import Tensor
 
 from pyro_vae.checks import Count, NotNegative, checked
 from pyro_vae.objectives.base import Draws, PerDatum
-from pyro_vae.objectives.elbo import kl_term, latents, of_elements
+from pyro_vae.objectives.elbo import elements, kl_term, latents
 
 
 class FreeBits(PerDatum):
@@ -42,10 +42,14 @@ class FreeBits(PerDatum):
 
     def per_datum(self, draws: Draws) -> Tensor:
         total = -draws.log_x
-        for name, *parts in latents(draws.model, draws.guide):
+        for name, q, p, z, exact in latents(draws.model, draws.guide):
             if self.by == "site":
-                groups = draws.by_datum(kl_term(*parts)).mean()
+                groups = draws.by_datum(kl_term(q, p, z, exact)).mean()
             else:
-                groups = draws.rows(kl_term(*of_elements(name, *parts)), len(parts[0].event_shape)).mean(0)
+                each = (
+                    elements(d, f"the {role} of {name!r}", "FreeBits(by='site') takes it")
+                    for role, d in (("guide", q), ("prior", p))
+                )
+                groups = draws.rows(kl_term(*each, z, exact), len(q.event_shape)).mean(0)
             total = total + draws.relative(draws.model.nodes[name]) * groups.clamp(min=self.nats).sum()
         return total.mean(0)

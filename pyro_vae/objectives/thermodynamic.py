@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from itertools import pairwise
 from typing import Annotated, ClassVar
 
 import torch
@@ -48,11 +49,12 @@ class Thermodynamic(PerDatum):
 
     def per_datum(self, draws: Draws) -> Tensor:
         log_p, log_q, log_w = draws.log_p, draws.log_q, draws.log_w.detach()
+        unbiased = len(log_w) / (len(log_w) - 1)  # where weights are equal, at beta = 0
         value, ascent = torch.zeros_like(log_w[0]), torch.zeros_like(log_w[0])
-        for beta, following in zip(self.betas, self.betas[1:], strict=False):
+        for beta, following in pairwise(self.betas):
             share, v = following - beta, normalised(beta * log_w)
             mean = (v * log_w).sum(0)
-            covariance = v * (log_w - mean) * (beta * log_p + (1 - beta) * log_q)
+            covariance = unbiased * v * (log_w - mean) * (beta * log_p + (1 - beta) * log_q)
             value = value + share * mean
             ascent = ascent + share * (v * (log_p - log_q) + covariance).sum(0)
         return -instead(value, ascent)

@@ -133,7 +133,7 @@ def _fit(subject: Subject) -> Sequence[Any]:
 
 def _anatomy(subject: Subject) -> Sequence[Any]:
     found = evaluate.anatomy(subject.program, subject.data, seed=subject.seed)
-    active = ", ".join(f"{site} {number}" for site, number in found.active_units.items())
+    active = ", ".join(f"{name} {s.active_units} of {s.num_latents}" for name, s in found.sites.items())
     subject.summary["active latents"] = active
     return [str(found), figures.anatomy(found)]
 

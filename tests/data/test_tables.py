@@ -259,6 +259,12 @@ def test_malformed(name):
         vae = pv.VAE(data.event_shapes, 2, likelihood="auto", **NETS)
         pv.fit(vae, data, epochs=1, progress=False, compile=False)
         assert np.isfinite(pv.evaluate.elbo(vae, data.test).elbo)
+        drawn = pv.predict(vae, table.head(3).iloc[:, ::-1], 2)
+        assert list(drawn.columns) == list(again.columns)
+        assert not drawn.isna().any().any()
+        plain = {"objects that are numbers", "objects, some None", "sparse"}  # which come back as float64
+        for column in drawn if name not in plain else ():
+            assert drawn[column].dtype == table.rename(columns=str)[column].dtype, column
         return
 
     def use():
@@ -274,10 +280,15 @@ def test_malformed(name):
 NETS = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
 
 
-def test_constant_columns_are_told_of():
-    table = _with(x=[3.5] * N)
+@pytest.mark.parametrize(
+    ("value", "kind"), [(3.5, "positive"), (1.0, "integer"), (0, "integer"), (-5.0, "integer")]
+)
+def test_constant_columns_are_told_of(value, kind):
+    """One value tells nothing of others: 1 alone is not True."""
+    table = _with(x=[value] * N)
     data = pv.data.load(table)
-    with pytest.warns(UserWarning, match="constant in the training data: column x"):
+    assert data.columns.of["x"].kind == kind
+    with pytest.warns(UserWarning, match=f"constant in the training data: column x .all {value:g}"):
         pv.fit(pv.VAE(data.event_shapes, 2, likelihood="auto", **NETS), data, epochs=1, progress=False)
 
 
@@ -391,5 +402,11 @@ def test_levels_that_a_column_does_not_have():
         pv.VAE(table.event_shapes, 1, likelihood={"rate": pv.likelihoods.Categorical})
     pv.VAE(table.event_shapes, 1, likelihood={"rate": pv.likelihoods.Categorical(6)})
     vae = pv.VAE(table.event_shapes, 1, likelihood="auto")
+    with pytest.raises(ValueError, match=r"Ordinal needs to know levels: Ordinal\(levels=...\)"):
+        pv.VAE(table.event_shapes, 1, likelihood={"rate": pv.likelihoods.Ordinal})
+    with pytest.raises(TypeError, match=r"not 'Gamma'; likelihood=pv.likelihoods.Gamma\(\)"):
+        pv.VAE(table.event_shapes, 1, likelihood={"y": "Gamma"})
+    with pytest.raises(ValueError, match=r"none is left to be modelled; .* given=\['rate'\]"):
+        pv.ConditionalVAE(table.event_shapes, given=["rate", "y"], likelihood="auto")
     with pytest.raises(TypeError, match=r"frame.iloc\[\[0\]\]"):
         pv.predict(vae, pd.Series({"rate": 1.0}))

@@ -66,6 +66,52 @@ def test_discretised_families_are_exact():
 
 
 @double
+@pytest.mark.parametrize(("gate", "loc", "scale"), [(-2.0, 0.0, 0.5), (3.0, 5.0, 1.0), (0.0, -20.0, 0.1)])
+def test_zero_inflated_log_normal(gate, loc, scale):
+    """A probability at 0 and a density elsewhere, which make 1; moments; draws."""
+    p = pv.distributions.ZeroInflatedLogNormal(*map(torch.tensor, (gate, loc, scale)))
+    log_x = torch.linspace(loc - 10 * scale, loc + 14 * scale, 100_001)
+    x, at_zero = log_x.exp(), p.log_prob(torch.zeros(()))
+    density = p.log_prob(x).exp() * x
+    assert torch.trapezoid(density, log_x).item() == pytest.approx(1 - at_zero.exp().item(), rel=1e-9)
+    assert p.log_prob(torch.tensor(-0.0)) == at_zero
+    torch.testing.assert_close(at_zero, torch.tensor(gate).sigmoid().log())
+    mean = torch.trapezoid(x * density, log_x)
+    torch.testing.assert_close(p.mean, mean)
+    second = torch.trapezoid(x.square() * density, log_x)
+    torch.testing.assert_close(p.variance, second - mean.square())
+    draws = p.expand((3,)).sample((40_000,))
+    zero = at_zero.exp().item()
+    spread = (zero * (1 - zero) / draws.numel()) ** 0.5
+    assert (draws == 0).double().mean().item() == pytest.approx(zero, abs=5 * spread)
+    logs = draws[draws > 0].log()
+    assert logs.mean().item() == pytest.approx(loc, abs=5 * scale / len(logs) ** 0.5)
+    assert logs.std().item() == pytest.approx(scale, rel=5 / len(logs) ** 0.5)
+
+
+def test_whole_numbers_have_one_zero():
+    draws = pv.distributions.RoundedLogistic(torch.tensor(-0.1), torch.tensor(0.1)).sample((1000,))
+    assert (draws == 0).any()
+    assert not (draws[draws == 0].signbit()).any()
+
+
+def test_zero_inflated_log_normal_in_single_precision():
+    """Finite at the ends of single precision, with gradients that zeros do not spoil; no moment is NaN."""
+    parameters = [torch.tensor(value, requires_grad=True) for value in (0.3, 0.0, 1.0)]
+    for x in (0.0, 1e-45, 1e-38, 3.4e38):
+        log_p = pv.distributions.ZeroInflatedLogNormal(*parameters).log_prob(torch.tensor(x))
+        assert log_p.isfinite()
+        assert all(slope.isfinite() for slope in torch.autograd.grad(log_p, parameters))
+    for gate in (-1e4, 1e4):
+        gate = torch.tensor(gate, requires_grad=True)
+        log_p = pv.distributions.ZeroInflatedLogNormal(gate, 0.0, 1.0).log_prob(torch.tensor([0.0, 2.0]))
+        assert log_p.isfinite().all()
+        assert torch.autograd.grad(log_p.sum(), gate)[0].abs() == 1
+    for loc, scale in ((0.0, 10.0), (85.0, 1.0)):
+        assert pv.distributions.ZeroInflatedLogNormal(-1.0, loc, scale).variance == math.inf
+
+
+@double
 def test_truncated_normal_keeps_its_moments_in_the_tails():
     x = torch.linspace(0, 1, 200_001)
     for loc, scale in [(0.5, 0.1), (-0.5, 0.2), (1.7, 0.3), (0.2, 5.0), (-3.0, 0.3)]:

@@ -138,6 +138,16 @@ def test_levels_one_after_the_other(kind):
 
 
 @pytest.mark.usefixtures("double")
+def test_noise_of_the_draws_makes_no_latent_active():
+    """The means of z2, over two draws of z1, vary by a tenth more than their expectations do."""
+    s = system("bottom_up", number=2000)
+    site = pv.evaluate.anatomy(s.program, s.batch, num_samples=2, num_aggregate=2).sites["z2"]
+    expected = s.q.mean[:, LATENTS:].var(0)
+    assert (site.codes.var(0) > expected + 0.05).all()
+    torch.testing.assert_close(site.variances, expected, atol=0.04, rtol=0)
+
+
+@pytest.mark.usefixtures("double")
 @pytest.mark.parametrize("kind", ["VAE", *LEVELS])
 def test_the_posteriors_of_many_data_make_up_the_prior(kind):
     """q(z) -> p(z) at the rate 1/N, so that all of the KL is mutual information."""

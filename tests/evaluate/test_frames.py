@@ -178,6 +178,9 @@ def test_what_is_given_is_not_inferred(people):
     nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
     vae = pv.ConditionalVAE(table.event_shapes, given=["sex"], latent_dim=1, likelihood="auto", **nets)
     vae.initialize(table.train)
+    made = vae.columns.decode(vae.generate(5, given={"sex": "male"})["x"])
+    assert made.sex.tolist() == ["male"] * 5
+    assert made.dtypes.equals(frame.dtypes)
     drawn = pv.predict(vae, frame.head(2).assign(age=np.nan), 3)
     assert (drawn.sex == list(frame.sex[:2]) * 3).all()
     assert not drawn.isna().any().any()

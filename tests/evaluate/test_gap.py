@@ -19,12 +19,12 @@ from pyro_vae.figures.posteriors import posteriors
 from pyro_vae.program import DataWarning
 
 
-def correlated(guide=pv.guides.Normal(), scale=1.0):
+def correlated(guide=pv.guides.Normal()):
     """A linear VAE of a posterior with correlation; x, log p(x), and the posterior, ``[B]`` each."""
     torch.manual_seed(1)
     noise = pv.likelihoods.Normal(scale=SCALE)
     vae = pv.VAE((3,), 2, likelihood=noise, guide=guide, encoder=pv.nets.mlp(), decoder=pv.nets.mlp())
-    w = torch.tensor([[1.0, 0.8], [0.5, 0.9], [-0.2, 0.1]]) * scale
+    w = torch.tensor([[1.0, 0.8], [0.5, 0.9], [-0.2, 0.1]])
     with torch.no_grad():
         vae.p_x.net.layers[0].weight.copy_(w)
         vae.p_x.net.layers[0].bias.zero_()
@@ -58,9 +58,10 @@ def test_the_gap_is_the_divergence_of_the_posterior(kind, missing):
         assert found.effective_sample_size.min() > 900
 
 
+@pytest.mark.filterwarnings("ignore:log p")  # they are narrower than the posterior along its correlation
 @pytest.mark.usefixtures("double")
 def test_the_best_of_independent_normals():
-    """Its variances are those of the posterior given all other latents: the precision's diagonal, inverted."""
+    """Its variances are those of each latent given all others: the precision's diagonal, inverted."""
     vae, x, log_p, posterior = correlated()
     precision = posterior.precision_matrix
     approximation = 0.5 * (precision.diagonal(dim1=-2, dim2=-1).log().sum(-1) - precision.logdet())
@@ -107,10 +108,10 @@ class Classes(pv.Program):
 
 def test_discrete_latents():
     torch.manual_seed(0)
-    program, x = Classes(), torch.rand(8, 4).round()
+    program, x = Classes(), torch.rand(5, 4).round()
     with torch.no_grad():
         log_p_x = dist.Bernoulli(logits=4 * program.decoder(torch.eye(3)[:, None])).log_prob(x).sum(-1)
-    found = inference_gap(program, x, num_steps=500)
+    found = inference_gap(program, x, num_steps=250)
     expected = log_p_x.logsumexp(0) - torch.tensor(3.0).log()
     torch.testing.assert_close(found.per_datum["log_likelihood"].float(), expected, atol=0.02, rtol=0)
     assert found.approximation < 0.03  # the posterior is of the family
@@ -119,24 +120,32 @@ def test_discrete_latents():
 
 @pytest.mark.parametrize("name", PROGRAMS)
 def test_every_program(name):
+    """Finite numbers, and nothing is changed by asking for them."""
     program = make(name)
     batch = batch_of(program, 5)
     before = copy.deepcopy(program.state_dict())
     state = torch.get_rng_state()
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", DataWarning)
-        found, again = (inference_gap(program, batch, num_steps=40, num_samples=50) for _ in range(2))
+        found = inference_gap(program, batch, num_steps=30, num_samples=50)
     assert list(found.per_datum) == list(TOLD)
     for values in found.per_datum.values():
         assert values.shape == (5,)
         assert values.dtype == torch.float64
         assert values.isfinite().all()
     assert found.amortisation > 0
-    assert torch.equal(found.per_datum["best_elbo"], again.per_datum["best_elbo"])  # the seed decides
     assert all(torch.equal(value, before[key]) for key, value in program.state_dict().items())
     assert torch.equal(torch.get_rng_state(), state)
     assert all(p.grad is None and p.requires_grad for p in program.parameters())
     assert not any(m._forward_hooks or m._forward_pre_hooks for m in program.modules())
+
+
+def test_the_seed_decides():
+    vae, x, *_ = correlated()
+    few = {"num_steps": 5, "num_samples": 5}
+    one, same, other = (inference_gap(vae, x, **few, seed=seed).per_datum for seed in (1, 1, 2))
+    assert all(torch.equal(one[name], same[name]) for name in TOLD)
+    assert not torch.equal(one["best_elbo"], other["best_elbo"])
 
 
 @pytest.mark.parametrize(
@@ -151,9 +160,10 @@ def test_what_is_moved_is_the_guides(name, number):
     assert [len(shift) for shift in moved.shifts] == [5] * number
 
 
+@pytest.mark.filterwarnings("ignore:log p")
 def test_it_is_told_in_words():
     vae, x, *_ = correlated()
-    found = inference_gap(vae.float(), x.float(), num_steps=200, num_samples=100)
+    found = inference_gap(vae, x, num_steps=200, num_samples=100)
     text, html = str(found), found._repr_html_()
     for part in (*TOLD.values(), "nats per datum", "K = 100", "200 steps", "effective"):
         assert part in text
@@ -162,9 +172,10 @@ def test_it_is_told_in_words():
 
 
 def test_too_few_steps():
-    vae, x, *_ = correlated(scale=3.0)
-    with pytest.warns(DataWarning, match=r"still rose by .* nats .*num_steps=80"):
-        inference_gap(vae, x, num_steps=20, num_samples=10)
+    vae, x, *_ = correlated()
+    vae.q_z.net.layers[0].bias.data[:2] = 4.0
+    with pytest.warns(DataWarning, match=r"still rose by .* nats .*num_steps=160"):
+        inference_gap(vae, x, num_steps=40, num_samples=10)
 
 
 def test_a_guide_without_networks():
@@ -180,7 +191,8 @@ def test_a_guide_without_networks():
 def test_the_figure():
     vae, x, _, posterior = correlated()
     figure = posteriors(vae, x, num_data=2, num_steps=200, num_samples=50)
-    first, second = figure.axes
+    assert len(figure.axes) == 2
+    first = figure.axes[0]
     (points,) = first.lines
     draws = torch.tensor(points.get_xydata())
     assert draws.shape == (50, 2)

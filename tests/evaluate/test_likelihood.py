@@ -1,13 +1,18 @@
 import copy
+import math
 
 import pyro.distributions as dist
 import pytest
 import torch
+from models.linear import system
 from torch import nn
 
 import pyro_vae as pv
 from pyro_vae.data import DataError
-from pyro_vae.objectives import kl_divergence, log_weights
+from pyro_vae.objectives import importance_weighted_bound, kl_divergence, log_weights
+from pyro_vae.program import DataWarning
+
+pytestmark = pytest.mark.filterwarnings("ignore:log p.x. of")  # what is not trained is not to be trusted
 
 
 def noisy(in_shape, out_shape):
@@ -61,7 +66,8 @@ def test_estimates_are_told_in_words(make_vae, x):
     vae = make_vae()
     assert "nats per datum" in str(pv.evaluate.elbo(vae, x))
     estimate = pv.evaluate.log_likelihood(vae, x, num_samples=7)
-    assert "K = 7" in str(estimate)
+    assert "(K = 7, " in str(estimate)
+    assert "k-hat" not in str(estimate)  # of so few
     assert "counting measure" in str(estimate)
     assert estimate.per_datum.shape == (30,)
     assert estimate.standard_error == pytest.approx((estimate.per_datum.std() / 30**0.5).item())
@@ -154,3 +160,42 @@ def test_log_likelihood_that_cannot_be_compiled(make_vae):
         assert pv.evaluate.log_likelihood(vae, x, num_samples=10, compile=True).log_likelihood == (
             expected.log_likelihood
         )
+
+
+@pytest.mark.usefixtures("double")
+def test_weights_are_told_of(make_vae, x):
+    """Their effective sample size, and the data whose tail is too heavy."""
+    vae = make_vae().double()
+    vae.p_x.net.layers[-1].weight.data.mul_(30)  # far from what the guide says
+    with pytest.warns(DataWarning, match=r"^log p\(x\) of \d+ of 30 data .*num_samples=1000, ") as caught:
+        estimate = pv.evaluate.log_likelihood(vae, x, num_samples=100, max_rows=100_000)
+    assert caught[0].filename == __file__
+    with vae.evaluating():
+        log_w = log_weights(vae, x, 100)
+    torch.testing.assert_close(estimate.per_datum, importance_weighted_bound(log_w))
+    torch.testing.assert_close(estimate.effective_sample_size, 1 / log_w.softmax(0).square().sum(0))
+    assert estimate.pareto_k.shape == (30,)
+    heavy = int((estimate.pareto_k > 0.7).sum())
+    median = estimate.effective_sample_size.median()
+    assert f"(K = 100, {median:.0f} of them effective in the median; " in str(estimate)
+    assert f"k-hat above 0.7 of {heavy} of 30 data" in str(estimate)
+    assert f"k-hat above 0.7 of {heavy} of 30 data" in estimate._repr_html_()
+
+
+@pytest.mark.usefixtures("double")
+def test_an_exact_guide_is_trusted(recwarn):
+    s = system("VAE", exact=True)
+    estimate = pv.evaluate.log_likelihood(s.program, s.batch, num_samples=100)
+    torch.testing.assert_close(estimate.effective_sample_size, torch.full((6,), 100.0))
+    assert (estimate.pareto_k == -math.inf).all()
+    assert not recwarn.list
+
+
+def test_the_draw_of_binary_data_is_told(digits, make_vae):
+    vae = make_vae()
+    for part, told in ((digits.test, "; x binarised by one draw, seed 0)"), (digits.test[:5], "measure)")):
+        assert str(pv.evaluate.log_likelihood(vae, part, num_samples=2)).endswith(told)
+    digits.train.redraw(7)
+    assert digits.train.binarized == "x binarised by one draw, seed 7"
+    assert pv.data.load("digits", binarize="threshold").test.binarized == "x binarised at 0.5"
+    assert pv.data.load("digits", levels=True).test.binarized == ""

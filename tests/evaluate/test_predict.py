@@ -145,6 +145,39 @@ def test_hmc_on_other_supports(prior):
     assert ((drawn["z"].var(0) / p.variance - 1).abs() < 0.35).all()
 
 
+class Scalar(pv.Program):
+    """A latent that is a number, as Pyro's own sites are."""
+
+    def model(self, batch):
+        with self.plate(batch):
+            z = pyro.sample("z", dist.Normal(0.0, 1.0))
+            self.sample("x", dist.Normal(z, 1.0), batch)
+
+    def guide(self, batch):
+        with self.plate(batch):
+            pyro.sample("z", dist.Normal(3.0, 0.3))
+
+
+def test_hmc_of_a_latent_that_is_a_number():
+    drawn = pv.predict(Scalar(), torch.tensor([0.0, -2.0]), 1000, num_particles=5, hmc=40)
+    assert drawn["z"].shape == (1000, 2)
+    error = math.sqrt(0.5 / 500)
+    assert ((drawn["z"].mean(0) - torch.tensor([0.0, -1.0])).abs() < 5 * error).all()
+
+
+def test_a_frame_tells_the_acceptance():
+    pandas = pytest.importorskip("pandas")
+    frame = pandas.DataFrame({"a": [0.1, None, -1.0, 0.5], "b": [1.0, 0.3, None, 2.0]})
+    table = pv.data.load(frame, validation=0.0, test=0.0)
+    nets = {"encoder": pv.nets.mlp(), "decoder": pv.nets.mlp()}
+    vae = pv.VAE(table.event_shapes, 1, likelihood="auto", **nets).double()
+    vae.initialize(table.train)
+    drawn = pv.predict(vae, frame, 50, hmc=6)
+    by_name = pv.predict(vae, {name: frame[name] for name in frame}, 50, hmc=6)
+    assert drawn.attrs["acceptance"] == by_name.acceptance.tolist()
+    assert "acceptance" not in pv.predict(vae, frame, 50).attrs
+
+
 def test_all_missing_is_the_marginal():
     s = system("VAE")
     nothing = torch.full((2, PIXELS), math.nan)

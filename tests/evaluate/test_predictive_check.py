@@ -1,0 +1,340 @@
+import math
+import sys
+from importlib.util import find_spec
+from pathlib import Path
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+from cases import PROGRAMS, batch_of, make
+from scipy.stats import binom
+
+import pyro_vae as pv
+from pyro_vae.checks import ConfigError
+from pyro_vae.data import DataError
+from pyro_vae.evaluate.predictive_check import _distance
+from pyro_vae.evaluate.two_sample import classifier_test, frechet_distance, precision_recall
+
+sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
+from linear import SCALE, _layer, system
+
+FEW = {"num_replications": 99}
+
+
+def drawn(program, number, seed=0):
+    """Data that the model draws itself."""
+    return program.generate(number, seed=seed)["x"]
+
+
+@pytest.fixture
+def linear():
+    return system("VAE", exact=True).program.float()
+
+
+# --- statistics
+
+
+def test_p_values_of_numbers_are_counted(linear):
+    """Against the replications themselves, which a statistic keeps."""
+    kept = []
+
+    def keep(x):
+        kept.append(x.clone())
+        return x.mean()
+
+    x = drawn(linear, 40)
+    found = pv.evaluate.predictive_check(linear, x, statistics={"mean": keep}, num_replications=19)
+    assert torch.equal(kept[0], x)
+    means = torch.stack([one.mean() for one in kept[1:]]).double()
+    torch.testing.assert_close(found["mean"].replicated, means)
+    above, below = (means >= x.mean()).sum(), (means <= x.mean()).sum()
+    assert found["mean"].p_value == min(1, 2 * (1 + min(above, below)) / 20)
+    assert len(means) == 19
+
+
+def test_replications_are_draws_of_the_model(linear):
+    """Their covariance is W W' + s^2 I, which the model has."""
+    kept = []
+    pv.evaluate.predictive_check(
+        linear, drawn(linear, 500), statistics={"k": lambda x: kept.append(x) or 0.0}, num_replications=40
+    )
+    w = _layer(linear.p_x).weight.detach()
+    expected = w @ w.T + SCALE**2 * torch.eye(5)
+    torch.testing.assert_close(torch.cat(kept[1:]).T.cov(), expected, atol=0.12, rtol=0)
+
+
+def test_false_alarms(linear):
+    """Over 40 sets that the model drew no more than 7 of 40 are below 0.05, of either kind of statistic."""
+    statistics = {"mean": torch.mean, "first": lambda x: x[:, 0]}
+    small = [
+        pv.evaluate.predictive_check(
+            linear, drawn(linear, 30, 1000 + i), statistics=statistics, num_replications=39, seed=i
+        )
+        for i in range(40)
+    ]
+    for name in statistics:
+        assert sum(one[name].p_value <= 0.05 for one in small) <= 7
+    assert sum(one.two_sample.p_value <= 0.05 for one in small) <= 7
+
+
+def test_wrong_models_are_found_out(linear):
+    x = 1.3 * drawn(linear, 400)
+    found = pv.evaluate.predictive_check(linear, x, **FEW)
+    assert found["spread within a datum"].p_value == 0.01
+    assert found["mean of a datum"].values.shape == (400,)
+    assert found["mean of a datum"].draws.shape == (99, 400)
+    assert found["smallest"].z_score < 0 < found["largest"].z_score
+    assert "99 sets of as many draws" in str(found)
+    assert "near 0.5 is good" in str(found)
+    assert "largest" in found._repr_html_()
+
+
+def test_distance_is_that_of_kolmogorov():
+    from scipy.stats import ks_2samp
+
+    random = np.random.default_rng(0)
+    for values, others in (
+        (random.normal(size=30), random.normal(size=50)),
+        (random.integers(0, 4, 30), random.integers(0, 5, 70)),
+    ):
+        pool = np.sort(np.concatenate([values, others]))
+        assert _distance(np.sort(values), pool) == pytest.approx(ks_2samp(values, pool).statistic)
+
+
+def test_what_is_missing_is_missing_of_draws(linear):
+    x = drawn(linear, 50)
+    x[:20, 1] = torch.nan
+    x[7] = torch.nan
+
+    def holes(seen):
+        assert torch.equal(seen.isnan(), x.isnan())
+        return seen.nanmean()
+
+    found = pv.evaluate.predictive_check(linear, x, statistics={"holes": holes}, **FEW)
+    assert len(found["holes"].replicated) == 99
+    with pytest.raises(DataError, match="nanmean"):
+        pv.evaluate.predictive_check(linear, x, statistics={"mean": torch.mean}, **FEW)
+    assert pv.evaluate.predictive_check(linear, x, **FEW)["mean of a datum"].values.isnan().sum() == 1
+
+
+def test_what_is_no_statistic(linear):
+    x = drawn(linear, 10)
+    for wrong in (lambda x: x, lambda x: "many", lambda x: x[:3, 0]):
+        with pytest.raises(ConfigError, match="must give one number, or one for each of the 10 data"):
+            pv.evaluate.predictive_check(linear, x, statistics={"wrong": wrong})
+    with pytest.raises(ConfigError, match=r"features \[10, F\]"):
+        pv.evaluate.predictive_check(linear, x, features=lambda x: x.sum(1), num_replications=2)
+
+
+def test_labels_are_seen_by_statistics():
+    """Of a model with other sites a statistic sees the batch, y as it is in the data."""
+    program = make("ConditionalVAE")
+    batch = batch_of(program, 30)
+
+    def of_class_1(seen):
+        assert torch.equal(seen["y"], batch["y"])
+        return seen["x"][seen["y"] == 1].mean()
+
+    found = pv.evaluate.predictive_check(program, batch, statistics={"1": of_class_1}, num_replications=5)
+    assert found["1"].observed == pytest.approx(batch["x"][batch["y"] == 1].mean().item())
+    default = pv.evaluate.predictive_check(program, batch, num_replications=5)
+    assert "x: mean of a datum" in default.p_values or "mean of a datum" in default.p_values
+    assert not any(name.startswith("y") for name in default.p_values)
+
+
+def table(number=120):
+    random = np.random.default_rng(0)
+    height = random.normal(170, 10, number)
+    island = pd.Categorical(random.choice(["a", "b"], number, p=[0.7, 0.3]), categories=["a", "b"])
+    return pd.DataFrame({"height": height, "visits": random.poisson(2.0, number), "island": island})
+
+
+@pytest.fixture
+def of_table():
+    data = pv.data.load(table(), test=0.0, validation=0.0)
+    torch.manual_seed(0)
+    vae = pv.VAE(data.event_shapes, 2, likelihood="auto", encoder=pv.nets.mlp(8), decoder=pv.nets.mlp(8))
+    vae.initialize(data.train)
+    return vae
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning")
+def test_tables(of_table):
+    frame = table().astype({"height": "float32"})
+    frame.loc[:9, "height"] = math.nan
+    seen = []
+
+    def means(one):
+        seen.append(one)
+        return one["height"].mean()
+
+    named = {"means": means, "by island": lambda f: f["height"][f["island"] == "a"].mean()}
+    found = pv.evaluate.predictive_check(of_table, frame, statistics=named, num_replications=9)
+    assert all(isinstance(one, pd.DataFrame) and one["height"].isna().sum() == 10 for one in seen)
+    assert found["means"].observed == pytest.approx(frame["height"].mean())
+    assert found.intervals.names == ("height", "visits", "island")
+    assert found.intervals.places.shape == (120, 3)
+    assert found.intervals.places[:, 0].isnan().sum() == 10
+    default = pv.evaluate.predictive_check(of_table, frame, num_replications=9)
+    assert {"height: mean", "height: std", "visits: zeros", "island = a"} <= default.p_values.keys()
+    assert "95 %" in str(default)
+    for figure in (pv.figures.predictive_check(default), pv.figures.intervals(default.intervals)):
+        assert figure.axes
+
+
+# --- two samples
+
+
+def test_classifier_is_right_at_its_level():
+    """At 5 %, over 100 pairs of equal samples with features that pairs share; and it finds out what differs."""
+    torch.manual_seed(0)
+    alarms, accuracies = 0, []
+    for i in range(30):
+        shared = torch.randn(60, 1)
+        data, draws = (torch.cat([torch.randn(60, 2), shared], 1) for _ in range(2))
+        found = classifier_test(data, draws, i)
+        alarms += found.p_value <= 0.05
+        accuracies.append(found.accuracy)
+    assert alarms <= 6
+    assert np.mean(accuracies) == pytest.approx(0.5, abs=0.03)
+    data, draws = torch.randn(300, 2), torch.randn(300, 2)
+    draws[:, 1] = draws[:, 0] + 0.1 * draws[:, 1]
+    data[:9, 0] = torch.nan
+    found = classifier_test(data, draws, 0)
+    assert found.accuracy > 0.8
+    assert found.p_value < 1e-6
+    assert found.standard_error == pytest.approx(0.02, abs=0.01)
+
+
+def test_p_value_of_the_classifier_counts_pairs():
+    x = torch.arange(40.0)[:, None]
+    found = classifier_test(x, x + 100, 0)
+    assert (found.accuracy, found.p_value) == (1.0, pytest.approx(binom.sf(39, 40, 0.5)))
+    same = classifier_test(x, x, 0)
+    assert (same.accuracy, same.p_value) == (0.5, 1.0)
+
+
+def test_frechet_distance_of_normals():
+    """|m_a - m_b|^2 + sum of (s_a - s_b)^2 of samples whose moments are exactly these."""
+    torch.manual_seed(0)
+    x = torch.randn(50, 3).double()
+    x = x - x.mean(0)
+    white = torch.linalg.solve_triangular(torch.linalg.cholesky(x.T.cov()), x.T, upper=False).T
+    a, b = white * torch.tensor([1.0, 2.0, 0.0]) + 1.0, white * torch.tensor([3.0, 1.0, 0.5])
+    assert frechet_distance(a, b) == pytest.approx(3 + 4 + 1 + 0.25)
+    assert frechet_distance(a, a) == pytest.approx(0, abs=1e-6)
+    assert frechet_distance(a[:, :1], b[:, :1]) == pytest.approx(1 + 4)
+
+
+@pytest.mark.skipif(find_spec("torchmetrics") is None, reason="torchmetrics is not installed")
+@pytest.mark.filterwarnings("ignore")
+def test_frechet_distance_is_that_of_torchmetrics():
+    """With a feature network of one's own; its default one, Inception, is downloaded."""
+    from torchmetrics.image.fid import FrechetInceptionDistance
+
+    torch.manual_seed(0)
+    net = torch.nn.Sequential(torch.nn.Flatten(), torch.nn.Linear(48, 6))
+    theirs = FrechetInceptionDistance(feature=net, normalize=True, input_img_size=(3, 4, 4))
+    a, b = torch.rand(200, 3, 4, 4), torch.rand(300, 3, 4, 4) ** 2
+    with torch.no_grad():
+        theirs.update(a, real=True)
+        theirs.update(b, real=False)
+        ours = frechet_distance(*(net((x * 255).byte().float()) for x in (a, b)))
+        assert ours == pytest.approx(theirs.compute().item(), rel=1e-3)
+
+
+def test_precision_and_recall():
+    """Draws at one of two places that data are at are precise, and recall half of them."""
+    torch.manual_seed(0)
+    near, far = torch.randn(50, 2), torch.randn(50, 2) + 100
+    data = torch.cat([near, far])
+    precision, recall = precision_recall(data, near + 0.01)
+    assert precision > 0.95
+    assert recall == pytest.approx(0.5, abs=0.05)
+    assert precision_recall(near, far) == (0.0, 0.0)
+    assert precision_recall(data, data) == (1.0, 1.0)
+
+
+def test_features_of_the_users_network(linear):
+    x = drawn(linear, 300)
+    options = {"statistics": {"mean": torch.mean}, "num_replications": 5, "max_rows": 100}
+    right = pv.evaluate.predictive_check(linear, x, features=lambda x: x[:, :3], **options).features
+    wrong = pv.evaluate.predictive_check(linear, 3 * x, features=lambda x: x[:, :3], **options).features
+    assert right.frechet_distance < 4 * right.frechet_distance_of_draws
+    assert wrong.frechet_distance > 20 * wrong.frechet_distance_of_draws
+    assert right.precision > 0.8 > wrong.recall
+    x[0, 0] = torch.nan
+    with pytest.raises(DataError, match="must take NaN"):
+        pv.evaluate.predictive_check(
+            linear, x, statistics={"n": lambda x: x.nanmean()}, features=lambda x: x, num_replications=2
+        )
+
+
+# --- intervals
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning")
+def test_intervals_of_a_right_model_hold_what_they_say(linear):
+    x = drawn(linear, 300)
+    x[:50, 2] = torch.nan
+    found = pv.evaluate.intervals(linear, x, num_rows=300, num_particles=200)
+    assert found.names == tuple("01234")
+    for level in (0.5, 0.9):
+        error = (level * (1 - level) / 250) ** 0.5
+        assert (found.coverage(level) - level).abs().max() < 4 * error
+    assert found.p_value > 0.01
+    wide = pv.evaluate.intervals(
+        linear, 0.3 * (x - x.nanmean(0)) + x.nanmean(0), num_rows=200, num_particles=200
+    )
+    assert wide.p_value < 1e-6
+    assert wide.coverage(0.5).min() > 0.6
+    assert "50 %" in str(wide)
+
+
+def test_intervals_are_of_rows():
+    with pytest.raises(ValueError, match="predictive_check"):
+        pv.evaluate.intervals(make("VAE"), torch.zeros(4, 2, 3))
+
+
+# --- every program
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning")
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_every_program(name):
+    program = make(name)
+    batch = batch_of(program, 12)
+    if not program.given_columns:
+        batch["x"].flatten(1)[:3, 0] = torch.nan
+    if name == "SelectionVAE":
+        with pytest.raises(ValueError, match="whether a value is missing depends on it"):
+            pv.evaluate.predictive_check(program, batch)
+        return
+    before = {key: value.clone() for key, value in program.state_dict().items()}
+    state = torch.get_rng_state()
+    options = {"num_replications": 4, "max_rows": 5}
+    found, again = (pv.evaluate.predictive_check(program, batch, **options) for _ in range(2))
+    other = pv.evaluate.predictive_check(program, batch, seed=1, **options)
+    for one, same in zip(found.statistics, again.statistics, strict=True):
+        assert torch.equal(one.replicated, same.replicated)
+    assert any(
+        not torch.equal(a.replicated, b.replicated)
+        for a, b in zip(found.statistics, other.statistics, strict=True)
+    )
+    assert (found.intervals is not None) == (program.columns is not None)
+    assert torch.equal(state, torch.get_rng_state())
+    assert all(torch.equal(value, before[key]) for key, value in program.state_dict().items())
+
+
+def test_figures(linear):
+    x = drawn(linear, 100)
+    many = {f"mean {i}": (lambda x, i=i: x[:, i % 5].mean()) for i in range(20)}
+    found = pv.evaluate.predictive_check(linear, x, statistics=many, num_replications=19)
+    figure = pv.figures.predictive_check(found)
+    assert sum(axes.axison for axes in figure.axes) == 12
+    assert "12 of 20" in figure.get_suptitle()
+    default = pv.figures.predictive_check(pv.evaluate.predictive_check(linear, x, num_replications=19))
+    titles = [axes.get_title() for axes in default.axes if axes.axison]
+    assert len(titles) == 5
+    assert titles[0].startswith("mean of a datum\np = ")

@@ -22,8 +22,8 @@ from pyro_vae.evaluate.latents import Draws, by_latent, elements, posterior_mome
 from pyro_vae.evaluate.likelihood import over_batches
 from pyro_vae.evaluate.probes import Probe, probe
 from pyro_vae.evaluate.shown import standard_error, table
-from pyro_vae.objectives import elbo_terms, kl_divergence
-from pyro_vae.objectives.elbo import latents
+from pyro_vae.objectives import elbo_terms
+from pyro_vae.objectives.elbo import kl_term, latents
 from pyro_vae.objectives.importance import by_datum, traces
 from pyro_vae.program import Batch, Program
 
@@ -272,8 +272,8 @@ def _terms(program: Program, batch: Batch, num_samples: int, sizes: dict[str, in
         each = torch.full_like(mean, math.nan)
         one, other = elements(q), elements(p)
         if one is not None and other is not None:
-            own = kl_divergence(one, other, z) if exact else one.log_prob(z) - other.log_prob(z)
-            each = by_latent(own.expand(z.shape), len(q.event_shape)).mean(0).mT
+            own = kl_term(one, other, z, exact).expand(z.shape)
+            each = by_latent(own, len(q.event_shape)).mean(0).mT
         kls.append(terms[name])
         moments.append(torch.cat([each, mean, noise]).unflatten(0, (3, -1)))
     kl = torch.stack(kls)

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -180,11 +180,19 @@ def _focus(importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
 
 
 def _columns(factors: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
-    """Each factor, and its name."""
-    if not isinstance(factors, Mapping):
-        matrix = torch.as_tensor(factors).double().cpu().numpy()
-        if matrix.ndim != 2:
-            raise DataError(f"factors={found(factors)} must be [N, F], or a mapping from names to [N] each")
-        return list(matrix.T), tuple(map(str, range(matrix.shape[1])))
-    columns: Sequence[Any] = [torch.as_tensor(column).double().cpu().numpy() for column in factors.values()]
-    return list(columns), tuple(factors)
+    """Each factor, and its name.
+
+    Raises:
+        DataError: there is none, or they are no numbers.
+    """
+    if not isinstance(factors, Mapping) and np.ndim(factors) == 2:
+        factors = {str(i): factors[:, i] for i in range(factors.shape[1])}
+    try:
+        columns = [torch.as_tensor(column).double().cpu().numpy() for column in factors.values()]
+    except (AttributeError, TypeError, ValueError, RuntimeError):
+        columns = []
+    if not columns:
+        raise DataError(
+            f"factors={found(factors)} must be numbers [N, F], or a mapping from names to [N] each"
+        )
+    return columns, tuple(factors)

@@ -72,7 +72,7 @@ def intervals(
     .. math:: x_j^{(s)} \sim p(x_j \mid x_{-j}), \quad
         u = \frac{\#\{s : x_j^{(s)} < x_j\} + U}{S + 1}, \quad U \sim \mathrm{Uniform}(0, 1)
 
-    If the model is right u is uniform, and central intervals of 90 % hold 90 % of the values. Of equal values,
+    If the model is right u is uniform, and central intervals of 90 % hold 90 % of the values. Among equals,
     as of counts and categories, the place is drawn at random.
 
     Args:

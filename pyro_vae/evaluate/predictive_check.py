@@ -248,7 +248,7 @@ _PLAIN: dict[str, Function] = {
 
 
 def _of_columns(columns: Columns, x: Tensor, given: list[int]) -> dict[str, Function]:
-    """Of numbers their mean and standard deviation, and where there are zeros their share; shares of levels."""
+    """Of numbers mean and standard deviation, and where there are zeros their share; shares of levels."""
     functions: dict[str, Function] = {}
     for j, (name, column) in enumerate(columns.of.items()):
         values = x[:, j][~x[:, j].isnan()]

@@ -46,9 +46,10 @@ class FreeBits(PerDatum):
             if self.by == "site":
                 groups = draws.by_datum(kl_term(q, p, z, exact)).mean()
             else:
+                mend = "FreeBits(by='site') takes it"
                 each = (
-                    elements(d, f"the {role} of {name!r}", "FreeBits(by='site') takes it")
-                    for role, d in (("guide", q), ("prior", p))
+                    elements(q, f"the guide of {name!r}", mend),
+                    elements(p, f"the prior of {name!r}", mend),
                 )
                 groups = draws.rows(kl_term(*each, z, exact), len(q.event_shape)).mean(0)
             total = total + draws.relative(draws.model.nodes[name]) * groups.clamp(min=self.nats).sum()

@@ -38,7 +38,7 @@ class Settings:
             factory of a scheduler, such as those of ``torch.optim.lr_scheduler``, stepped after each epoch.
         loss: any ``pyro.infer.ELBO``; those of ``pv.objectives`` too.
         beta: weight of the KL in training (beta-VAE; Higgins et al., 2017), or a function of the epochs done,
-            such as Linear(epochs=10), Cyclical(period=10) or Monotone(epochs=10).
+            such as those of ``pv.objectives.schedules``: Linear(10), Cyclical(10), Monotone(10).
             Where it is not 1, what is minimised bounds no log p(x); it never enters a reported ELBO.
         warmup_epochs: epochs over which the weight of the KL rises linearly to ``beta`` (KL warm-up).
         clip_norm: largest norm of the gradient of the mean loss.

@@ -80,8 +80,9 @@ def test_seeds_and_refusals(factors):
         pv.evaluate.disentanglement(z[:7], factors)
     with pytest.raises(DataError, match="factor 1 ranges over"):
         pv.evaluate.disentanglement(z, factors * torch.tensor([1.0, 0.0, 1.0]))
-    with pytest.raises(DataError, match="mapping from names"):
-        pv.evaluate.disentanglement(z, factors[:, 0])
+    for none in (factors[:, 0], {}, {"shape": None}, {"shape": ["cat"] * len(z)}):
+        with pytest.raises(DataError, match="mapping from names"):
+            pv.evaluate.disentanglement(z, none)
 
 
 def test_of_a_program(make_vae):

@@ -12,7 +12,8 @@ when the validation ELBO has not risen for 45, with the best weights. log p(x) i
 split, with that of the first of the same totals: given its total, a cell is told more easily. "scVI's
 networks" are those of scvi-tools (batch normalisation, ReLU, dropout; zero-inflated) in this package's model.
 scvi-tools itself is asked in a process of its own, of a Python that has it, about the same cells and by as
-many importance samples of its own: ``cells_peer.py``.
+many importance samples of its own: ``cells_peer.py``. Each model's guide proposes, so that what is printed
+bounds its log p(x) from below, the less closely the worse the guide.
 
 Reference: Zheng et al., 2017, "Massively parallel digital transcriptional profiling of single cells"; Lopez
 et al., 2018, "Deep generative modeling for single-cell transcriptomics"; Gayoso et al., 2022, "A Python

@@ -27,7 +27,7 @@ NAMES = {
 """Whether totals are latent, and whether it is trained as this package's models are: see ``trained``."""
 
 
-def trained(counts: Any, seed: int, epochs: int, library: str, alike: bool, folder: Path) -> Any:
+def trained(counts: Any, epochs: int, library: str, alike: bool, folder: Path) -> Any:
     """SCVI at its defaults but for the totals.
 
     Trained as it comes are all epochs, over which the KL's weight rises from 0. Trained alike, that is 1 from
@@ -64,7 +64,7 @@ def main() -> None:
         scvi.settings.seed = int(given["seed"])
         began = time.process_time()
         at = folder / str(number)
-        model = trained(train, int(given["seed"]), int(given["epochs"]), library, alike, at)
+        model = trained(train, int(given["epochs"]), library, alike, at)
         found[f"{name}/seconds"] = time.process_time() - began
         options = {"n_mc_samples": 1000, "n_mc_samples_per_pass": 50, "return_mean": False}
         found[f"{name}/log_p"] = np.asarray(model.get_marginal_ll(test, **options))

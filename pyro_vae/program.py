@@ -507,7 +507,9 @@ def _warn_of_constants(site: str, std: Tensor, mean: Tensor, columns: Columns | 
     if constant:
         told = ", ".join(f"{names[i]} (all {mean[i].item():g})" for i in constant[:5])
         more = f" and {len(constant) - 5} more" if len(constant) > 5 else ""
-        mend = "x[:, x.std(0) > 0]" if columns is None else f"frame.drop(columns={[names[i] for i in constant]})"
+        mend = (
+            "x[:, x.std(0) > 0]" if columns is None else f"frame.drop(columns={[names[i] for i in constant]})"
+        )
         warnings.warn(
             f"constant in the training data: column {told}{more} of {site}; a density of constants says "
             f"nothing, and is measured in the unit of the other columns; leave them out: {mend}",

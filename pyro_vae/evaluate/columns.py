@@ -23,6 +23,7 @@ from pyro_vae.evaluate.likelihood import (
     log_likelihood,
     over_batches,
 )
+from pyro_vae.evaluate.pareto import Weights
 from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.families import COUNTING, LEBESGUE, ByColumn
 from pyro_vae.objectives import importance_weighted_bound
@@ -220,9 +221,9 @@ def columns(
     for measure in kinds if len(kinds) > 1 else ():
         others = torch.tensor([own != measure and own is not None for own in measures])
         bound = functools.partial(_without, program, others.to(program.device), sizes)
-        log_p = over_batches(program, split, bound, rows, seed, f"log p, {measure}", progress)[0].double()
+        log_p, size, k = over_batches(program, split, bound, rows, seed, f"log p, {measure}", progress)
         own = log_p.mean().item(), standard_error(log_p), log_p, num_samples, measure
-        by_measure[measure] = LogLikelihood(*own)
+        by_measure[measure] = LogLikelihood(*own, effective_sample_size=size, pareto_k=k)
     return ColumnLikelihoods(
         tuple(chosen),
         tuple(cast(str, measures[j]) for j in index.tolist()),
@@ -236,11 +237,13 @@ def columns(
 
 
 def _without(program: Program, others: Tensor, sizes: list[int], batch: Batch) -> Tensor:
-    """log p of what is observed but for some columns, ``[1, B]``."""
+    """log p of what is observed but for some columns, effective sample size and k-hat, ``[3, B]``."""
     rest = batch | {"x": batch["x"].masked_fill(others, torch.nan)}
     with observing(frozenset({"x"})):
-        log_w = [own for n in sizes for _, own in defensive(program, rest, rest, n)]
-    return importance_weighted_bound(torch.cat(log_w))[None]
+        stream = Weights(sum(sizes))
+        for log_w in (own for n in sizes for _, own in defensive(program, rest, rest, n)):
+            stream.add(log_w)
+    return torch.stack([stream.log_mean, stream.effective_sample_size, stream.pareto_k])
 
 
 def _given_rest(

@@ -12,6 +12,8 @@ from pyro_vae.program import DataWarning
 
 HEAVY = 0.7
 """A k-hat above which an average of weights converges too slowly to be of use."""
+WARNED = 1000
+"""Samples from which on it is warned of."""
 
 
 class Weights:
@@ -92,8 +94,11 @@ def pareto_k(log_w: Tensor) -> Tensor:
 
 
 def warn_of_tails(k: Tensor, num_samples: int) -> None:
-    """Names the data, ``[N]``, whose weights are not to be trusted, to the caller of a checked evaluator."""
-    heavy = (k > HEAVY).nonzero()[:, 0]
+    """Names the data, ``[N]``, whose weights are not to be trusted, to the caller of a checked evaluator.
+
+    Of few samples k-hat is too noisy to warn by, and the figure is no more than a glance: it is only printed.
+    """
+    heavy = (k > HEAVY).nonzero()[:, 0] if num_samples >= WARNED else k.new_empty(0)
     if len(heavy):
         worst = heavy[k[heavy].argsort(descending=True)][:5].tolist()
         more = " ..." if len(heavy) > len(worst) else ""

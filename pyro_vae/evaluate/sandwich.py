@@ -5,6 +5,7 @@ from __future__ import annotations
 import itertools
 import math
 from dataclasses import dataclass, field
+from typing import cast
 
 import pyro
 import torch
@@ -204,7 +205,8 @@ def simulated(program: Program, num_data: int, seed: int) -> tuple[Batch, Batch]
         )
         batch = program.example(num_data)
         for name in batch.keys() & drawn.nodes.keys():
-            batch[name] = drawn.nodes[name]["value"].reshape(num_data, *program.event_shapes[name])
+            value = cast(Tensor, drawn.nodes[name]["value"])
+            batch[name] = value.reshape(num_data, *program.event_shapes[name])
         now, then = (model_at(program, batch, values) for values in (latents, elsewhere))
         own = latents.keys() | batch.keys()
         made = {name for name, _ in sites(now)} - own  # of the data, and not in them: must say nothing of z

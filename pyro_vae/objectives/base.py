@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import math
 from abc import abstractmethod
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from typing import Annotated, Any, ClassVar, cast
 
 import torch
@@ -92,7 +93,8 @@ class Draws:
 
     def density(self, site: Any) -> Tensor:
         """The log-density of a site, ``[K, B]``."""
-        log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
+        with _inverting():
+            log_prob = site["fn"].log_prob(site["value"], *site["args"], **site["kwargs"])
         return self.weighed(site, log_prob)
 
     @functools.cached_property
@@ -223,7 +225,8 @@ class PerDatum(ELBO):
         """Runs the guide, and the model at its draws.
 
         Raises:
-            NotImplementedError: gradients are to go through draws of the guide that have none.
+            NotImplementedError: gradients are to go through draws of the guide that have none; or its density
+                is asked for at draws without their history, and it is that of a flow without an inverse.
         """
         if self.max_plate_nesting == math.inf:
             self._guess(model, guide, args, kwargs)
@@ -240,7 +243,8 @@ class PerDatum(ELBO):
         if is_validation_enabled():
             check_model_guide_match(trace, drawn, self.max_plate_nesting)
             for found in (trace, drawn):
-                found.compute_log_prob()
+                with _inverting():
+                    found.compute_log_prob()
                 for _, site in sites(found):
                     check_site_shape(site, self.max_plate_nesting)
         nesting = self.max_plate_nesting - (self.num_particles > 1)
@@ -269,6 +273,21 @@ def instead(value: Tensor, surrogate: Tensor) -> Tensor:
 def normalised(log_w: Tensor) -> Tensor:
     """Weights that sum to 1 over the particles, as numbers."""
     return log_w.detach().softmax(0)
+
+
+@contextlib.contextmanager
+def _inverting() -> Iterator[None]:
+    """Tells of Pyro's flows that know the density of their own draws alone."""
+    try:
+        yield
+    except KeyError as error:
+        if "intermediates cache" not in str(error):
+            raise
+        raise NotImplementedError(
+            f"{str(error.args[0]).split()[0]}, a flow of the guide, has no inverse, and its density at draws "
+            "without their history is asked for; loss=pv.objectives.IWAE() does not ask, and autoregressive "
+            "and coupling flows have one"
+        ) from error
 
 
 def _rested(live: Trace) -> Trace:

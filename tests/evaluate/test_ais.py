@@ -38,15 +38,13 @@ def check(estimate, log_p) -> None:
     assert (estimate.acceptance > 0.5).all()
 
 
-@both_ends
 @pytest.mark.parametrize("kind", ["VAE", "ConditionalVAE", "bottom_up", "top_down"])
-def test_exact_guides(kind, start):
+def test_from_exact_guides_nothing_is_to_be_annealed(kind):
     s = system(kind, missing=True, exact=True)
-    estimate = ais(s.program, s.batch, start=start)
-    check(estimate, s.log_p)
-    if start == "guide":  # nothing is to be annealed
-        torch.testing.assert_close(estimate.per_datum, s.log_p)
-        assert estimate.draws_error < 1e-9
+    estimate = ais(s.program, s.batch, num_temperatures=20)
+    torch.testing.assert_close(estimate.per_datum, s.log_p)
+    assert estimate.draws_error < 1e-9
+    assert (estimate.acceptance > 0.5).all()
 
 
 @both_ends
@@ -63,9 +61,9 @@ def test_a_narrow_guide_off_the_mark_is_corrected(start):
     """Where importance sampling is nats too low, from as many gradients' worth of draws."""
     s = system("VAE", exact=True)
     wrong(s, 0.3, 2.0)
-    estimate = ais(s.program, s.batch, start=start, num_temperatures=200, num_chains=60)
+    estimate = ais(s.program, s.batch, start=start, num_temperatures=150, num_chains=40)
     assert estimate.log_likelihood == pytest.approx(s.log_p.mean().item(), abs=0.25)
-    far = ais(s.program, s.batch, start="guide", num_temperatures=2, num_chains=60)
+    far = ais(s.program, s.batch, start="guide", num_temperatures=2, num_chains=40)
     assert far.log_likelihood < s.log_p.mean() - 2
 
 
@@ -75,7 +73,7 @@ def test_the_gap_falls_as_one_over_the_temperatures(start):
     """log p - E log w ~ 1 / T (Grosse, Maddison and Salakhutdinov, 2013): the rate, not a value."""
     s = system("VAE", exact=True, wider=1.6)
     data, log_p = s.batch["x"].repeat(250, 1), s.log_p.repeat(250)
-    numbers, gaps = (17, 33, 65, 129), []
+    numbers, gaps = (17, 33, 65), []
     for number in numbers:
         estimate = ais(s.program, data, start=start, num_temperatures=number, num_chains=1, leapfrogs=4)
         log_w = estimate.per_datum - log_p
@@ -174,7 +172,7 @@ def test_tables():
     vae = pv.VAE(table.event_shapes, 1, likelihood="auto", **SMALL)
     vae.initialize(table.train)
     sampled = pv.evaluate.log_likelihood(vae, frame, num_samples=50_000, max_rows=50_000)
-    check(ais(vae, frame), sampled.per_datum)
+    check(ais(vae, frame, num_temperatures=30), sampled.per_datum)
 
 
 def test_compiled_is_eager_seed_for_seed():

@@ -167,17 +167,17 @@ def test_weights_are_told_of(make_vae, x):
     """Their effective sample size, and the data whose tail is too heavy."""
     vae = make_vae().double()
     vae.p_x.net.layers[-1].weight.data.mul_(30)  # far from what the guide says
-    with pytest.warns(DataWarning, match=r"^log p\(x\) of \d+ of 30 data .*num_samples=1000, ") as caught:
-        estimate = pv.evaluate.log_likelihood(vae, x, num_samples=100, max_rows=100_000)
+    with pytest.warns(DataWarning, match=r"^log p\(x\) of \d+ of 30 data .*num_samples=10000, ") as caught:
+        estimate = pv.evaluate.log_likelihood(vae, x, num_samples=1000, max_rows=100_000)
     assert caught[0].filename == __file__
     with vae.evaluating():
-        log_w = log_weights(vae, x, 100)
+        log_w = log_weights(vae, x, 1000)
     torch.testing.assert_close(estimate.per_datum, importance_weighted_bound(log_w))
     torch.testing.assert_close(estimate.effective_sample_size, 1 / log_w.softmax(0).square().sum(0))
     assert estimate.pareto_k.shape == (30,)
     heavy = int((estimate.pareto_k > 0.7).sum())
     median = estimate.effective_sample_size.median()
-    assert f"(K = 100, {median:.0f} of them effective in the median; " in str(estimate)
+    assert f"(K = 1000, {median:.0f} of them effective in the median; " in str(estimate)
     assert f"k-hat above 0.7 of {heavy} of 30 data" in str(estimate)
     assert f"k-hat above 0.7 of {heavy} of 30 data" in estimate._repr_html_()
 

@@ -293,3 +293,19 @@ def test_what_is_not_independent_is_told():
         BetaTC(50).loss(vae.model, vae.guide, batch)
     vae = pv.VAE((6,), 2, prior=pv.priors.VampPrior(3), **parts)
     assert math.isfinite(BetaTC(50).loss(vae.model, vae.guide, batch))
+
+
+@pytest.mark.parametrize("transform", ["planar", "affine_autoregressive"])
+def test_flows_without_an_inverse_are_told(transform):
+    batch = torch.rand(5, 6).round()
+    guide = pv.guides.Flow(transform, hidden_dims=[8], context_dim=4)
+    vae = pv.VAE((6,), 2, guide=guide, encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4))
+    for validate in (True, False):
+        with pyro.validation_enabled(validate):
+            assert math.isfinite(IWAE().loss(vae.model, vae.guide, batch))
+            for objective in (StickingTheLanding(), DReG(), WakeSleep(), Chi(), Thermodynamic()):
+                if transform == "planar":
+                    with pytest.raises(NotImplementedError, match=r"Planar, a flow of the guide, has no inv"):
+                        objective.loss(vae.model, vae.guide, batch)
+                else:
+                    assert math.isfinite(objective.loss(vae.model, vae.guide, batch))

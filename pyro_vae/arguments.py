@@ -13,7 +13,7 @@ from pyro_vae.checks import ConfigError
 from pyro_vae.families import Of
 from pyro_vae.training import Settings
 
-SEVERAL = ("given", "latent_dims", "trust", "priors", "likelihoods", "guides")
+SEVERAL = ("given", "latent_dims", "trust", "priors", "likelihoods", "guides", "objectives")
 """Options that take several values."""
 KINDS = (*registry.PARTS, "optimizer", "loss", "schedule")
 """Options that name a part, whose arguments are options too."""
@@ -98,6 +98,7 @@ def options(command: str, function: Callable[..., Any]) -> dict[str, str]:
             "resume": "go on with this run, as it was; or auto: go on in --folder, or start there"
         }
     lists = {f"{kind}s": f"{kind}s to compare" for kind in ("prior", "likelihood", "guide")}
+    lists["objectives"] = "losses to compare"
     return lists | {"num_samples": "importance samples per datum; 100 by default"} | known
 
 
@@ -114,7 +115,8 @@ def default(kind: str) -> str:
         return str(Settings().to_plain()[kind])
     if kind in ("encoder", "decoder", "between"):  # whose widths are then an option by name
         return "MLP(hidden_dims=[200, 200])" if kind == "between" else "MLP"
-    return registry.write(inspect.signature(models.HierarchicalVAE).parameters[kind].default)
+    model = models.SelectionVAE if kind == "selection" else models.HierarchicalVAE
+    return registry.write(inspect.signature(model).parameters[kind].default)
 
 
 def help_of(kind: str, name: str) -> str:

@@ -111,15 +111,17 @@ def train(wanted: Wanted) -> None:
 
 
 def compare(wanted: Wanted) -> None:
-    """Trains the same model under several priors, likelihoods or guides: which fits?
+    """Trains the same model under several priors, likelihoods, guides or objectives: which fits?
 
     Parts are written as in Python: --priors Normal 'VampPrior(500)', --likelihoods 'Normal(scale="shared")'
-    Laplace 'StudentT(df=4.0)'. Called again with the same --folder, it goes on where it was stopped.
+    Laplace 'StudentT(df=4.0)', --objectives Trace_ELBO 'IWAE(5)'. Called again with the same --folder, it
+    goes on where it was stopped.
     """
     parts: dict[str, Any] = {
         f"{kind}s": [registry.read(kind, text, "*") for text in wanted.typed.pop(f"{kind}s", [])]
         for kind in ("prior", "likelihood", "guide")
     }
+    parts["objectives"] = [registry.read("loss", text, "*") for text in wanted.typed.pop("objectives", [])]
     folder, num_samples = wanted.typed.pop("folder", None), registry.plain(wanted.pop("num_samples", 100))
     registry.check("num_samples", num_samples, int)
     try:

@@ -187,6 +187,10 @@ def compare(
         DataError: the data lie outside a likelihood's support.
     """
     lists: dict[str, Any]
+    if not isinstance(data, Data):
+        raise TypeError(
+            f"compare takes a data set, not a {type(data).__name__}; pv.compare(pv.data.load(x), ...)"
+        )
     lists = {"prior": priors, "likelihood": likelihoods, "guide": guides, "loss": objectives}
     lists = {kind: [parts] if isinstance(parts, str) else parts for kind, parts in lists.items()}
     varied = {kind: [_part(kind, part) for part in parts] for kind, parts in lists.items()}

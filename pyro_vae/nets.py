@@ -22,7 +22,7 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "Conv", "conv", "mlp"]
+__all__ = ["MLP", "Conv", "SelfMasking", "conv", "mlp"]
 
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, ...]
@@ -235,3 +235,14 @@ def _glorot(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:
     if layer.bias is not None:
         nn.init.zeros_(layer.bias)
     return layer
+
+
+class SelfMasking(nn.Module):
+    r"""Logits of each element's own value: :math:`a_i x_i + b_i`, which start at 0."""
+
+    def __init__(self, in_shape: Shape, out_shape: Shape):
+        super().__init__()
+        self.weight, self.bias = (nn.Parameter(torch.zeros(in_shape)) for _ in range(2))
+
+    def forward(self, x: Tensor) -> Tensor:
+        return self.weight * x + self.bias

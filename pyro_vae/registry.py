@@ -46,6 +46,7 @@ _KINDS: dict[str, tuple[Any, Any, tuple[type, ...]]] = {
     "encoder": (None, nets, (nn.Module, _FUNCTION)),
     "decoder": (None, nets, (nn.Module, _FUNCTION)),
     "between": (None, nets, (nn.Module, _FUNCTION)),
+    "selection": (None, nets, (nn.Module, _FUNCTION)),
     "optimizer": (torch.optim, None, (torch.optim.Optimizer, _FUNCTION)),
     "schedule": (lr_scheduler, None, (lr_scheduler.LRScheduler, _FUNCTION)),
     "loss": (pyro.infer, objectives, (pyro.infer.ELBO,)),
@@ -72,7 +73,7 @@ UNUSABLE = {
 }
 """What Pyro and PyTorch have but training cannot use."""
 
-PARTS = ("prior", "likelihood", "guide", "encoder", "decoder", "between")
+PARTS = ("prior", "likelihood", "guide", "encoder", "decoder", "between", "selection")
 """Kinds that models are made of."""
 
 Trust = str | Iterable[str]

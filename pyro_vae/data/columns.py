@@ -324,7 +324,12 @@ def _column(column: Column, values: np.ndarray) -> Any:
         codes = np.where(missing, -1, values).astype(int)
         ordered = column.kind == "ordinal"
         made = pd.Categorical.from_codes(codes, categories=categories(column), ordered=ordered)
-        return made if column.dtype == "category" else pd.Series(made).astype(object).astype(column.dtype)
+        text = column.dtype == "float64" and isinstance(column.levels[0], str)  # where no dtype was told
+        return (
+            made
+            if column.dtype == "category" or text
+            else pd.Series(made).astype(object).astype(column.dtype)
+        )
     whole = bool((missing | (values == np.round(values))).all())
     if column.kind == "boolean" and column.dtype[:1] in "bo":
         nullable = pd.array(np.where(missing, 0, values).astype(int), dtype="Int64")

@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae.checks import Count, Limit, Seed, checked
 from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.hamiltonian import ACCEPTANCE, Densities, Point, begin, move
-from pyro_vae.evaluate.likelihood import COMPILED_ROWS, _compiled, chunks, measure_of, over_batches
+from pyro_vae.evaluate.likelihood import COMPILED_ROWS, chunks, compiled_or_none, measure_of, over_batches
 from pyro_vae.evaluate.reals import Reals, guide_at, model_at
 from pyro_vae.evaluate.shown import standard_error, table
 from pyro_vae.objectives import importance_weighted_bound
@@ -286,7 +286,7 @@ class Annealing:
         batch = list(path.batch.values())
         if self.compile and not self.compiled:  # for the shape of the first batches; the last may be smaller
             inputs = [path.u, *batch]
-            self.compiled[path.u.shape] = _compiled(path.densities, inputs, self.program)
+            self.compiled[path.u.shape] = compiled_or_none(path.densities, inputs, self.program)
         compiled = self.compiled.get(path.u.shape)
         found = path.densities if compiled is None or compiled.watch.changed() else compiled
 

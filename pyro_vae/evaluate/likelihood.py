@@ -216,7 +216,7 @@ def log_likelihood(
             return [log_weights(program, dict(zip(batch, tensors, strict=True)), chunk)]
 
         if compile and not compiled:  # for the shape of the first batches; the last may be smaller
-            compiled[len(inputs[0])] = _compiled(eager, inputs, program)
+            compiled[len(inputs[0])] = compiled_or_none(eager, inputs, program)
         weights = compiled.get(len(inputs[0]))
         if weights is None or weights.watch.changed():
             weights = eager
@@ -264,7 +264,7 @@ def measure_of(program: Program, data: Split) -> tuple[str, int]:
     return measure, levels if measure == COUNTING else 0
 
 
-def _compiled(function: Any, inputs: list[Tensor], program: Program) -> Any:
+def compiled_or_none(function: Any, inputs: list[Tensor], program: Program) -> Any:
     """The compiled function, or with a warning None, where it cannot be compiled."""
     try:
         from pyro_vae.engine import Compiled

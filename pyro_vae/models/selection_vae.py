@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any, Literal, cast
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import nets
@@ -14,7 +14,7 @@ from pyro_vae.data import Split
 from pyro_vae.data.columns import Columns
 from pyro_vae.distributions import marginal
 from pyro_vae.families import ByColumn, Family, Of, Univariate
-from pyro_vae.families.base import Shape, units
+from pyro_vae.families.base import units
 from pyro_vae.families.named import Bernoulli
 from pyro_vae.guides import Normal as NormalGuide
 from pyro_vae.likelihoods import ByName, Likelihood
@@ -43,8 +43,8 @@ class SelectionVAE(VAE):
     Args:
         event_shape: shape of one datum, or the columns of a table, as in ``pv.VAE``.
         latent_dim: D, the number of latent variables per datum.
-        selection: ``"self"``: whether a value is seen depends on itself, with logits :math:`a_i x_i + b_i`
-            of values standardised; or a factory of a network from all of x to logits: ``pv.nets.mlp(32)``.
+        selection: factory of the network from x, standardised, to logits: of ``pv.nets.SelfMasking`` whether
+            a value is seen depends on itself alone, of ``pv.nets.mlp(32)`` on all of x.
         prior: p(z), as in ``pv.VAE``.
         likelihood: p(x|z), likewise, independent over elements and reparameterised.
         guide: the family of q(z|x), likewise.
@@ -63,7 +63,7 @@ class SelectionVAE(VAE):
         event_shape: tuple[int, ...] | Columns,
         latent_dim: int = 10,
         *,
-        selection: nets.Net | Literal["self"] = "self",
+        selection: nets.Net = nets.SelfMasking,
         prior: Family | Distribution = NormalPrior(),
         likelihood: Likelihood | ByName | Literal["auto"] = NormalLikelihood(),
         guide: Family | Of | type[Distribution] = NormalGuide(),
@@ -85,21 +85,21 @@ class SelectionVAE(VAE):
                 f"what is missing cannot be drawn from {family!r} element by element, with gradients; take a "
                 "likelihood of real values, likelihood=dist.StudentT, or a pv.VAE, which need not draw it"
             )
-        if selection != "self":
-            nets.check_factories(selection=selection)
+        nets.check_factories(selection=selection)
         self.options |= {"selection": selection}
-        net = SelfMasking if selection == "self" else selection
-        self.p_s = Conditional("s", Bernoulli(), self.event_shape, (Real("whole", self.event_shape),), net)
+        whole = Real("whole", self.event_shape)
+        self.p_s = Conditional("s", Bernoulli(), self.event_shape, (whole,), selection)
 
     def model(self, batch: Any) -> Tensor:
         """The generative story: z ~ p(z), x ~ p(x|z), of which some is observed, s ~ p(s|x)."""
         known = ~batch["x"].isnan()
         with self.plate(batch):
             p_x = self.p_x(self.sample("z", self.p_z()))
+            x = self.sample("x", p_x, batch)
             missing = self.sample("x_unobserved", marginal(p_x, ~known))
-            whole = torch.where(known, batch["x"], missing)
+            whole = torch.where(known, x, missing)
             self.sample("s", self.p_s(whole), {"s": known.to(whole)})
-            return self.sample("x", p_x, batch)
+            return x
 
     def guide(self, batch: Any) -> Tensor:
         """The inference story: z ~ q(z|x), and what is missing of x ~ p(x|z)."""
@@ -116,14 +116,3 @@ class SelectionVAE(VAE):
         seen.loc.copy_(mean)
         seen.scale.copy_(units(std, by_column=True) if seen.scale.dim() else units(std, False).flatten()[0])
         self.p_s.family.initialize(known, known.mean(0), known.std(0), by_column=True)
-
-
-class SelfMasking(nn.Module):
-    r"""Logits of each element's own value: :math:`a_i x_i + b_i`, which start at 0."""
-
-    def __init__(self, in_shape: Shape, out_shape: Shape):
-        super().__init__()
-        self.weight, self.bias = (nn.Parameter(torch.zeros(in_shape)) for _ in range(2))
-
-    def forward(self, x: Tensor) -> Tensor:
-        return self.weight * x + self.bias

@@ -447,11 +447,15 @@ def _prepare(
     rate = LearningRate(optimizer, settings.lr, settings.schedule, settings.epochs)
     num_steps = settings.epochs * math.ceil(len(data.train) / settings.batch_size)
     compiled = num_steps >= COMPILED_STEPS if settings.compile == "auto" else settings.compile
+    loss = copy.copy(settings.loss)
+    if loss.max_plate_nesting == math.inf:  # or it would run both to guess it, and draw
+        particles = loss.vectorize_particles and loss.num_particles > 1
+        loss.max_plate_nesting = program.max_plate_nesting + particles
     svi = SVI(
         _annealed(program.model),
         _annealed(program.guide),
         optimizer,
-        copy.copy(settings.loss),  # which keeps what it guesses of the program's plates
+        loss,
         compile=compiled,
         precision=settings.precision,
         reduction="mean",

@@ -109,6 +109,7 @@ def test_mixed_against_quadrature(double):
     torch.testing.assert_close(restricted.per_datum[:, 0], found.per_datum[:, 1], **close)
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")
 def test_a_guide_narrower_than_the_posterior(linear):
     """Where it was never trained on gaps: its draws alone would miss most of the posterior."""
     vae, x, p_x = linear
@@ -180,6 +181,7 @@ def test_shows_itself(linear):
     assert html.count("<tr>") == html.count("</tr>") == 5
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")
 def test_evaluation_takes_frames(make_vae):
     """In any order of columns; what is not there is not known."""
     columns = Columns({"a": "real", "kind": {"kind": "category", "levels": ["u", "v"]}})

@@ -122,13 +122,13 @@ def test_imputation_of_what_is_above_the_mean():
     assert error[SelectionVAE] < error[pv.VAE] - 0.15
 
 
-@pytest.mark.parametrize("selection", ["self", pv.nets.mlp(4)], ids=["self", "network"])
+@pytest.mark.parametrize("selection", [pv.nets.SelfMasking, pv.nets.mlp(4)], ids=["self", "network"])
 def test_it_learns_as_any_program(selection):
     data = vanishing(64)
     vae = SelectionVAE((1,), 1, selection=selection, **LINEAR)
     vae.initialize(data)
     with torch.no_grad():  # before it is trained, values are seen as often as they are
-        share = vae.p_s(torch.zeros(1)).base_dist.probs if selection == "self" else None
+        share = vae.p_s(torch.zeros(1)).base_dist.probs if selection is pv.nets.SelfMasking else None
     if share is not None:
         assert share.item() == pytest.approx((~data[:].isnan()).float().mean().item(), abs=0.02)
     svi = pv.svi.SVI(vae.model, vae.guide, pyro.optim.Adam({"lr": 0.01}), Trace_ELBO(), compile=False)
@@ -138,6 +138,24 @@ def test_it_learns_as_any_program(selection):
     moved = {n for n, v in vae.state_dict().items() if not torch.equal(v, before[n])}
     assert moved == {n for n, _ in vae.named_parameters()}
     assert vae.generate(5)["x"].shape == (5, 1)
+
+
+@pytest.mark.parametrize("selection", [pv.nets.SelfMasking, pv.nets.mlp(4)], ids=["self", "network"])
+def test_a_run_is_read_back(selection, tmp_path):
+    data = vanishing(64)
+    vae = SelectionVAE((1,), 1, selection=selection, **LINEAR)
+    pv.fit(vae, data, epochs=1, folder=tmp_path / "run", progress=False)
+    read = pv.load(tmp_path / "run")
+    assert read.options["selection"] == selection
+    torch.testing.assert_close(read.state_dict(), vae.state_dict())
+
+
+def test_what_is_seen_of_draws_depends_on_them():
+    vae = SelectionVAE((3,), 1, **LINEAR)
+    torch.nn.init.constant_(vae.p_s.net.weight, 1e4)  # seen if above what is typical
+    drawn = vae.generate(200)
+    assert ((drawn["x"] > vae.p_s.seen[0].loc) == drawn["s"].bool()).float().mean() > 0.99
+    assert 0.1 < drawn["s"].mean() < 0.9
 
 
 def test_what_cannot_be_drawn():

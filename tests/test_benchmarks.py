@@ -159,3 +159,28 @@ def test_cells_are_compared_with_those_of_the_same_totals(monkeypatch):
         ["CountVAE, observed total", "-499.0 ± 1.0", ""],
         ["scvi-tools, observed total", "-494.0 ± 1.0", "+5.0 ± 0.0"],
     ]
+
+
+def test_certificates_are_printed(digits, tmp_path, monkeypatch, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    certificate = importlib.import_module("certificate")
+    pv.fit(pv.VAE(digits.event_shape, 2), digits, epochs=1, folder=tmp_path / "run", progress=False)
+    few = ["--num-data", "4", "--num-samples", "5", "--num-temperatures", "4"]
+    monkeypatch.setattr("sys.argv", ["certificate.py", str(tmp_path / "run"), *few])
+    certificate.main()
+    out = capsys.readouterr().out
+    assert len(re.findall(r"^(?:annealed|ten|importance).*: [+-]\d+\.\d\d ± \d", out, re.MULTILINE)) == 4
+
+
+def test_records_are_tabled(monkeypatch, tmp_path, capsys):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    records = importlib.import_module("records")
+    options = ["--data", "digits", "--epochs", "1", "--num-samples", "2", "--num-images", "5"]
+    monkeypatch.setattr(
+        "sys.argv", ["records.py", *options, "--folder", str(tmp_path), "--rows", "gated, VampPrior(500)"]
+    )
+    fit = pv.fit
+    monkeypatch.setattr(pv, "fit", lambda *args, compile, **settings: fit(*args, **settings))
+    records.main()
+    (row,) = re.findall(r"^\| gated.*", capsys.readouterr().out, re.MULTILINE)
+    assert re.search(r"\| 82\.43 .* \| \d+\.\d\d ± \d+\.\d\d \| 1 \| 0 \|", row)

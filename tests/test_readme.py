@@ -11,8 +11,15 @@ ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")  # of programs that were hardly trained
 @pytest.mark.parametrize(
-    "file", [pytest.param("README.md", marks=pytest.mark.slow), "docs/engine.md", "docs/sleef.md"]
+    "file",
+    [
+        pytest.param("README.md", marks=pytest.mark.slow),
+        "docs/engine.md",
+        "docs/sleef.md",
+        pytest.param("docs/evaluation.md", marks=pytest.mark.slow),
+    ],
 )
 def test_python_blocks_run(file):
     blocks = re.findall(r"```python\n(.*?)```", (ROOT / file).read_text(), re.DOTALL)

@@ -197,7 +197,7 @@ def controlled(values: Tensor, known: Tensor, means: Tensor, errors: Tensor) -> 
     .. math:: \bar v + \beta (\mu - \bar k), \qquad \beta = \mathrm{Cov}(v, k) \mathrm{Var}(k)^{-1}
 
     with k ``known``, ``[S, M]``, of which the means :math:`\mu` are known but for ``errors``, ``[S]``. It is
-    linear in v, so that sums stay sums, and that of k itself is :math:`\mu`.
+    linear in v, so that sums stay sums, and that of k itself is :math:`\mu`. Errors are NaN of M < S + 2.
 
     Reference: Owen, 2013, "Monte Carlo theory, methods and examples", section 8.9.
     """
@@ -205,5 +205,7 @@ def controlled(values: Tensor, known: Tensor, means: Tensor, errors: Tensor) -> 
     v, k = (x - x.mean(1, keepdim=True) for x in (values, known))
     slopes = v @ k.T @ torch.linalg.pinv(k @ k.T, hermitian=True)  # [Q, S]
     best = values.mean(1) + slopes @ (means - known.mean(1))
-    variance = (v - slopes @ k).square().sum(1) / (number - 1) / number + slopes.square() @ errors.square()
+    freedom = max(number - 1 - len(known), 0)  # at 0, slopes that go through all values hide their noise
+    left = (v - slopes @ k).square().sum(1) if freedom else torch.full_like(best, math.nan)
+    variance = left / max(freedom, 1) / number + slopes.square() @ errors.square()
     return list(zip(best.tolist(), variance.sqrt().tolist(), strict=True))

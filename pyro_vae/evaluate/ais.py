@@ -44,7 +44,7 @@ class AIS:
         standard_error: of the mean, over the data.
         draws_error: standard error that the chains add for these very data; NaN of one chain.
         per_datum: the estimate for each datum, ``[N]``.
-        acceptance: share of Hamiltonian proposals that were accepted, ``[N]``.
+        acceptance: share of Hamiltonian proposals that were accepted, ``[N]``; NaN of T = 2, without any.
         start: what is annealed to the posterior, the prior or the guide.
         num_temperatures: T, from 0 to 1.
         num_chains: C, per datum.
@@ -74,11 +74,7 @@ class AIS:
 
     @property
     def _made(self) -> str:
-        acceptance = self.acceptance.mean().item()
-        return (
-            f"{self.num_temperatures} temperatures, {self.num_chains} chains, "
-            f"{100 * acceptance:.0f} % of proposals accepted"
-        )
+        return f"{self.num_temperatures} temperatures, {self.num_chains} chains{accepted(self.acceptance)}"
 
 
 @checked
@@ -325,6 +321,12 @@ def draws_error(log_w: Tensor) -> float:
     """Standard error of the mean over data of log mean w that the draws ``[C, N]`` add; NaN of one draw."""
     w = (log_w - log_w.logsumexp(0)).exp() * len(log_w)  # whose mean is 1
     return ((w.var(0) / len(w)).sum().sqrt() / w.shape[1]).item() if len(w) > 1 else math.nan
+
+
+def accepted(acceptance: Tensor) -> str:
+    """The share of proposals, ``[N]``, in words; nothing where none was made."""
+    share = acceptance.mean().item()
+    return "" if math.isnan(share) else f", {100 * share:.0f} % of proposals accepted"
 
 
 def warn_of_few(acceptance: Tensor, num_temperatures: int) -> None:

@@ -53,6 +53,7 @@ class Latents:
             independent under p, and p(z_s) is one for all data.
         kl_by_latent: ``[D]``, whose sum is ``kl``, of latents that are independent in guide and prior.
         variances: of E_q[z_d|x] over the data, ``[D]``: above 0.01 a latent is an active unit.
+        spreads: variances of all draws of q(z), ``[D]``, of which ``variances`` are what x explains.
         codes: E_q[z|x], ``[N, D]``.
         standard_errors: of the numbers, by name: of ``kl`` over the data; of the others what the draws leave
             for these very data.
@@ -66,6 +67,7 @@ class Latents:
     dimension_wise_kl: float
     kl_by_latent: Tensor = field(repr=False)
     variances: Tensor = field(repr=False)
+    spreads: Tensor = field(repr=False)
     codes: Tensor = field(repr=False)
     standard_errors: dict[str, float] = field(repr=False)
     probe: Probe | None = None
@@ -82,9 +84,11 @@ class Latents:
 
     @property
     def collapsed(self) -> int:
-        """Latents with a KL below 0.01 nats; where they have none of their own, those that are not active."""
+        """Latents with a KL below 0.01 nats; where they have none of their own, whose posterior mean has no more
+        than a hundredth of their variance, whatever their unit.
+        """
         if self.kl_by_latent.isnan().any():
-            return self.num_latents - self.active_units
+            return int((self.variances <= ACTIVE * self.spreads).sum())
         return int((self.kl_by_latent < COLLAPSED).sum())
 
 
@@ -214,7 +218,7 @@ def anatomy(
     rows = max(1, batch_size // num_samples)
     moments = over_batches(program, split, terms, rows, seed, "anatomy", progress).double()
     number, total = len(sizes), sum(sizes.values())
-    (reconstruction,), kls, noise, *latent = moments.split([1, number, number, *[total] * 3])
+    (reconstruction,), kls, noise, *latent = moments.split([1, number, number, *[total] * 4])
     kl = dict(zip(sizes, kls, strict=True))
     drawn = noise.mean(1).div(len(split)).sqrt().tolist()
     means = {name: (kl[name].mean().item(), error) for name, error in zip(sizes, drawn, strict=True)}
@@ -222,14 +226,15 @@ def anatomy(
     by_site = [dict(zip(sizes, part.split([*sizes.values()]), strict=True)) for part in latent]
     found = {}
     for name in all_of.order:
-        each, mean, uncertain = (part[name] for part in by_site)
+        each, mean, uncertain, within = (part[name] for part in by_site)
         parts = {quantity: all_of.of(quantity, name) for quantity in SPLIT}
         codes = mean.T.contiguous()
         found[name] = Latents(
             means[name][0],
             **{quantity: value for quantity, (value, _) in parts.items()},
             kl_by_latent=each.mean(1),
-            variances=variance_of_means(mean, uncertain),
+            variances=(variances := variance_of_means(mean, uncertain)),
+            spreads=variances + within.mean(1),
             codes=codes,
             standard_errors={"kl": standard_error(kl[name])} | {name: e for name, (_, e) in parts.items()},
             probe=None if known is None else probe(codes, known, seed),
@@ -257,7 +262,8 @@ def anatomy(
 
 def _terms(program: Program, batch: Batch, num_samples: int, sizes: dict[str, int]) -> Tensor:
     """Of each datum, one below the other, ``[rows, B]``: its reconstruction; the KL of each site, and the
-    variance of its noise; of each latent its KL, its posterior mean, and the variance of that one's noise.
+    variance of its noise; of each latent its KL, its posterior mean, the variance of that one's noise, and
+    the variance of its draws.
 
     The numbers of latents by site are written into ``sizes``.
     """
@@ -275,7 +281,8 @@ def _terms(program: Program, batch: Batch, num_samples: int, sizes: dict[str, in
             own = kl_term(one, other, z, exact).expand(z.shape)
             each = by_latent(own, len(q.event_shape)).mean(0).mT
         kls.append(terms[name])
-        moments.append(torch.cat([each, mean, noise]).unflatten(0, (3, -1)))
+        within = by_latent(z, len(q.event_shape)).to(mean).var(0).mT
+        moments.append(torch.stack([each, mean, noise, within]))
     kl = torch.stack(kls)
     reconstruction = sum(observed, torch.zeros_like(kl[0])).mean(0)
     return torch.cat(
@@ -331,7 +338,7 @@ def _alarm(sites: Mapping[str, Latents]) -> str:
 
 def _criterion(site: Latents) -> str:
     own = not site.kl_by_latent.isnan().any()
-    return f"a KL below {COLLAPSED} nats" if own else "a posterior mean that does not vary with x"
+    return f"a KL below {COLLAPSED} nats" if own else "a posterior mean that hardly varies with x"
 
 
 def _told(numbers: Any) -> Any:

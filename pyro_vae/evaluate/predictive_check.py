@@ -154,7 +154,8 @@ def predictive_check(
         progress: whether to show a bar.
 
     Raises:
-        DataError: the data lie outside the likelihood's support, or a statistic of them is no number.
+        DataError: the data lie outside the likelihood's support, there is one alone, or a statistic of them
+            is no number.
         ConfigError: a statistic is neither one number nor one for each datum.
         ValueError: whether values are missing is itself a draw of the model.
 
@@ -172,11 +173,17 @@ def predictive_check(
     split = as_split(data, program)
     check(program, split)
     number = len(split)
+    if number < 2:
+        raise DataError(
+            f"data={found(data)} hold one datum, and a set of them is compared with sets of draws; give 2 or more"
+        )
     replicated: list[list[np.ndarray]] = []
     sets: list[Batch] = []
     bar = tqdm(total=num_replications, desc="replications", disable=not progress, leave=False)
     with program.evaluating(seed), observing(split.gaps), bar:
         rows = program.place(split.batch(slice(0, number), dtype=program.dtype))
+        of = program.event_shapes or rows  # a split may have labels that are none of the model's
+        rows = {name: value for name, value in rows.items() if name in of}
         drawn = _drawn_sites(program, rows)
         functions = _defaults(program, rows, drawn) if statistics is None else dict(statistics)
         observed = _apply(functions, program, rows)
@@ -221,7 +228,9 @@ def _defaults(program: Program, rows: Batch, drawn: list[str]) -> dict[str, Func
         return _of_columns(program.columns, rows["x"], given)
     functions: dict[str, Function] = {}
     for site in drawn:
-        for name, function in _PLAIN.items():
+        x = rows[site]
+        binary = bool(((x == 0) | (x == 1) | x.isnan()).all())  # whose mean tells all the others
+        for name, function in list(_PLAIN.items())[: 1 if binary else None]:
             if len(rows) == 1:
                 functions[name] = function
             else:

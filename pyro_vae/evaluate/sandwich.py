@@ -12,7 +12,15 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
-from pyro_vae.evaluate.ais import Annealing, Start, Temperatures, draws_error, gradients, warn_of_few
+from pyro_vae.evaluate.ais import (
+    Annealing,
+    Start,
+    Temperatures,
+    accepted,
+    draws_error,
+    gradients,
+    warn_of_few,
+)
 from pyro_vae.evaluate.door import as_split, check
 from pyro_vae.evaluate.likelihood import COMPILED_ROWS, chunks, measure_of, over_batches
 from pyro_vae.evaluate.reals import model_at
@@ -37,7 +45,7 @@ class Sandwich:
         draws_error: standard error of the width that the chains add for these very data; NaN of one chain.
         lower_per_datum: the lower bound of each datum, ``[N]``.
         upper_per_datum: the upper bound of each, ``[N]``.
-        acceptance: share of Hamiltonian proposals that were accepted, ``[N]``.
+        acceptance: share of Hamiltonian proposals that were accepted, ``[N]``; NaN of T = 2, without any.
         data: what was simulated, a batch.
         start: what is annealed to the posterior, the prior or the guide.
         num_temperatures: T, from 0 to 1.
@@ -85,9 +93,8 @@ class Sandwich:
     def _made(self) -> str:
         return (
             f"{len(self.lower_per_datum)} simulated data, annealed from the {self.start} and back, "
-            f"{self.num_temperatures} temperatures, {self.num_chains} chains, "
-            f"{100 * self.acceptance.mean().item():.0f} % of proposals accepted, densities w.r.t. "
-            f"{self.measure}"
+            f"{self.num_temperatures} temperatures, {self.num_chains} chains{accepted(self.acceptance)}, "
+            f"densities w.r.t. {self.measure}"
         )
 
 

@@ -19,9 +19,9 @@ class MMD(PerDatum):
     .. math:: -E_q[\log p(x \mid z)] + \lambda \sum_s \mathrm{MMD}^2(q(z_s), p(z_s)) + \kappa\,
         \mathrm{KL}(q(z \mid x) \,\|\, p(z))
 
-    The squared MMD is estimated without bias from the batch, with the sum of inverse multiquadratic kernels
-    :math:`c / (c + |z - z'|^2)`, in which c is 0.1 to 10 mean square distances of two draws of the prior.
-    With :math:`\kappa = 0` it is the Wasserstein autoencoder (WAE-MMD), else InfoVAE with
+    The squared MMD is estimated without bias from the batch (of one draw it is left out), with the sum of
+    inverse multiquadratic kernels :math:`c / (c + |z - z'|^2)`, in which c is 0.1 to 10 mean square distances
+    of two draws of the prior. With :math:`\kappa = 0` it is the Wasserstein autoencoder (WAE-MMD), else InfoVAE with
     :math:`\kappa = 1 - \alpha`. The prior of a latent is that at the guide's draws of those above it.
 
     Args:
@@ -48,9 +48,14 @@ class MMD(PerDatum):
 
 
 def discrepancy(one: Tensor, other: Tensor) -> Tensor:
-    """The squared MMD of two samples ``[n, D]`` and ``[m, D]``, without bias, so that it may be below 0."""
+    """The squared MMD of two samples ``[n, D]`` and ``[m, D]``, without bias, so that it may be below 0.
+
+    Of one draw each it is 0: there is no pair to compare them with.
+    """
+    if len(one) < 2 or len(other) < 2:
+        return one.new_zeros(())
     within = square_distances(other, other).detach()
-    unit = within.sum() / max(len(other) * (len(other) - 1), 1)
+    unit = within.sum() / (len(other) * (len(other) - 1))
 
     def kernels(distances: Tensor) -> Tensor:
         return torch.stack([c * unit / (c * unit + distances) for c in WIDTHS]).sum(0)
@@ -58,7 +63,7 @@ def discrepancy(one: Tensor, other: Tensor) -> Tensor:
     def mean(sample: Tensor) -> Tensor:  # over pairs, without those of a draw and itself
         number = len(sample)
         total = kernels(square_distances(sample, sample)).sum() - len(WIDTHS) * number
-        return total / max(number * (number - 1), 1)
+        return total / (number * (number - 1))
 
     return mean(one) + mean(other) - 2 * kernels(square_distances(one, other)).mean()
 

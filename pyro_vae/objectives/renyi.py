@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import math
+
+import torch
 from torch import Tensor
 
 from pyro_vae.checks import Count, checked
 from pyro_vae.objectives.base import Draws, PerDatum
-from pyro_vae.objectives.importance import importance_weighted_bound
 
 
 class Renyi(PerDatum):
@@ -31,4 +33,13 @@ class Renyi(PerDatum):
 
     def per_datum(self, draws: Draws) -> Tensor:
         power = 1 - self.alpha
-        return -(importance_weighted_bound(power * draws.log_w) / power if power else draws.log_w.mean(0))
+        return -(_log_mean(power * draws.log_w) / power if power else draws.log_w.mean(0))
+
+
+def _log_mean(log_w: Tensor) -> Tensor:
+    """The log of the mean of w, whose error is in proportion where log w is all but 0, as near alpha = 1."""
+    top = log_w.detach().amax(0)
+    below = log_w - top
+    excess = below.expm1().mean(0)
+    far = below.logsumexp(0) - math.log(len(log_w))
+    return top + torch.where(excess > -0.5, excess.log1p(), far)

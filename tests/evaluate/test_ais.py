@@ -91,6 +91,8 @@ def test_two_temperatures_are_importance_sampling():
     check_near = 5 * math.sqrt(2) * estimate.draws_error * 6
     torch.testing.assert_close(estimate.per_datum, sampled.per_datum, atol=check_near, rtol=0)
     assert estimate.acceptance.isnan().all()
+    assert "nan" not in str(estimate)
+    assert "nan" not in str(pv.evaluate.sandwich(s.program, num_data=3, num_temperatures=2))
 
 
 @pytest.mark.parametrize(

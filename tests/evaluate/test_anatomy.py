@@ -319,7 +319,48 @@ def test_an_alarm_of_latents_that_depend_on_each_other(make_vae):
     with torch.no_grad():
         vae.q_z.net.layers[-1].weight.zero_()
     found = pv.evaluate.anatomy(vae, torch.rand(50, 1, 8, 8).round())
-    assert "does not vary with x" in found.alarm
+    assert "hardly varies with x" in found.alarm
+
+
+def test_no_alarm_of_latents_in_a_small_unit():
+    """The posterior's mean varies by less than 0.01, as of latents on a simplex, and tells all there is of x."""
+    torch.manual_seed(1)
+    program = Sized(0.05)
+    found = pv.evaluate.anatomy(program, torch.randn(200, 2), num_aggregate=200)
+    latents = found.sites["z"]
+    assert latents.kl_by_latent.isnan().all()
+    assert latents.active_units == 0  # as they are defined
+    assert found.mutual_information > 2
+    assert latents.collapsed == 0
+    assert not found.alarm
+    share = latents.variances / latents.spreads
+    torch.testing.assert_close(share, torch.full_like(share, 0.9), atol=0.05, rtol=0)
+
+
+class Sized(pv.Program):
+    """Latents of a size, dependent on each other, of which x explains nine tenths of the variance."""
+
+    def __init__(self, size):
+        super().__init__()
+        self.event_shapes, self.size = {"x": (2,)}, size
+
+    def model(self, batch):
+        with self.plate(batch):
+            z = pyro.sample("z", dist.MultivariateNormal(torch.zeros(2), self.size**2 * torch.eye(2)))
+            self.sample("x", dist.Normal(z / self.size, 0.5).to_event(1), batch)
+
+    def guide(self, batch):
+        covariance = self.size**2 * torch.tensor([[0.1, 0.02], [0.02, 0.1]])
+        with self.plate(batch):
+            pyro.sample("z", dist.MultivariateNormal(0.95 * self.size * batch["x"], covariance))
+
+
+def test_few_draws_tell_of_no_error(make_vae):
+    """A line goes through two draws, whatever their noise."""
+    found = pv.evaluate.anatomy(make_vae(), torch.rand(30, 1, 8, 8).round(), num_aggregate=2)
+    assert math.isnan(found.standard_errors["mutual_information"])
+    again = pv.evaluate.anatomy(make_vae(), torch.rand(30, 1, 8, 8).round(), num_aggregate=3)
+    assert again.standard_errors["mutual_information"] > 0
 
 
 def test_a_level_that_is_not_used():

@@ -341,3 +341,19 @@ def test_figures(linear):
     titles = [axes.get_title() for axes in default.axes if axes.axison]
     assert len(titles) == 5
     assert titles[0].startswith("mean of a datum\np = ")
+
+
+def test_labels_that_are_none_of_the_model_are_left_out(digits, make_vae):
+    """A statistic gets x alone, though the data have labels too."""
+    found = pv.evaluate.predictive_check(
+        make_vae(), digits.test, statistics={"ink": lambda x: x.flatten(1).sum(1)}, num_replications=5
+    )
+    assert list(found.p_values) == ["ink"]
+
+
+def test_one_datum_is_no_set():
+    vae = pv.VAE((3,), 2, likelihood=pv.likelihoods.Normal())
+    with pytest.raises(DataError, match="one datum"):
+        pv.evaluate.predictive_check(vae, torch.randn(1, 3))
+    found = pv.evaluate.predictive_check(vae, torch.randn(2, 3), num_replications=1)
+    assert found.two_sample.num_pairs == 2

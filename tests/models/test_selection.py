@@ -142,7 +142,7 @@ def test_it_learns_as_any_program(selection):
 
 @pytest.mark.parametrize("selection", [pv.nets.SelfMasking, pv.nets.mlp(4)], ids=["self", "network"])
 def test_a_run_is_read_back(selection, tmp_path):
-    data = vanishing(64)
+    data = pv.data.load(vanishing(64)[:], validation=0.0, test=0.0)
     vae = SelectionVAE((1,), 1, selection=selection, **LINEAR)
     pv.fit(vae, data, epochs=1, folder=tmp_path / "run", progress=False)
     read = pv.load(tmp_path / "run")

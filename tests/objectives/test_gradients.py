@@ -113,6 +113,26 @@ def test_many_particles_give_renyis_bound(alpha):
     agree(rows.gradients(Renyi(alpha, MANY)), exact, floor=10 / MANY)
 
 
+@pytest.mark.parametrize("off", [1e-3, 1e-6, 1e-9, 1e-14])
+@pytest.mark.parametrize("sign", [1, -1])
+def test_renyis_bound_near_the_elbo(off, sign):
+    """In single precision too, where log(K) is rounded to more than is left of the weights."""
+
+    class Weights:
+        log_w = (-80 + 3 * torch.randn(5, 100, dtype=torch.float64)).requires_grad_()
+
+    exact = -(Weights.log_w.mean(0) + sign * off * Weights.log_w.var(0, correction=0) / 2)
+    for dtype, tolerance in ((torch.float64, 1e-4), (torch.float32, 2e-4)):
+
+        class Rounded:
+            log_w = Weights.log_w.detach().to(dtype).requires_grad_()
+
+        found = Renyi(1 - sign * off, 5).per_datum(Rounded)
+        torch.testing.assert_close(found.double(), exact, atol=tolerance, rtol=0)
+        (slope,) = torch.autograd.grad(found.sum(), Rounded.log_w)
+        torch.testing.assert_close(slope, torch.full_like(slope, -0.2), atol=0.01, rtol=0)
+
+
 @pytest.mark.parametrize("n", [1.5, 2.0, 3.0])
 def test_many_particles_give_the_chi_bound(n):
     """The guide's gradient; the model's is that of the evidence."""

@@ -204,6 +204,19 @@ def test_weights_of_what_all_data_share_are_those_of_the_batch():
     assert seeded(IWAE(K), model, guide, x) == pytest.approx(-(log_w.logsumexp(0) - math.log(K)).item())
 
 
+def test_a_batch_of_one_datum_has_no_discrepancy():
+    """As the last of an epoch may be: there is no pair of draws, and of the rest there is a gradient."""
+    s = system("VAE")
+    one = {"x": s.batch["x"][:1]}
+    found = []
+    for objective in (MMD(weight=100.0), MMD(weight=0.0)):
+        s.program.zero_grad()
+        torch.manual_seed(1)
+        found.append(objective.loss_and_grads(s.program.model, s.program.guide, one))
+        assert all(p.grad.isfinite().all() for p in s.program.parameters() if p.grad is not None)
+    assert found[0] == found[1]
+
+
 def test_plates_within_a_datum_are_summed():
     """Elements in a plate of their own, on either side of that of the data."""
     x = torch.randn(3, 4)

@@ -83,7 +83,7 @@ def test_every_section_is_there_of_every_program(kind, digits, tmp_path):
         assert f"<h2>{section.title}</h2>" in text
     assert not [t for t in found.told if t.startswith("Not of this program")]
     assert found.tags.count("img") >= 7
-    for name in ("ELBO", "log p(x)", "certificate", "approximation", "calibration", "active latents"):
+    for name in ("ELBO", "log p(x)", "both bounds", "approximation", "calibration", "active latents"):
         assert name in text.split("<h2>The model</h2>")[0]
 
 

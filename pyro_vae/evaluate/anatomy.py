@@ -84,8 +84,8 @@ class Latents:
 
     @property
     def collapsed(self) -> int:
-        """Latents with a KL below 0.01 nats; where they have none of their own, whose posterior mean has no more
-        than a hundredth of their variance, whatever their unit.
+        """Latents with a KL below 0.01 nats; where they have none of their own, whose posterior mean has no
+        more than a hundredth of their variance, whatever their unit.
         """
         if self.kl_by_latent.isnan().any():
             return int((self.variances <= ACTIVE * self.spreads).sum())

@@ -89,25 +89,29 @@ def disentanglement(
 
     Raises:
         DataError: shapes do not fit together, there are fewer than two latents, or a factor does not vary, or
-            is not known of all data.
+            is not known of all data; or some are infinite.
 
     Reference: Chen, Li, Grosse and Duvenaud, 2018, "Isolating sources of disentanglement in variational
     autoencoders"; Kumar, Sattigeri and Balakrishnan, 2018, "Variational inference of disentangled latent
     concepts from unlabeled observations"; Eastwood and Williams, 2018, "A framework for the quantitative
     evaluation of disentangled representations".
     """
-    z = torch.as_tensor(codes).double().cpu().numpy()
+    z = torch.as_tensor(codes).detach().double().cpu().numpy()
     columns, names = _columns(factors)
     if z.ndim != 2 or z.shape[1] < 2 or any(len(y) != len(z) for y in columns) or len(z) < 4:
         raise DataError(
             f"codes of shape {list(z.shape)} and factors of shapes {[list(y.shape) for y in columns]} must "
             "be [N, D] and [N] each, with D of 2 or more"
         )
+    if not np.isfinite(z).all():
+        raise DataError(
+            f"codes of {(~np.isfinite(z)).any(1).sum()} of {len(z)} data are not finite; leave these data out"
+        )
     for name, y in zip(names, columns, strict=True):
-        if not y.min() < y.max():
+        if not -math.inf < y.min() < y.max() < math.inf:
             raise DataError(
                 f"factor {name} ranges over [{y.min():g}, {y.max():g}]; leave out factors that do not vary, "
-                "and data of which one is not known (NaN)"
+                "and data of which one is not known (NaN), or infinite"
             )
     order = np.random.default_rng(seed).permutation(len(z))
     halves = order[: len(z) // 2], order[len(z) // 2 :]
@@ -173,10 +177,10 @@ def _focus(importance: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
     """Of each row 1 less its entropy, in units of that of equal shares; and its share of the whole."""
     from scipy.stats import entropy
 
+    share = importance.sum(1) / (importance.sum() or 1.0)  # none has any if no tree could be split
     if importance.shape[1] < 2:
-        return np.ones(len(importance)), importance.sum(1) / importance.sum()
-    focus = 1 - entropy(importance.T + 1e-11) / math.log(importance.shape[1])
-    return focus, importance.sum(1) / importance.sum()
+        return np.ones(len(importance)), share
+    return 1 - entropy(importance.T + 1e-11) / math.log(importance.shape[1]), share
 
 
 def _columns(factors: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
@@ -188,7 +192,7 @@ def _columns(factors: Any) -> tuple[list[np.ndarray], tuple[str, ...]]:
     if not isinstance(factors, Mapping) and np.ndim(factors) == 2:
         factors = {str(i): factors[:, i] for i in range(factors.shape[1])}
     try:
-        columns = [torch.as_tensor(column).double().cpu().numpy() for column in factors.values()]
+        columns = [torch.as_tensor(column).detach().double().cpu().numpy() for column in factors.values()]
     except (AttributeError, TypeError, ValueError, RuntimeError):
         columns = []
     if not columns:

@@ -156,7 +156,7 @@ def predictive_check(
     Raises:
         DataError: the data lie outside the likelihood's support, there is one alone, or a statistic of them
             is no number.
-        ConfigError: a statistic is neither one number nor one for each datum.
+        ConfigError: a statistic is neither one number nor one for each datum, or changes the data.
         ValueError: whether values are missing is itself a draw of the model.
 
     Reference: Rubin, 1984, "Bayesianly justifiable and relevant frequency calculations for the applied
@@ -175,13 +175,14 @@ def predictive_check(
     number = len(split)
     if number < 2:
         raise DataError(
-            f"data={found(data)} hold one datum, and a set of them is compared with sets of draws; give 2 or more"
+            f"data={found(data)} hold one datum, and a set is compared with sets of draws; give 2 or more"
         )
     replicated: list[list[np.ndarray]] = []
     sets: list[Batch] = []
     bar = tqdm(total=num_replications, desc="replications", disable=not progress, leave=False)
     with program.evaluating(seed), observing(split.gaps), bar:
-        rows = program.place(split.batch(slice(0, number), dtype=program.dtype))
+        placed = program.place(split.batch(slice(0, number), dtype=program.dtype))
+        rows = {name: value.clone() for name, value in placed.items()}  # which a statistic might change
         of = program.event_shapes or rows  # a split may have labels that are none of the model's
         rows = {name: value for name, value in rows.items() if name in of}
         drawn = _drawn_sites(program, rows)
@@ -292,9 +293,14 @@ def _apply(functions: Mapping[str, Function], program: Program, batch: Batch) ->
         seen: Any = program.columns.decode(batch["x"])
     else:
         seen = next(iter(batch.values())) if len(batch) == 1 else batch
-    values = []
+    values, versions = [], [value._version for value in batch.values()]
     for name, function in functions.items():
         value = function(seen)
+        if [value._version for value in batch.values()] != versions:
+            raise ConfigError(
+                f"statistics={name!r} changes the values it is given, which others are to see as they were; "
+                "take a copy: x.clone()"
+            )
         try:
             array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=float)
         except (TypeError, ValueError):

@@ -21,8 +21,8 @@ class MMD(PerDatum):
 
     The squared MMD is estimated without bias from the batch (of one draw it is left out), with the sum of
     inverse multiquadratic kernels :math:`c / (c + |z - z'|^2)`, in which c is 0.1 to 10 mean square distances
-    of two draws of the prior. With :math:`\kappa = 0` it is the Wasserstein autoencoder (WAE-MMD), else InfoVAE with
-    :math:`\kappa = 1 - \alpha`. The prior of a latent is that at the guide's draws of those above it.
+    of two draws of the prior. With :math:`\kappa = 0` it is the Wasserstein autoencoder (WAE-MMD), else
+    InfoVAE with :math:`\kappa = 1 - \alpha`. The prior of a latent is that at the draws of those above it.
 
     Args:
         weight: :math:`\lambda`, nats per datum.

@@ -323,7 +323,7 @@ def test_an_alarm_of_latents_that_depend_on_each_other(make_vae):
 
 
 def test_no_alarm_of_latents_in_a_small_unit():
-    """The posterior's mean varies by less than 0.01, as of latents on a simplex, and tells all there is of x."""
+    """The posterior's mean varies by less than 0.01, as on a simplex, and tells all there is of x."""
     torch.manual_seed(1)
     program = Sized(0.05)
     found = pv.evaluate.anatomy(program, torch.randn(200, 2), num_aggregate=200)

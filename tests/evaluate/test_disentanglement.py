@@ -85,6 +85,21 @@ def test_seeds_and_refusals(factors):
             pv.evaluate.disentanglement(z, none)
 
 
+@pytest.mark.parametrize("odd", [math.nan, math.inf])
+def test_codes_and_factors_that_are_not_finite(factors, odd):
+    z = factors.clone().requires_grad_()
+    far = torch.where(torch.arange(len(z))[:, None] == 3, odd, factors)
+    with pytest.raises(DataError, match=f"codes of 1 of {len(z)} data are not finite"):
+        pv.evaluate.disentanglement(far, factors)
+    with pytest.raises(DataError, match="factor 0 ranges over"):
+        pv.evaluate.disentanglement(z, far)
+
+
+def test_codes_of_which_nothing_can_be_told(factors):
+    found = pv.evaluate.disentanglement(torch.zeros(len(factors), 3), factors)
+    assert (found.mig, found.sap, found.disentanglement, found.completeness) == pytest.approx((0, 0, 0, 0))
+
+
 def test_of_a_program(make_vae):
     x, y = torch.rand(60, 1, 8, 8).round(), torch.arange(60) % 3
     found = pv.evaluate.anatomy(make_vae(), x, num_aggregate=20)

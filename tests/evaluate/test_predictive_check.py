@@ -357,3 +357,11 @@ def test_one_datum_is_no_set():
         pv.evaluate.predictive_check(vae, torch.randn(1, 3))
     found = pv.evaluate.predictive_check(vae, torch.randn(2, 3), num_replications=1)
     assert found.two_sample.num_pairs == 2
+
+
+def test_a_statistic_that_changes_the_data_is_refused():
+    vae, x = pv.VAE((3,), 2, likelihood=pv.likelihoods.Normal()), torch.randn(20, 3)
+    before = x.clone()
+    with pytest.raises(ConfigError, match="'total' changes the values"):
+        pv.evaluate.predictive_check(vae, x, statistics={"total": lambda x: x.abs_().sum(), "m": torch.mean})
+    assert torch.equal(x, before)

@@ -299,6 +299,126 @@ USES = {
          "labels": [3], "columns": [3]},
     ),
 }  # fmt: skip
+ALIKE = SEEDS[:3]
+LABELS = [3, "y", torch.zeros(3), [0]]
+EVALUATORS = {
+    "ais": (
+        call(pv.evaluate.ais, program=vae, data=X, num_temperatures=3, num_chains=2),
+        {
+            "program": PROGRAMS, "data": DATA, "num_temperatures": [1, *COUNTS], "num_chains": COUNTS,
+            "leapfrogs": COUNTS[:3], "start": ["posterior", None, 1], "max_rows": COUNTS[:3],
+            "compile": [1, None], "seed": ALIKE, "progress": BOOLS,
+        },
+    ),
+    "sandwich": (
+        call(pv.evaluate.sandwich, program=vae, num_data=2, num_temperatures=3, num_chains=2),
+        {
+            "program": PROGRAMS, "num_data": COUNTS, "num_temperatures": [1, *COUNTS[:3]],
+            "num_chains": COUNTS[:3], "start": ["posterior"], "seed": ALIKE,
+        },
+    ),
+    "inference_gap": (
+        call(pv.evaluate.inference_gap, program=vae, data=X, num_steps=2, num_samples=2),
+        {
+            "program": PROGRAMS, "data": DATA, "num_steps": COUNTS, "num_samples": COUNTS[:3],
+            "max_rows": COUNTS[:3], "seed": ALIKE, "progress": BOOLS,
+        },
+    ),
+    "calibration": (
+        call(pv.evaluate.calibration, program=vae, num_simulations=5, num_samples=3),
+        {
+            "program": PROGRAMS, "data": DATA[1:], "num_simulations": COUNTS, "num_samples": COUNTS[:3],
+            "max_rows": COUNTS[:3], "seed": ALIKE, "progress": BOOLS,
+        },
+    ),
+    "predictive_check": (
+        call(pv.evaluate.predictive_check, program=vae, data=X, num_replications=2),
+        {
+            "program": PROGRAMS, "data": [*DATA, X[:1]],
+            "statistics": [
+                3, [torch.max], torch.max, {"a": 3}, {"a": None}, {"a": lambda x: "text"}, {"a": lambda x: x},
+            ],
+            "features": [3, "inception", lambda x: x.sum(), lambda x: None],
+            "num_replications": COUNTS, "max_rows": COUNTS[:3], "seed": ALIKE,
+        },
+    ),
+    "intervals": (
+        call(pv.evaluate.intervals, program=vae, data=X, num_rows=2, num_samples=2, num_particles=2),
+        {
+            "program": PROGRAMS, "data": DATA, "num_rows": COUNTS, "num_samples": COUNTS[:3],
+            "num_particles": COUNTS[:3], "seed": ALIKE,
+        },
+    ),
+    "anatomy": (
+        call(pv.evaluate.anatomy, program=vae, data=X, num_aggregate=5),
+        {
+            "program": PROGRAMS, "data": DATA, "labels": [*LABELS, X[:, 0] / 0], "num_samples": [1, *COUNTS],
+            "num_aggregate": [1, *COUNTS[:3]], "batch_size": COUNTS[:3], "seed": ALIKE, "progress": BOOLS,
+        },
+    ),
+    "rate_distortion": (
+        lambda **bad: pv.evaluate.rate_distortion(**({"programs": {"a": vae()}, "data": X} | bad)),
+        {
+            "programs": [None, {}, [1], {"a": None}], "data": DATA[:4], "num_samples": COUNTS[:3],
+            "batch_size": COUNTS[:3], "seed": ALIKE,
+        },
+    ),
+    "disentanglement": (
+        lambda **bad: pv.evaluate.disentanglement(**({"codes": X, "factors": X} | bad)),
+        {
+            "codes": [None, 3, X[:, :1], X[0]], "factors": [None, 3, Y, {"y": Y[:3]}, {}, {"y": None}],
+            "seed": ALIKE,
+        },
+    ),
+    "figures.anatomy": (pv.figures.anatomy, {"result": [None, 3, "a"]}),
+    "figures.rate_distortion": (pv.figures.rate_distortion, {"result": [None, 3, {}]}),
+    "figures.calibration": (pv.figures.calibration, {"result": [None, 3, {}]}),
+    "figures.predictive_check": (pv.figures.predictive_check, {"result": [None, 3, {}]}),
+    "figures.posteriors": (
+        call(pv.figures.posteriors, program=vae, data=X[:2]), {"program": PROGRAMS, "data": DATA[:4]},
+    ),
+    "figures.tsne": (
+        call(pv.figures.tsne, program=vae, data=X),
+        {"program": PROGRAMS, "data": DATA[:4], "labels": LABELS, "site": ["w", 3, "x"], "seed": ALIKE},
+    ),
+    "report": (
+        call(pv.report, run="never", output="never.html"),
+        {"run": [None, 3, vae, "never"], "output": [None, 3, "report.pdf"], "num_data": COUNTS[:3]},
+    ),
+    "compare": (
+        call(pv.compare, data=data, objectives=["IWAE", "Trace_ELBO"], latent_dim=2, progress=False),
+        {
+            "data": [None, X],
+            "objectives": [["Trace_ELBO"] * 2, ["nope", "IWAE"], [3, 4], ["IWAE(0)", "IWAE"], [None, "IWAE"]],
+        },
+    ),
+}  # fmt: skip
+OBJECTIVES = {
+    "BetaTC": (
+        call(pv.objectives.BetaTC, num_data=6), {"num_data": COUNTS, "beta": [-1.0, math.nan, "6", None]},
+    ),
+    "Chi": (pv.objectives.Chi, {"n": [1.0, 0.5, math.nan, "2", None], "num_particles": COUNTS}),
+    "FreeBits": (
+        pv.objectives.FreeBits,
+        {"nats": [-1.0, math.nan, "1", None], "by": ["units", None, 1], "num_particles": COUNTS[:3]},
+    ),
+    "IWAE": (pv.objectives.IWAE, {"num_particles": COUNTS}),
+    "MMD": (
+        pv.objectives.MMD,
+        {"weight": [-1.0, math.nan, math.inf, None], "kl": [-1.0, "0"], "num_particles": COUNTS[:3]},
+    ),
+    "Renyi": (
+        pv.objectives.Renyi,
+        {"alpha": [math.nan, math.inf, -math.inf, "1", None, True], "num_particles": COUNTS[:3]},
+    ),
+    "Thermodynamic": (
+        pv.objectives.Thermodynamic,
+        {
+            "num_particles": [1, *COUNTS[:3]], "num_steps": COUNTS[:3], "first": [0.0, 1.0, math.nan, None],
+        },
+    ),
+    "WakeSleep": (pv.objectives.WakeSleep, {"num_particles": [1, *COUNTS[:3]]}),
+}  # fmt: skip
 ESTIMATOR = {
     "VAEEstimator": (
         fitted,
@@ -317,7 +437,7 @@ ESTIMATOR = {
         {"n_samples": COUNTS, "given": [1, "y"]},
     ),
 }  # fmt: skip
-TABLE = MODELS | PIECES | USES | ESTIMATOR
+TABLE = MODELS | PIECES | USES | EVALUATORS | OBJECTIVES | ESTIMATOR
 CASES = [
     pytest.param(name, function, argument, value, id=f"{name}-{argument}-{number}")
     for name, (function, arguments) in TABLE.items()
@@ -335,6 +455,7 @@ CALLED = {
     "likelihood": "parameter",
     "guide": "z",
     "given": "y",
+    "objectives": "variants|loss",
 } | dict.fromkeys(("data", "batch", "start", "end", "datum"), "x|y|one datum")
 """Other words for an argument, where it is refused for what it does to a part or a site."""
 

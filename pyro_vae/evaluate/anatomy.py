@@ -201,7 +201,8 @@ def anatomy(
         progress: whether to show a bar.
 
     Raises:
-        DataError: the data lie outside the likelihood's support, or there are not as many labels.
+        DataError: the data lie outside the likelihood's support; or there are not as many labels, or infinite
+            ones.
 
     Reference: Hoffman and Johnson, 2016, "ELBO surgery: yet another way to carve up the variational evidence
     lower bound"; Chen, Li, Grosse and Duvenaud, 2018, "Isolating sources of disentanglement in variational
@@ -294,7 +295,7 @@ def _labels(data: Split, labels: Any) -> Tensor | None:
     """One for each datum, on the CPU; None where there are none.
 
     Raises:
-        DataError: they are not as many as the data.
+        DataError: they are not as many as the data, or some are infinite.
     """
     if labels is None:
         own = data.labels
@@ -304,6 +305,11 @@ def _labels(data: Split, labels: Any) -> Tensor | None:
     known = torch.as_tensor(array).cpu() if numeric else classes(labels)[0]
     if known.shape != (len(data),):
         raise DataError(f"labels={shown(labels)} must be one for each of the {len(data)} data")
+    if known.isinf().any():
+        raise DataError(
+            f"labels={shown(labels)} are infinite of {int(known.isinf().sum())} data; NaN stands for one "
+            "that is not known"
+        )
     return known.long() if known.dtype == torch.bool else known
 
 

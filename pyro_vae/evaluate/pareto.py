@@ -71,7 +71,8 @@ def pareto_k(log_w: Tensor) -> Tensor:
         log_w: the largest log weights and the next one, where the tail begins, descending: ``[M + 1, N]``.
 
     Returns:
-        ``[N]``: NaN of M < 5; -inf where they are all but equal, or tied as those of few discrete latents.
+        ``[N]``: NaN of M < 5; -inf where they are all but equal, or tied as those of few discrete latents;
+        inf where those beside the largest are no more than rounding.
 
     Reference: Zhang and Stephens, 2009, "A new and efficient estimation method for the generalized Pareto
     distribution"; Vehtari et al., 2024, "Pareto smoothed importance sampling".
@@ -82,7 +83,8 @@ def pareto_k(log_w: Tensor) -> Tensor:
     w = (log_w - log_w[0]).exp()
     x = (w[:-1] - w[-1]).flip(0)
     x = x / x[-1]  # k has no unit
-    quartile = x[int(number / 4 + 0.5) - 1]
+    of_quartile = int(number / 4 + 0.5)
+    quartile = x[of_quartile - 1]
     i = torch.arange(1, 31 + math.isqrt(number)).to(x)[:, None]
     b = 1 + (1 - (len(i) / (i - 0.5)).sqrt()) / (3 * quartile)  # candidates for -k / scale, [grid, N]
     k = (-b[:, None] * x).log1p().mean(1)
@@ -90,7 +92,8 @@ def pareto_k(log_w: Tensor) -> Tensor:
     k = (-(posterior * b).sum(0) * x).log1p().mean(0)
     k = (number * k + 10 * 0.5) / (number + 10)  # a weak prior, worth 10 weights, as the reference has it
     bounded = (log_w[0] - log_w[-1] < 1e-3) | (quartile == 0)
-    return torch.where(bounded, -math.inf, k)
+    far = (quartile < 1e-290) & (log_w[number - of_quartile] > log_w[-1] + 1e-9)  # lost to rounding, not tied
+    return torch.where(far, math.inf, torch.where(bounded, -math.inf, k))
 
 
 def warn_of_tails(k: Tensor, num_samples: int) -> None:

@@ -302,7 +302,10 @@ def _apply(functions: Mapping[str, Function], program: Program, batch: Batch) ->
                 "take a copy: x.clone()"
             )
         try:
-            array = np.asarray(value.detach().cpu() if isinstance(value, Tensor) else value, dtype=float)
+            numbers = (
+                value.detach().cpu().double() if isinstance(value, Tensor) else value
+            )  # from bfloat16 too
+            array = np.asarray(numbers, dtype=float)
         except (TypeError, ValueError):
             array = np.zeros((0, 0))
         if array.shape not in ((), (number,)):

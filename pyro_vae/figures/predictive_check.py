@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import textwrap
 from typing import Any, cast
 
 import numpy as np
@@ -34,7 +35,7 @@ def predictive_check(result: PredictiveCheck) -> Figure:
     chosen = [s for s in result.statistics if s in order[:MOST]]
     across = min(ACROSS, max(2, len(chosen)))
     down = max(1, -(-len(chosen) // across))
-    figure = Figure(figsize=(2.6 * across, 2.0 * down + 0.8), layout="constrained")
+    figure = Figure(figsize=(2.6 * across, 2.0 * down + 1.0), layout="constrained")
     panels = list(figure.subplots(down, across, squeeze=False).flat)
     for axes, statistic in zip(panels, chosen, strict=False):
         (_number if statistic.values is None else _distribution)(axes, statistic)
@@ -44,9 +45,14 @@ def predictive_check(result: PredictiveCheck) -> Figure:
     for axes in panels[len(chosen) :]:
         axes.set_axis_off()
     more = f", the {MOST} of {len(order)} statistics of least p" if len(order) > MOST else ""
+    told = f"{result.num_data} data (black, grey) and {result.num_replications} sets of as many draws (blue)"
+    lines = [
+        line
+        for text in (f"{told}{more};", str(result.two_sample))
+        for line in textwrap.wrap(text, 40 * across)
+    ]
     figure.suptitle(
-        f"{result.num_data} data (black, grey) and {result.num_replications} sets of as many draws (blue)"
-        f"{more};\n{result.two_sample}",
+        "\n".join(lines),
         fontsize=9,
     )
     return figure

@@ -27,7 +27,8 @@ class BetaTC(PerDatum):
         beta: weight of the total correlation; 1 is the ELBO.
 
     Raises:
-        ValueError: a guide is not independent over its latents, or a latent has plates of its own.
+        ValueError: a guide is not independent over its latents, a latent has plates of its own, or a batch
+            has more than N data.
 
     Reference: Chen, Li, Grosse and Duvenaud, 2018, "Isolating sources of disentanglement in variational
     autoencoders".
@@ -40,6 +41,11 @@ class BetaTC(PerDatum):
 
     def per_datum(self, draws: Draws) -> Tensor:
         total = (draws.kl - draws.log_x).mean(0)
+        if len(total) > self.num_data:
+            raise ValueError(
+                f"num_data={self.num_data} is less than a batch of {len(total)}; it is the number of all "
+                "data that batches are of: pv.objectives.BetaTC(len(data.train))"
+            )
         for name, q, _, z, _ in latents(draws.model, draws.guide):
             if z.shape[: z.dim() - len(q.event_shape)] != total.shape:
                 raise ValueError(

@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from typing import ClassVar, Literal
+from typing import Any, ClassVar, Literal
 
+from pyro.distributions.util import scale_and_mask
 from torch import Tensor
 
 from pyro_vae.checks import Count, NotNegative, checked
@@ -43,14 +44,22 @@ class FreeBits(PerDatum):
     def per_datum(self, draws: Draws) -> Tensor:
         total = -draws.log_x
         for name, q, p, z, exact in latents(draws.model, draws.guide):
+            site = draws.model.nodes[name]
             if self.by == "site":
-                groups = draws.by_datum(kl_term(q, p, z, exact)).mean()
+                groups = draws.by_datum(_masked(kl_term(q, p, z, exact), site, 0)).mean()
             else:
                 mend = "FreeBits(by='site') takes it"
                 each = (
                     elements(q, f"the guide of {name!r}", mend),
                     elements(p, f"the prior of {name!r}", mend),
                 )
-                groups = draws.rows(kl_term(*each, z, exact), len(q.event_shape)).mean(0)
-            total = total + draws.relative(draws.model.nodes[name]) * groups.clamp(min=self.nats).sum()
+                event = len(q.event_shape)
+                groups = draws.rows(_masked(kl_term(*each, z, exact), site, event), event).mean(0)
+            total = total + draws.relative(site) * groups.clamp(min=self.nats).sum()
         return total.mean(0)
+
+
+def _masked(kl: Tensor, site: Any, event: int) -> Tensor:
+    """A KL, whose last dimensions are those of the event, without that of data whose latents are masked."""
+    mask = site["mask"]
+    return scale_and_mask(kl, mask=mask[(..., *[None] * event)] if isinstance(mask, Tensor) else mask)

@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import math
+from typing import Annotated
 
 import torch
 from torch import Tensor
 
-from pyro_vae.checks import Count, checked
+from pyro_vae.checks import Count, Limit, checked
 from pyro_vae.objectives.base import Draws, PerDatum
+
+Finite = Annotated[float, Limit(math.nextafter(-math.inf, 0.0), math.inf, "a finite number")]
 
 
 class Renyi(PerDatum):
@@ -27,7 +30,7 @@ class Renyi(PerDatum):
     """
 
     @checked
-    def __init__(self, alpha: float = 0.5, num_particles: Count = 5):
+    def __init__(self, alpha: Finite = 0.5, num_particles: Count = 5):
         super().__init__(num_particles)
         self.alpha = alpha
 

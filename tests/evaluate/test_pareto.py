@@ -77,6 +77,17 @@ def test_tails_that_cannot_be_fitted():
     assert stream(torch.full((1000, 1), math.nan)).log_mean.isnan().all()
 
 
+@pytest.mark.parametrize("spread", [100.0, 1e3, 1e4, 3e5, 1e9])
+def test_weights_that_one_outweighs_by_far(spread):
+    """As of a decoder of pixels that is nearly certain: the others are 0 next to it, and not equal."""
+    log_w = spread * torch.randn(1000, 200)
+    found = stream(log_w)
+    assert (found.effective_sample_size < 3).all()
+    assert (found.pareto_k > 1).all()
+    few = torch.where(torch.arange(1000)[:, None] < 5, -1.0, -math.inf).expand(-1, 3)  # equal, or impossible
+    assert (stream(few).pareto_k == -math.inf).all()
+
+
 def test_as_arviz_has_it():
     arviz = pytest.importorskip("arviz_stats.base", reason="arviz-stats is not installed")
     for number in (25, 100, 1000, 5000):

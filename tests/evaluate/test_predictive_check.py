@@ -365,3 +365,17 @@ def test_a_statistic_that_changes_the_data_is_refused():
     with pytest.raises(ConfigError, match="'total' changes the values"):
         pv.evaluate.predictive_check(vae, x, statistics={"total": lambda x: x.abs_().sum(), "m": torch.mean})
     assert torch.equal(x, before)
+
+
+def test_a_program_of_few_bits():
+    vae = pv.VAE((3,), 2, likelihood=pv.likelihoods.Normal()).to(torch.bfloat16)
+    found = pv.evaluate.predictive_check(vae, torch.randn(20, 3), num_replications=3)
+    assert all(0 < p <= 1 for p in found.p_values.values())
+
+
+def test_a_classifier_of_columns_without_values():
+    data, draws = torch.randn(2, 40, 3).double()
+    data[:, 1] = draws[:, 1] = torch.nan
+    data[0, 1] = draws[0, 1] = 0.0  # known of one pair, and not where it is held out
+    found = classifier_test(data, draws + 4, 0)
+    assert found.accuracy > 0.9

@@ -204,6 +204,32 @@ def test_weights_of_what_all_data_share_are_those_of_the_batch():
     assert seeded(IWAE(K), model, guide, x) == pytest.approx(-(log_w.logsumexp(0) - math.log(K)).item())
 
 
+@pytest.mark.parametrize("by", ["site", "latent"])
+def test_free_bits_of_masked_latents(by):
+    """At a threshold of 0 it is the ELBO."""
+    x, known = torch.randn(6, 2), torch.tensor([True, True, False, True, False, True])
+
+    def model(x):
+        with pyro.plate("data", 6):
+            with poutine.mask(mask=known):
+                z = pyro.sample("z", dist.Normal(torch.zeros(6, 2), 1.0).to_event(1))
+            pyro.sample("x", dist.Normal(z, 1.0).to_event(1), obs=x)
+
+    def guide(x):
+        with pyro.plate("data", 6), poutine.mask(mask=known):
+            pyro.sample("z", dist.Normal(0.5 * x, 0.7).to_event(1))
+
+    found, elbo = (seeded(o, model, guide, x) for o in (FreeBits(0.0, by), AnalyticKL()))
+    assert found == pytest.approx(elbo)
+
+
+def test_a_batch_is_of_all_the_data():
+    s = system("VAE", number=6)
+    with pytest.raises(ValueError, match="num_data=5 is less than a batch of 6"):
+        BetaTC(5).loss(s.program.model, s.program.guide, s.batch)
+    assert math.isfinite(BetaTC(6).loss(s.program.model, s.program.guide, s.batch))
+
+
 def test_a_batch_of_one_datum_has_no_discrepancy():
     """As the last of an epoch may be: there is no pair of draws, and of the rest there is a gradient."""
     s = system("VAE")

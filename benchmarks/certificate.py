@@ -4,8 +4,8 @@
     python benchmarks/certificate.py runs/mnist
 
 prints, for the first test data: importance samples of the guide, ten times as many, and annealed importance
-sampling, with differences paired datum by datum; all are lower bounds in expectation, so that the highest is the
-nearest. Then, for data that the model has drawn itself, a lower and an upper bound, and what importance
+sampling, with differences paired datum by datum; all are lower bounds in expectation, so that the highest is
+the nearest. Then, for data that the model has drawn itself, a lower and an upper bound, and what importance
 samples say of these.
 """
 

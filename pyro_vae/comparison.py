@@ -21,7 +21,7 @@ from pyro.infer import ELBO
 from torch.distributions import Distribution
 
 from pyro_vae import checkpoint, evaluate, figures, registry
-from pyro_vae.checks import ConfigError, Count, check
+from pyro_vae.checks import ConfigError, Count, check, found
 from pyro_vae.data import Data
 from pyro_vae.families import COUNTING, LEBESGUE, Auto, ByColumn, Family, Of
 from pyro_vae.likelihoods import ByName, Likelihood, as_likelihood
@@ -192,6 +192,10 @@ def compare(
             f"compare takes a data set, not a {type(data).__name__}; pv.compare(pv.data.load(x), ...)"
         )
     lists = {"prior": priors, "likelihood": likelihoods, "guide": guides, "loss": objectives}
+    for kind, parts in lists.items():
+        if not isinstance(parts, Iterable):
+            name = "objectives" if kind == "loss" else f"{kind}s"
+            raise TypeError(f"{name}={found(parts)} must be a list of what is compared: {name}=[..., ...]")
     lists = {kind: [parts] if isinstance(parts, str) else parts for kind, parts in lists.items()}
     varied = {kind: [_part(kind, part) for part in parts] for kind, parts in lists.items()}
     varied = {kind: parts for kind, parts in varied.items() if parts}

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
@@ -42,7 +43,8 @@ def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         \log p(z_s \mid \cdot)]
 
     A KL is in closed form where PyTorch has one and no parent of the site in the model depends on it in the
-    guide, as of a guide that goes the model's way.
+    guide, as of a guide that goes the model's way. What is masked adds nothing; scales, such as a weight
+    of the KL, are left aside.
 
     Args:
         model_trace: of a model, replayed against the guide's.
@@ -54,7 +56,8 @@ def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
     observed = {
         name: -site["fn"].log_prob(site["value"]) for name, site in sites(model_trace) if site["is_observed"]
     }
-    return observed | {name: kl_term(*parts) for name, *parts in latents(model_trace, guide_trace)}
+    terms = observed | {name: kl_term(*parts) for name, *parts in latents(model_trace, guide_trace)}
+    return {name: scale_and_mask(term, mask=model_trace.nodes[name]["mask"]) for name, term in terms.items()}
 
 
 def in_closed_form(model_trace: Trace, guide_trace: Trace) -> dict[str, bool]:

@@ -1,10 +1,12 @@
 import copy
 import math
 
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from models.linear import system
+from pyro import poutine
 from torch import nn
 
 import pyro_vae as pv
@@ -199,3 +201,24 @@ def test_the_draw_of_binary_data_is_told(digits, make_vae):
     assert digits.train.binarized == "x binarised by one draw, seed 7"
     assert pv.data.load("digits", binarize="threshold").test.binarized == "x binarised at 0.5"
     assert pv.data.load("digits", levels=True).test.binarized == ""
+
+
+class Masked(pv.Program):
+    """Of which some data have no latents."""
+
+    def model(self, batch):
+        with self.plate(batch):
+            with poutine.mask(mask=batch["x"][:, 0] > 0):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            self.sample("x", dist.Normal(z, 1.0).to_event(1), batch)
+
+    def guide(self, batch):
+        with self.plate(batch), poutine.mask(mask=batch["x"][:, 0] > 0):
+            pyro.sample("z", dist.Normal(0.5 * batch["x"], 0.7).to_event(1))
+
+
+def test_masked_sites_add_nothing():
+    x = torch.randn(6, 2)
+    found = pv.evaluate.elbo(Masked(), x, num_samples=4000, batch_size=24_000)
+    weights = log_weights(Masked(), x, 4000).mean().item()
+    assert found.elbo == pytest.approx(weights, abs=6 * found.draws_error + 0.01)

@@ -233,9 +233,8 @@ def report_run(
 ) -> None:
     """Writes one page of HTML on a run, or on two side by side, that opens without a network.
 
-    How likely held-out data are, certified from both sides; how far the bound is and whose fault that is;
-    whether the encoder is calibrated and the model fits; what the latents do; which data are odd. Takes
-    minutes.
+    How likely held-out data are; how far the bound is and whose fault that is; whether the encoder is
+    calibrated and the model fits; what the latents do; which data are odd. Takes minutes.
 
     Args:
         run: folder of the run.

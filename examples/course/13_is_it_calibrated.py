@@ -75,9 +75,9 @@ pv.figures.calibration(found).savefig("figures/13_ranks_of_digits.png")
 #
 # ## Calibrated is not right
 #
-# An encoder that ignores $x$, with a decoder that ignores $z$, is calibrated. Whether the *model* is like
-# the data is another question, put to other data: are statistics of held-out data typical among those of
-# data that the model draws?
+# An encoder that ignores $x$ and says the prior, with a decoder that ignores $z$, is calibrated. Whether
+# the *model* is like the data is another question, put to other data: are statistics of held-out data
+# typical among those of data that the model draws?
 
 
 # %%

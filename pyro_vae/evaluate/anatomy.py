@@ -240,6 +240,11 @@ def anatomy(
             standard_errors={"kl": standard_error(kl[name])} | {name: e for name, (_, e) in parts.items()},
             probe=None if known is None else probe(codes, known, seed),
         )
+    unread = tuple(
+        f"{name}: labels are not read from the codes: that takes two classes of 5 data, and 10 data in all"
+        for name, site in found.items()
+        if known is not None and site.probe is None
+    )
     information, rest = all_of.of("mutual_information"), all_of.of("marginal_kl")
     ceiling = (CEILING,) * (len(split) > 1 and information[0] > 0.9 * math.log(len(split)))
     whole = kls.sum(0)
@@ -257,7 +262,7 @@ def anatomy(
         },
         len(split),
         _alarm(found),
-        all_of.notes + ceiling,
+        all_of.notes + ceiling + unread,
     )
 
 

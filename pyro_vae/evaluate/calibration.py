@@ -88,11 +88,19 @@ class Calibration:
             f"{self.num_samples} draws of the guide each)"
         )
         more = [f"and {len(off) - 5} more"] if len(off) > 5 else []
+        if not off:
+            more = [f"(the least of {len(order)}, which is not significant among so many)"]
         return "\n  ".join([heading, *map(self._line_of, off[:5] or order[:1]), *more])
 
     def _line_of(self, i: int) -> str:
         about = ""
-        if self.names[i] not in (JOINT, DISTANCE):
+        if self.names[i] == JOINT:
+            above = self.ranks[:, i].double().mean().item() / self.num_samples > 0.5
+            why = "too wide, or beside it" if above else "too near the posterior's mode: too narrow"
+            about = (
+                f"; the truth is {'more' if above else 'less'} probable than most of the guide's draws: {why}"
+            )
+        elif self.names[i] != DISTANCE:
             about = (
                 f"; the guide is about {self.scale[i]:.2f} times as wide as it should be, and the truth "
                 f"{self.shift[i]:+.2f} of its standard deviations off its mean"

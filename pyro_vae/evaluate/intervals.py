@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import warnings
 from dataclasses import dataclass, field
 
 import torch
@@ -10,9 +11,9 @@ from torch import Tensor
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.evaluate.calibration import told
 from pyro_vae.evaluate.door import Data, as_split, check
-from pyro_vae.evaluate.predict import predict
+from pyro_vae.evaluate.predict import FEW, predict
 from pyro_vae.evaluate.uniform import UniformRanks
-from pyro_vae.program import Program
+from pyro_vae.program import DataWarning, Program
 
 LEVELS = (0.5, 0.8, 0.9, 0.95)
 
@@ -107,6 +108,7 @@ def intervals(
     modelled = [j for j, name in enumerate(names) if name not in program.given_columns]
     places = torch.full((len(x), len(modelled)), torch.nan, dtype=torch.float64)
     p_values = torch.ones(len(modelled), dtype=torch.float64)
+    few: list[str] = []
     for column, j in enumerate(modelled):
         known = ~x[:, j].isnan()
         if not known.any():
@@ -114,9 +116,12 @@ def intervals(
         hidden = {name: value[known] for name, value in batch.items()}
         hidden["x"] = hidden["x"].index_fill(1, torch.tensor([j], device=x.device), torch.nan)
         own = (seed + j) % 2**32
-        found = predict(
-            program, hidden, num_samples, num_particles=num_particles, seed=own, progress=progress
-        )["x"]
+        with warnings.catch_warnings(record=True) as caught:
+            warnings.simplefilter("always", DataWarning)
+            found = predict(
+                program, hidden, num_samples, num_particles=num_particles, seed=own, progress=progress
+            )["x"]
+        few += [names[j]] * any(issubclass(one.category, DataWarning) for one in caught)
         draws, value = found.reshape(num_samples, -1, x.shape[1])[..., j], x[known, j]
         with program.evaluating(own):
             equal = (draws == value).sum(0)
@@ -124,5 +129,12 @@ def intervals(
         ranks = place.long().clamp(max=num_samples).cpu().numpy()
         p_values[column] = float(UniformRanks(len(ranks), num_samples).p_values(ranks[:, None])[0])
         places[known.cpu(), column] = place.double().cpu() / (num_samples + 1)
+    if few:
+        warnings.warn(
+            f"the effective sample size is below {FEW:g} of some rows, so that draws of {', '.join(few)} are "
+            f"of few latents; take more: pv.evaluate.intervals(..., num_particles={10 * num_particles})",
+            DataWarning,
+            stacklevel=3,
+        )
     p_value = min(1.0, len(modelled) * p_values.min().item())
     return Intervals(tuple(names[j] for j in modelled), places, p_values, p_value, num_samples)

@@ -144,11 +144,13 @@ def predictive_check(
         data: held-out data: a split such as ``data.test``, a batch, or a tensor ``[N, *event_shape]``.
         statistics: by name. They get the values of x, ``[N, *event_shape]``; of a model of a table a
             DataFrame of its columns; of a model with other sites, such as labels, the batch of all sites.
-            What is missing is NaN. By default means, spreads, zeros and ends of each datum or column.
+            What is missing is NaN. By default means, spreads, zeros and ends of each datum or column, of
+            binary data means alone, and of images how much neighbours differ, too. What is not asked about
+            may be wrong.
         features: a network or function of x ``[n, *event_shape]`` to features ``[n, F]``, such as a
             classifier's last layer, for the Fréchet distance (FID, if it is the Inception network), precision
             and recall.
-        num_replications: R, sets drawn; a p-value is at least 2 / (R + 1).
+        num_replications: R, sets drawn; a p-value is at least 2 / (R + 1), of distances 1 / (R + 1).
         max_rows: data decoded at once.
         seed: of the draws.
         progress: whether to show a bar.
@@ -231,7 +233,8 @@ def _defaults(program: Program, rows: Batch, drawn: list[str]) -> dict[str, Func
     for site in drawn:
         x = rows[site]
         binary = bool(((x == 0) | (x == 1) | x.isnan()).all())  # whose mean tells all the others
-        for name, function in list(_PLAIN.items())[: 1 if binary else None]:
+        plain = dict(list(_PLAIN.items())[: 1 if binary else None])
+        for name, function in (plain | _OF_IMAGES if x.dim() > 2 else plain).items():
             if len(rows) == 1:
                 functions[name] = function
             else:
@@ -254,6 +257,17 @@ _PLAIN: dict[str, Function] = {
     "zeros of a datum": lambda x: torch.where(x.isnan(), x, x == 0).reshape(len(x), -1).nanmean(1),
     "smallest": lambda x: x[~x.isnan()].min(),
     "largest": lambda x: x[~x.isnan()].max(),
+}
+
+
+def _changes(dim: int) -> Function:
+    """From each element to its neighbour, in the mean over a datum."""
+    return lambda x: x.double().diff(dim=dim).abs().reshape(len(x), -1).nanmean(1)
+
+
+_OF_IMAGES: dict[str, Function] = {
+    "changes along rows of a datum": _changes(-1),
+    "changes along columns of a datum": _changes(-2),
 }
 
 

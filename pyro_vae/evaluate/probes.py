@@ -25,6 +25,7 @@ class Probe:
         standard_errors: of the first two, by name, over the data.
         num_data: those whose labels are known, and of classes of 5 data or more.
         continuous: whether labels are numbers.
+        num_left_out: data whose label is known, but is one of fewer than 5.
     """
 
     linear: float
@@ -33,6 +34,7 @@ class Probe:
     standard_errors: dict[str, float]
     num_data: int
     continuous: bool
+    num_left_out: int = 0
 
     def __str__(self) -> str:
         what = "R^2 of the labels" if self.continuous else "accuracy of the labels"
@@ -43,7 +45,10 @@ class Probe:
                 (f"{NEIGHBOURS} nearest neighbours", "neighbours", self.neighbours),
             )
         ]
-        return f"{what}: {', '.join(told)} (chance {self.chance:.3f}, {FOLDS} folds)"
+        left = f"; {self.num_left_out} data left out, of classes of fewer than {FOLDS}" * bool(
+            self.num_left_out
+        )
+        return f"{what}: {', '.join(told)} (chance {self.chance:.3f}, {FOLDS} folds{left})"
 
 
 def continuous(labels: Tensor) -> bool:
@@ -59,6 +64,7 @@ def probe(codes: Tensor, labels: Tensor, seed: int) -> Probe | None:
 
     numbers = continuous(labels)
     known = ~torch.as_tensor(labels).double().isnan()
+    labelled = int(known.sum())
     if not numbers:
         _, inverse, counts = labels.unique(return_inverse=True, return_counts=True)
         known &= (counts >= FOLDS)[inverse]
@@ -83,4 +89,6 @@ def probe(codes: Tensor, labels: Tensor, seed: int) -> Probe | None:
         scores.append(torch.as_tensor(score).double())
     chance = 0.0 if numbers else float(np.unique(y, return_counts=True)[1].max() / len(y))
     errors = dict(zip(("linear", "neighbours"), map(standard_error, scores), strict=True))
-    return Probe(scores[0].mean().item(), scores[1].mean().item(), chance, errors, len(y), numbers)
+    return Probe(
+        scores[0].mean().item(), scores[1].mean().item(), chance, errors, len(y), numbers, labelled - len(y)
+    )

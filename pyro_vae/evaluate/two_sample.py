@@ -10,6 +10,8 @@ from scipy.stats import binom
 from torch import Tensor
 
 FOLDS = 5
+FEW = 30
+"""Pairs of which a classifier learns little."""
 NEIGHBOURS = 3
 
 
@@ -30,9 +32,10 @@ class TwoSample:
     num_pairs: int
 
     def __str__(self) -> str:
+        good = "near 0.5 is good" if self.num_pairs >= FEW else "of so few it learns little"
         return (
             f"a classifier tells data from draws with accuracy {self.accuracy:.3f} ± "
-            f"{self.standard_error:.3f}, p = {self.p_value:.2g} (near 0.5 is good; {self.num_pairs} pairs)"
+            f"{self.standard_error:.3f}, p = {self.p_value:.2g} ({good}; {self.num_pairs} pairs)"
         )
 
 
@@ -85,7 +88,10 @@ def classifier_test(data: Tensor, draws: Tensor, seed: int) -> TwoSample:
     right = np.zeros((2, number))
     for own in np.unique(fold):
         train, test = fold != own, fold == own
-        classifier = HistGradientBoostingClassifier(max_iter=50, early_stopping=False, random_state=seed)
+        leaf = max(2, min(20, train.sum() // 5))  # 20, as by default, could not split a few data at all
+        classifier = HistGradientBoostingClassifier(
+            max_iter=50, min_samples_leaf=leaf, early_stopping=False, random_state=seed
+        )
         unknown = np.isnan(x[:, train]).all((0, 1))  # columns of which the classifier could make no bins
         seen = np.where(unknown, 0.0, x)
         classifier.fit(np.concatenate(seen[:, train]), np.repeat([0, 1], train.sum()))

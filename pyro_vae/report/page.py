@@ -38,10 +38,10 @@ def report(
 ) -> Path:
     """Writes one page of HTML on a run, or on two side by side, which opens without a network.
 
-    What the model is, how it was trained, what it draws; how likely held-out data are, certified from both
-    sides; how far the bound is and whose fault that is; whether the encoder is calibrated and the model fits;
-    what the latents do; and which data are explained worst. Takes minutes. What cannot be asked of a program
-    is said in its place.
+    What the model is, how it was trained, what it draws; how likely held-out data are, with both sides of
+    log p(x) on data that the model simulates, which certify these and not the others; how far the bound is
+    and whose fault that is; whether the encoder is calibrated and the model fits; what the latents do; and
+    which data are explained worst. Takes minutes. What cannot be asked of a program is said in its place.
 
     Args:
         run: of ``pv.fit``, or its folder.

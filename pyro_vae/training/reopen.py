@@ -35,9 +35,9 @@ def reopen(
     if data is None:
         if values.get("data") is None:
             raise CheckpointError(
-                f"{folder} was trained on an array in memory, which is not kept with it; give it: "
-                f"pv.training.reopen({str(folder)!r}, data=pv.data.load(array)); the program alone is "
-                f"pv.load({str(folder)!r})"
+                f"{folder} was trained on data in memory, which is not kept with it; give it: "
+                f"run = pv.training.reopen({str(folder)!r}, data=pv.data.load(x)), and then pv.report(run), "
+                f"say; the program alone is pv.load({str(folder)!r})"
             )
         data = load(**checkpoint.options(load, values))
     _, meta = checkpoint.load_tensors(folder / checkpoint.CHECKPOINT)

@@ -8,6 +8,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import DataError
+from pyro_vae.evaluate import probes
 from pyro_vae.evaluate.disentanglement import _focus
 
 
@@ -106,3 +107,10 @@ def test_of_a_program(make_vae):
     scores = pv.evaluate.disentanglement(found.sites["z"].codes, {"class": y, "number": torch.rand(60)})
     assert scores.importance.shape == (2, 2)
     torch.testing.assert_close(scores.importance.sum(0), torch.ones(2).double())
+
+
+def test_classes_of_few_data_are_told_of():
+    codes = torch.randn(20, 2)
+    found = probes.probe(codes, torch.tensor([0] * 8 + [1] * 8 + [2] * 4), seed=0)
+    assert (found.num_data, found.num_left_out) == (16, 4)
+    assert "4 data left out, of classes of fewer than 5" in str(found)

@@ -379,3 +379,24 @@ def test_a_classifier_of_columns_without_values():
     data[0, 1] = draws[0, 1] = 0.0  # known of one pair, and not where it is held out
     found = classifier_test(data, draws + 4, 0)
     assert found.accuracy > 0.9
+
+
+def test_a_classifier_of_few_data_learns_what_is_plain():
+    torch.manual_seed(0)
+    data, draws = torch.randn(18, 3), torch.randn(18, 3) + torch.tensor([9.0, 0.0, 0.0])
+    found = classifier_test(data, draws, seed=0)
+    assert found.accuracy > 0.9
+    assert found.p_value < 0.01
+    assert "of so few it learns little; 18 pairs" in str(found)
+
+
+def test_images_are_asked_of_their_neighbours(digits, make_vae):
+    found = pv.evaluate.predictive_check(make_vae(), digits.test, num_replications=20)
+    assert list(found.p_values) == [
+        "mean of a datum",
+        "changes along rows of a datum",
+        "changes along columns of a datum",
+    ]
+    x = digits.test[:].double()
+    rows = (x[..., 1:] - x[..., :-1]).abs().flatten(1).mean(1)
+    torch.testing.assert_close(found["changes along rows of a datum"].values, rows)

@@ -347,6 +347,7 @@ def conditional():
     return VAEEstimator(**SMALL | {"epochs": 60, "lr": 1e-2}, conditional=True).fit(X, Y)
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")
 def test_given_labels(conditional):
     model = conditional
     assert isinstance(model.vae_, pv.ConditionalVAE)

@@ -17,8 +17,8 @@ import pyro_vae as pv
 
 # Fraction of every number of steps: below 1, for a quick look, training is cut short and numbers differ.
 SIZE = float(os.environ.get("COURSE_SIZE", 1))
-Path("figures").mkdir(exist_ok=True)
 torch.manual_seed(0)
+Path("figures").mkdir(exist_ok=True)
 
 # %% [markdown]
 # ## A known answer

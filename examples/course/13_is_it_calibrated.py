@@ -17,8 +17,8 @@ import pyro_vae as pv
 
 # Fraction of every number of steps: below 1, for a quick look, training is cut short and numbers differ.
 SIZE = float(os.environ.get("COURSE_SIZE", 1))
-Path("figures").mkdir(exist_ok=True)
 torch.manual_seed(0)
+Path("figures").mkdir(exist_ok=True)
 
 # %% [markdown]
 # ## Ranks
@@ -66,7 +66,7 @@ number = max(20, round(1000 * SIZE))
 for epochs in (5, 150):
     pv.fit(vae, data, epochs=max(2, round(epochs * SIZE)), progress=False)
     found = pv.evaluate.calibration(vae, num_simulations=number)
-    print(f"after {epochs} epochs more: {found}")
+    print(f"after {epochs} epochs more: {pv.evaluate.elbo(vae, data.test)}\n{found}")
 pv.figures.calibration(found).savefig("figures/13_ranks_of_digits.png")
 
 # %% [markdown]

@@ -186,12 +186,11 @@ def compare(
         ConfigError: there is no such argument, or its value will not do.
         DataError: the data lie outside a likelihood's support.
     """
-    lists: dict[str, Any]
     if not isinstance(data, Data):
         raise TypeError(
             f"compare takes a data set, not a {type(data).__name__}; pv.compare(pv.data.load(x), ...)"
         )
-    lists = {"prior": priors, "likelihood": likelihoods, "guide": guides, "loss": objectives}
+    lists: dict[str, Any] = {"prior": priors, "likelihood": likelihoods, "guide": guides, "loss": objectives}
     for kind, parts in lists.items():
         if not isinstance(parts, Iterable):
             name = "objectives" if kind == "loss" else f"{kind}s"

@@ -8,6 +8,7 @@ from pyro_vae.distributions.discretized import (
     DiscretizedNormal,
     RoundedLogistic,
 )
+from pyro_vae.distributions.elements import elements
 from pyro_vae.distributions.missing import conditional, marginal
 from pyro_vae.distributions.mixture import MixtureOfDiagNormals
 from pyro_vae.distributions.summary import centre, has_closed_form
@@ -44,6 +45,7 @@ __all__ = [
     "ZeroInflatedLogNormal",
     "centre",
     "conditional",
+    "elements",
     "has_closed_form",
     "marginal",
 ]

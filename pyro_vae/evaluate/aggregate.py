@@ -14,7 +14,8 @@ from torch import Tensor
 from tqdm.auto import tqdm
 
 from pyro_vae.data import Split
-from pyro_vae.evaluate.latents import by_latent, elements
+from pyro_vae.distributions import elements
+from pyro_vae.evaluate.latents import by_latent
 from pyro_vae.objectives.elbo import latents
 from pyro_vae.objectives.importance import by_datum, log_density, traces
 from pyro_vae.program import Batch, Program, sites

@@ -16,9 +16,10 @@ from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.checks import found as shown
 from pyro_vae.data import DataError, Split
 from pyro_vae.data.arrays import classes
+from pyro_vae.distributions import elements
 from pyro_vae.evaluate.aggregate import aggregate
 from pyro_vae.evaluate.door import Data, as_split, check
-from pyro_vae.evaluate.latents import Draws, by_latent, elements, posterior_moments, variance_of_means
+from pyro_vae.evaluate.latents import Draws, by_latent, posterior_moments, variance_of_means
 from pyro_vae.evaluate.likelihood import over_batches
 from pyro_vae.evaluate.probes import Probe, probe
 from pyro_vae.evaluate.shown import standard_error, table

@@ -4,16 +4,12 @@ from __future__ import annotations
 
 import contextlib
 import math
-from collections.abc import Iterator
 from typing import Annotated, Any
 
 import pyro
-import pyro.distributions as dist
 import torch
 from pyro import poutine
 from torch import Tensor
-from torch.distributions import Distribution
-from torch.distributions.transforms import IndependentTransform
 
 from pyro_vae.checks import Limit, NotNegative, Seed, checked
 from pyro_vae.evaluate.door import Data, as_split, check
@@ -86,30 +82,3 @@ def by_latent(values: Tensor, event_dim: int) -> Tensor:
     """Of values ``[K, ..., B, *event_shape]``, those of each datum side by side: ``[K, B, D]``."""
     first = values.movedim(values.dim() - 1 - event_dim, 1)
     return first.reshape(*first.shape[:2], -1)
-
-
-def elements(distribution: Any) -> Distribution | None:
-    """The distribution of each element, batch shape ``[..., *event_shape]``, if they are independent."""
-    p = distribution
-    if not p.event_shape:
-        return p
-    if isinstance(p, dist.ExpandedDistribution):
-        return elements(p.base_dist.expand(p.batch_shape))
-    if isinstance(p, torch.distributions.Independent):
-        return elements(p.base_dist)
-    if isinstance(p, torch.distributions.TransformedDistribution):
-        base, transforms = elements(p.base_dist), list(_elementwise(p.transforms))
-        if base is None or len(transforms) < len(p.transforms):
-            return None
-        pushed: Distribution = dist.TransformedDistribution(base, transforms)
-        return pushed
-    return None
-
-
-def _elementwise(transforms: list[Any]) -> Iterator[Any]:
-    """Those that act on each element by itself."""
-    for transform in transforms:
-        while isinstance(transform, IndependentTransform):
-            transform = transform.base_transform
-        if transform.domain.event_dim == transform.codomain.event_dim == 0:
-            yield transform

@@ -10,7 +10,7 @@ from torch import Tensor
 
 from pyro_vae.checks import Count, NotNegative, checked
 from pyro_vae.objectives.base import Draws, PerDatum
-from pyro_vae.objectives.elbo import elements, latents
+from pyro_vae.objectives.elbo import latents, one_by_one
 
 
 class BetaTC(PerDatum):
@@ -52,7 +52,7 @@ class BetaTC(PerDatum):
                     f"the latents of {name!r} lie in plates of their own, beside that of the data: a total "
                     "correlation is that of the latents of one datum; pyro.infer.Trace_ELBO() takes them"
                 )
-            each = elements(q, f"the guide of {name!r}", "pv.guides.Normal() is, for one")
+            each = one_by_one(q, f"the guide of {name!r}", "pv.guides.Normal() is, for one")
             total = total + (self.beta - 1) * total_correlation(each, z, self.num_data)
         return total
 

@@ -9,11 +9,11 @@ from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
 from torch import Tensor
-from torch.distributions import Distribution, Independent
+from torch.distributions import Distribution
 from torch.distributions import kl_divergence as analytic_kl
 
 from pyro_vae.checks import NotNegative, check
-from pyro_vae.distributions import has_closed_form
+from pyro_vae.distributions import elements, has_closed_form
 from pyro_vae.program import sites
 
 
@@ -83,18 +83,17 @@ def kl_term(q: Any, p: Any, z: Tensor, exact: bool) -> Tensor:
     return kl_divergence(q, p, z) if exact else q.log_prob(z) - p.log_prob(z)
 
 
-def elements(distribution: Distribution, whose: str, mend: str) -> Distribution:
+def one_by_one(distribution: Distribution, whose: str, mend: str) -> Distribution:
     """The distribution of each latent of a site, all of them then a part of the batch.
 
     Raises:
         ValueError: they are not independent; told with whose they are, and what would do.
     """
-    while isinstance(distribution, Independent):
-        distribution = distribution.base_dist
-    if distribution.event_shape:
+    each = elements(distribution)
+    if each is None:
         kind = type(distribution).__name__
         raise ValueError(f"{whose}, a {kind}, is not independent over its latents, one by one; {mend}")
-    return distribution
+    return each
 
 
 class scale_latents(Messenger):  # named as Pyro names its handlers

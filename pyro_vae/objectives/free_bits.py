@@ -9,7 +9,7 @@ from torch import Tensor
 
 from pyro_vae.checks import Count, NotNegative, checked
 from pyro_vae.objectives.base import Draws, PerDatum
-from pyro_vae.objectives.elbo import elements, kl_term, latents
+from pyro_vae.objectives.elbo import kl_term, latents, one_by_one
 
 
 class FreeBits(PerDatum):
@@ -50,8 +50,8 @@ class FreeBits(PerDatum):
             else:
                 mend = "FreeBits(by='site') takes it"
                 each = (
-                    elements(q, f"the guide of {name!r}", mend),
-                    elements(p, f"the prior of {name!r}", mend),
+                    one_by_one(q, f"the guide of {name!r}", mend),
+                    one_by_one(p, f"the prior of {name!r}", mend),
                 )
                 event = len(q.event_shape)
                 groups = draws.rows(_masked(kl_term(*each, z, exact), site, event), event).mean(0)

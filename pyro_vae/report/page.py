@@ -19,6 +19,7 @@ from tqdm.auto import tqdm
 from pyro_vae import checkpoint
 from pyro_vae.checks import ConfigError, Count, Seed, checked
 from pyro_vae.data import DataError
+from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.registry import Trust
 from pyro_vae.report.sections import SECTIONS, Section, Subject
 from pyro_vae.training import Run, reopen
@@ -137,4 +138,4 @@ def _difference(subjects: Sequence[Subject]) -> dict[str, str]:
     if first.measure != second.measure:
         return {"log p(x)": f"none: densities w.r.t. {first.measure} and {second.measure} do not compare"}
     d = second.per_datum - first.per_datum
-    return {"log p(x)": f"{d.mean():+.2f} ± {d.std() / len(d) ** 0.5:.2f}"}
+    return {"log p(x)": f"{d.mean():+.2f} ± {standard_error(d):.2f}"}

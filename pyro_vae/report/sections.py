@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae import checkpoint, evaluate, figures
 from pyro_vae.data import Split
 from pyro_vae.evaluate.calibration import DISTANCE, JOINT, told
+from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.figures import Figure
 from pyro_vae.program import DataWarning, Program
 from pyro_vae.training import Run
@@ -112,7 +113,7 @@ def _likelihood(subject: Subject) -> Sequence[Any]:
     own = estimate.per_datum[: len(annealed.per_datum)]
     more = annealed.per_datum - own
     subject.summary["annealed less importance samples"] = (
-        f"{more.mean():+.3f} ± {more.std() / len(more) ** 0.5:.3f} ({len(more)} data)"
+        f"{more.mean():+.3f} ± {standard_error(more):.3f} ({len(more)} data)"
     )
     shown += [str(annealed), str(certificate)]
     away = (annealed.log_likelihood - certificate.lower) / math.hypot(

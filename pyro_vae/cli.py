@@ -19,7 +19,6 @@ from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
 
-import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
@@ -27,9 +26,9 @@ from torch import Tensor
 from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures, models, registry, training
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
-from pyro_vae.data import files, tables
-from pyro_vae.data.columns import Columns, few
+from pyro_vae.data import tables
 from pyro_vae.families import COUNTING, Auto, Family
+from pyro_vae.filling import fill
 from pyro_vae.likelihoods import as_likelihood
 from pyro_vae.program import Program
 from pyro_vae.report import report
@@ -276,56 +275,9 @@ def predict(
         draws: true writes all of the draws, one table after the other, instead of a filled one.
         seed: of the draws.
     """
-    program, path = _program(run, trust), Path(output)
-    if path.suffix != Path(data).suffix:
-        raise ConfigError(f"output={output} is no {Path(data).suffix} file, as the data are")
-    if path.exists():
-        raise ConfigError(f"output={output} is there already; remove it, or name another")
-    options: Any = {"num_particles": num_particles, "hmc": hmc, "seed": seed}
-    if path.suffix not in tables.SUFFIXES:
-        x = files.read(Path(data), stream=False).values["x"]
-        drawn = evaluate.predict(program, x, num_samples, **options)["x"].cpu().numpy()
-        content = io.BytesIO()
-        np.save(content, drawn if draws else drawn.mean(0))
-        checkpoint.write(path, content.getvalue())
-    else:
-        frame, columns = tables.read(Path(data)), program.columns
-        if columns is None:
-            raise ConfigError(f"{run} is no model of a table; give a .npy file of its x: --data x.npy")
-        by_name = {str(name): frame[name] for name in frame if str(name) in columns}
-        _tell_of_others(data, frame, columns)
-        found = evaluate.predict(program, by_name, num_samples, **options)
-        if draws:
-            rows = torch.stack([found[name] for name in columns], -1).flatten(0, 1)
-        else:
-            typical = [
-                found.quantile(0.5, name) if column.whole and not column.levels else found.mean(name)
-                for name, column in columns.of.items()
-            ]
-            rows = torch.stack(typical, -1)
-        whole = tables.filled(Path(data), frame, columns.decode(rows))
-        if draws:
-            number = divmod(np.arange(len(whole)), len(frame))
-            for place, (name, values) in enumerate(zip(("draw", "row"), number, strict=True)):
-                whole.insert(place, tables.free(name, whole.columns), values)
-        checkpoint.write(path, tables.as_bytes(whole, path.suffix))
-    print(path)
-
-
-def _tell_of_others(data: str, frame: Any, columns: Columns) -> None:
-    """Says which columns of a file the model does not have, and which of its own are not there.
-
-    Raises:
-        DataError: the file has none of the model's.
-    """
-    names = list(map(str, frame.columns))
-    others, absent = [n for n in names if n not in columns], [n for n in columns if n not in names]
-    if len(absent) == len(columns):
-        columns.number(names[0])
-    told = [f"{few(others)}: no column of the model, left as it is"] if others else []
-    told += [f"{few(absent)}: not there, and filled in each row"] if absent else []
-    if told:
-        print(f"pyro-vae: {data}: {'; '.join(told)}", file=sys.stderr)
+    options: dict[str, Any] = {"num_particles": num_particles, "hmc": hmc, "seed": seed}
+    fill(_program(run, trust), Path(data), Path(output), num_samples, draws=draws, **options)
+    print(output)
 
 
 def sample(

@@ -18,7 +18,7 @@ ROWS = [
     ["objectives", "registry"],
     ["evaluate", "figures", "explain", "checkpoint"],
     ["training"],
-    ["comparison", "sklearn", "report", "arguments"],
+    ["comparison", "sklearn", "report", "filling", "arguments"],
     ["cli"],
     ["__init__", "__main__"],
 ]

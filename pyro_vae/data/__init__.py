@@ -1,7 +1,7 @@
 """Data sets: by name, from a file or a folder of images, or arrays; split, binarised, batched.
 
-A source holds the numbers of one site in memory, or streams them from a memory-mapped file when they
-are larger than it; a binarisation may lie around it. Values of 8-bit images are divided by 255; other
+A source holds the numbers of one site in memory, or reads them from disk as they are needed when they are
+larger than it; a binarisation may lie around it. Values of 8-bit images are divided by 255; other
 values are left as they are. A value that is NaN is not observed.
 """
 
@@ -20,13 +20,14 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data import anndata, tables
+from pyro_vae.data import anndata, rowgroups, tables
 from pyro_vae.data.arrays import Sites
 from pyro_vae.data.binarize import Binarize
 from pyro_vae.data.columns import Columns
 from pyro_vae.data.files import read
+from pyro_vae.data.pictures import read_folder
 from pyro_vae.data.sets import SETS
-from pyro_vae.data.source import Array, DataError, shown
+from pyro_vae.data.source import Array, DataError, OnDisk, Streamed, plain_bytes, shown
 from pyro_vae.data.split import Split
 
 __all__ = ["SETS", "Binarize", "Data", "DataError", "Split", "load"]
@@ -107,6 +108,7 @@ def load(
     levels: bool = False,
     split_seed: int = 0,
     stream: bool | None = None,
+    image_size: int | tuple[int, int] | None = None,
 ) -> Data:
     """Loads a data set and splits it: shuffled, and each class in proportion where data have labels.
 
@@ -137,9 +139,12 @@ def load(
         levels: leave grey levels of 8-bit images the whole numbers that they are, 0 to 255 (of digits, 0 to
             16), for likelihoods of counts, instead of dividing them into [0, 1].
         split_seed: of the split and of the static draws, apart from the seed of training.
-        stream: read a ``.npy`` file batch by batch instead of loading it; by default when it would
-            take more than half of the memory. Each batch looks whether the file was written to since; one
-            that is cut short while a batch is being read ends the process all the same (SIGBUS).
+        stream: read a ``.npy`` or ``.parquet`` file, or a folder of images, batch by batch instead of loading
+            it; by default when it would take more than half of the memory. Each batch looks whether the file
+            was written to since; a ``.npy`` file that is cut short while a batch is being read ends the
+            process all the same (SIGBUS).
+        image_size: height and width, or both in one number, to which each image of a folder is cropped in the
+            middle and scaled; by default all are of one size, which is kept.
 
     Raises:
         DataError: what is wrong with the data, and how to mend it.
@@ -147,7 +152,7 @@ def load(
     >>> load("digits", binarize="dynamic").train[:2].shape
     torch.Size([2, 1, 8, 8])
     """
-    config = {
+    config: dict[str, Any] = {
         "data": None,
         "data_dir": data_dir,
         "binarize": binarize,
@@ -156,8 +161,15 @@ def load(
         "levels": levels,
         "split_seed": split_seed,
         "stream": stream,
+        "image_size": image_size,
     }
     _check_arguments(config)
+    folder = _is_path(data) and data not in SETS and os.path.isdir(cast(str, data))
+    if image_size is not None and not folder:
+        raise DataError(
+            f"image_size={shown(image_size)} is of a folder of images, and the data are none; leave it out, "
+            "or scale their images: torch.nn.functional.interpolate(x, size)"
+        )
     name, own_test, columns = "array", None, None
     frame, cells = tables.is_frame(data), anndata.is_anndata(data)
     if cells or (_is_path(data) and Path(cast(str, data)).suffix in anndata.SUFFIXES):
@@ -174,12 +186,23 @@ def load(
         )
     elif frame or (_is_path(data) and Path(cast(str, data)).suffix in tables.SUFFIXES):
         name = "table" if frame else str(data)
-        train, columns = tables.table(data if frame else tables.read(Path(name)), labels)
+        on_disk = Path(name)
+        if (
+            not frame
+            and on_disk.suffix == ".parquet"
+            and (stream or (stream is None and not tables.fits(on_disk)))
+        ):
+            train, columns = rowgroups.table(on_disk, labels)
+        else:
+            train, columns = tables.table(data if frame else tables.read(on_disk), labels)
         if not frame and (labels is None or isinstance(labels, str)):
             config |= {"data": str(Path(name).resolve()), "labels": labels}
     elif isinstance(data, str | Path):
         name = str(data)
-        train, own_test = _read(name, data_dir, stream)
+        size = config["image_size"]
+        train, own_test = (
+            (read_folder(Path(name), stream, size), None) if folder else _read(name, data_dir, stream)
+        )
         if labels is not None:
             train.label(labels)
         else:
@@ -190,7 +213,12 @@ def load(
         if part is not None:
             part.divisor = 1.0 if levels else train.divisor
             part.check(name, binarize)
+    x = train.values[train.first]
+    if isinstance(x, OnDisk):
+        config["stream"] = True
     parts = _split(train, own_test, validation, test, split_seed)
+    if isinstance(x, OnDisk) and x.blocks is not None:  # those that are read together come together
+        parts = [(part, rows[Streamed(x, rows=rows).shuffled(split_seed)]) for part, rows in parts]
     held_out: Binarize = "static" if binarize == "dynamic" else binarize
     splits = [
         Split(
@@ -224,6 +252,7 @@ def _check_arguments(config: dict[str, Any]) -> None:
         ("split_seed", is_number("split_seed", Integral, 2**32), "must be a whole number from 0 up to 2**32"),
         ("levels", isinstance(config["levels"], bool), whether),
         ("stream", isinstance(config["stream"], bool | None), whether),
+        ("image_size", _is_size(config["image_size"]), "is no height and width; give two numbers of pixels"),
     ):
         if not fits:
             raise DataError(f"{name}={shown(config[name])} {wrong}")
@@ -231,9 +260,18 @@ def _check_arguments(config: dict[str, Any]) -> None:
         raise DataError(
             f"levels=True keeps grey levels, and binarize={config['binarize']!r} does not; give one of them"
         )
+    if (size := config["image_size"]) is not None:
+        config["image_size"] = (size, size) if isinstance(size, int) else tuple(size)
     config["data_dir"] = None if folder is None else os.path.realpath(folder)
     numbers = {"validation": float, "test": float, "split_seed": int}  # NumPy's become Python's
     config |= {name: kind(config[name]) for name, kind in numbers.items()}
+
+
+def _is_size(value: Any) -> bool:
+    """Whether it is a height and width, one for both, or none."""
+    sides = list(value) if isinstance(value, list | tuple) else [value, value]
+    numbers = [isinstance(side, int) and not isinstance(side, bool) and 0 < side < 2**16 for side in sides]
+    return value is None or (len(sides) == 2 and all(numbers))
 
 
 def _is_path(value: Any) -> bool:
@@ -307,10 +345,11 @@ def _hold_out_each(chosen: np.ndarray, strata: np.ndarray, least: int, random: n
 def _fingerprint(parts: Sequence[tuple[Sites, np.ndarray]]) -> str:
     digest = hashlib.sha256()
     for part, rows in parts:
-        some = rows[:: max(1, len(rows) // 1000)]
         for site, values in part.values.items():
             digest.update(f"{site} {len(rows)} {tuple(values.shape[1:])}".encode())
-            for start in range(0, len(some), 100):
-                x = np.asarray(values[some[start : start + 100]], np.float64)  # whatever they are kept in
-                digest.update(np.where(np.isnan(x), np.nan, x).tobytes())  # one of the many NaN
+            if isinstance(values, OnDisk):
+                for content in values.sample(rows):
+                    digest.update(content)
+            else:
+                digest.update(plain_bytes(values[rows[:: max(1, len(rows) // 1000)]]))
     return digest.hexdigest()[:16]

@@ -11,7 +11,8 @@ import torch
 from torch import Tensor
 
 from pyro_vae.data.binarize import Binarize
-from pyro_vae.data.source import DataError, memory, reason, shown, written
+from pyro_vae.data.mapped import mapped
+from pyro_vae.data.source import DataError, OnDisk, memory, reason, shown
 
 _IN_NUMPY = (torch.float32, torch.float64)  # of those with which it is as fast
 _LABELS = ("labels", "label", "targets", "target")
@@ -26,7 +27,7 @@ class Sites:
         class_names: of labels that are numbers.
 
     Attributes:
-        values: tensors or memory-mapped arrays ``[N, *event_shape]``; x is first.
+        values: tensors, or arrays on disk, ``[N, *event_shape]``; x is first.
         divisor: of the first site's values, 255 for 8-bit images.
     """
 
@@ -58,13 +59,14 @@ class Sites:
         # Asked of what was given: pixels of which some are masked are no longer bytes here.
         eight = getattr(given[self.first], "dtype", None) in (torch.uint8, np.uint8)
         if eight and x.ndim in (3, 4) and 0 not in x.shape:
-            grey = any((pixels > 1).any() for _, pixels in _chunks(x))
+            grey = any((pixels > 1).any() for _, pixels in _chunks(mapped(x)))
             self.divisor = 255.0 if grey else 1.0  # else they are binary images
             x = x[:, None] if x.ndim == 3 else x
         if x.ndim == 4 and x.shape[-1] in (1, 3, 4) and x.shape[1] not in (1, 3, 4):
             order = (0, 3, 1, 2)
             x = x.permute(order).contiguous() if isinstance(x, Tensor) else x.transpose(order)
         self.values[self.first] = x
+        self.values = {site: mapped(values) for site, values in self.values.items()}
 
     def __len__(self) -> int:
         return len(self.values[self.first])
@@ -96,7 +98,6 @@ class Sites:
                 f"{name} has shape {shape}, so that a datum would be a single number without a shape; "
                 "give [N, 1] for one feature per datum: x[:, None]"
             )
-        most = torch.finfo(torch.get_default_dtype()).max
         for site, values in self.values.items():
             if not values.ndim or len(values) != shape[0]:
                 what = "labels" if site == "y" else f"a site {site!r}"
@@ -105,19 +106,10 @@ class Sites:
                     f"datum, {shape[0]} of them"
                 )
             where = name if site == self.first else f"site {site!r} of {name}"
-            for start, x in _chunks(values):
-                infinite = np.isinf(x).reshape(len(x), -1).any(1)
-                if infinite.any():
-                    raise DataError(
-                        f"{where} holds infinite values, first in row {start + infinite.argmax()}; drop such "
-                        "rows, or say that such values are not observed: x[np.isinf(x)] = np.nan"
-                    )
-                if x.dtype == np.float64 and (beyond := (abs(x) > most).reshape(len(x), -1).any(1)).any():
-                    raise DataError(
-                        f"{where} holds values beyond {most:.3g}, first in row {start + beyond.argmax()}, "
-                        f"which {torch.get_default_dtype()} cannot hold; divide them: x / abs(x).max()"
-                    )
-        if binarize != "none":
+            if not isinstance(values, OnDisk):  # which is looked at when its statistics are computed
+                for start, x in _chunks(values):
+                    check_finite(x, where, range(start, start + len(x)))
+        if binarize != "none" and self.divisor != 255:  # which bytes are in [0, 1] by
             parts = [x for _, x in _chunks(self.values[self.first])]  # fmin and fmax leave out NaN
             low = min(float(np.fmin.reduce(x, axis=None)) for x in parts) / self.divisor
             high = max(float(np.fmax.reduce(x, axis=None)) for x in parts) / self.divisor
@@ -130,12 +122,36 @@ class Sites:
                 )
 
 
+def check_finite(x: np.ndarray, where: str, rows: Sequence[int] | np.ndarray) -> None:
+    """Refuses values that are infinite, or would be in torch's default type.
+
+    Raises:
+        DataError: naming the first of the rows that has one.
+    """
+    if x.dtype.kind != "f":
+        return
+    infinite = np.isinf(x).reshape(len(x), -1).any(1)
+    if infinite.any():
+        raise DataError(
+            f"{where} holds infinite values, first in row {rows[int(infinite.argmax())]}; drop such rows, or "
+            "say that such values are not observed: x[np.isinf(x)] = np.nan"
+        )
+    most = torch.finfo(torch.get_default_dtype()).max
+    if x.dtype == np.float64 and (beyond := (abs(x) > most).reshape(len(x), -1).any(1)).any():
+        raise DataError(
+            f"{where} holds values beyond {most:.3g}, first in row {rows[int(beyond.argmax())]}, which "
+            f"{torch.get_default_dtype()} cannot hold; divide them: x / abs(x).max()"
+        )
+
+
 def numbers(x: Any, what: str = "the data") -> Any:
-    """A memory-mapped array as it is, and anything else as a tensor of real numbers; masked ones are NaN.
+    """What is mapped or on disk as it is, and anything else as a tensor of real numbers; masked ones are NaN.
 
     Raises:
         DataError: no real numbers can be had of it, or they would take more than half of the memory.
     """
+    if isinstance(x, OnDisk):
+        return x
     if hasattr(x, "columns") and hasattr(x, "items") and hasattr(x, "to_numpy"):  # a pandas DataFrame
         text = [str(name) for name, column in x.items() if getattr(column.dtype, "kind", "O") not in "biuf"]
         if text:
@@ -282,7 +298,5 @@ def _numbered(found: list[Any], num_known: int) -> Tensor:
 
 def _chunks(values: Any) -> Iterator[tuple[int, np.ndarray]]:
     for start in range(0, len(values), 1000):
-        if isinstance(values, np.memmap):
-            written(values)  # it may have been cut short
-        x = values[start : start + 1000]
-        yield start, x.numpy() if isinstance(x, Tensor) else np.asarray(x)
+        rows = np.arange(start, min(start + 1000, len(values)))
+        yield start, values.read(rows) if isinstance(values, OnDisk) else values[start : rows[-1] + 1].numpy()

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from torch import Tensor
 
-from pyro_vae.data.source import File, Memory, Source
+from pyro_vae.data.source import Memory, Source, Streamed
 
 Binarize = Literal["dynamic", "static", "threshold", "none"]
 
@@ -17,7 +17,7 @@ def binarized(source: Source, mode: Binarize, seed: int) -> Source:
     """The source, its values 1 where u < grey value; u is 0.5 (threshold), or uniform and drawn."""
     if mode == "none":
         return source
-    if isinstance(source, File):
+    if isinstance(source, Streamed):
         source.binary = DrawByRow(mode, seed)
         return source
     if mode == "threshold":
@@ -30,7 +30,7 @@ def redraw(source: Source, seed: int) -> None:
     """Draws a binarised source anew, as a function of ``seed`` alone."""
     if isinstance(source, Drawn):
         source.redraw(seed)
-    elif isinstance(source, File) and isinstance(source.binary, DrawByRow):
+    elif isinstance(source, Streamed) and isinstance(source.binary, DrawByRow):
         source.binary.seed = seed
 
 
@@ -55,7 +55,7 @@ class Drawn(Memory):
 
 
 class DrawByRow:
-    """Binarises rows as they are read from a file."""
+    """Binarises rows as they are read from disk."""
 
     def __init__(self, mode: Binarize, seed: int):
         self.mode = mode

@@ -241,6 +241,8 @@ def as_floats(name: str, values: Any) -> np.ndarray:
     Raises:
         DataError: they are no numbers.
     """
+    if hasattr(values, "to_numpy") and getattr(values.dtype, "kind", "O") in "biuf":
+        return cast(np.ndarray, values.to_numpy(dtype=np.float64, na_value=np.nan))
     array = (
         values.to_numpy(dtype=object, na_value=None) if hasattr(values, "to_numpy") else np.asarray(values)
     )
@@ -281,7 +283,22 @@ def _scalars(array: np.ndarray) -> Iterator[Any]:
 
 
 def _codes(name: str, column: Column, values: Any) -> np.ndarray:
-    """Numbers of categories, by what they are called."""
+    """Numbers of categories, by what they are called, of a long column of texts or categories once each."""
+    if not hasattr(values, "to_numpy"):
+        return _codes_each(name, column, values)
+    import pandas as pd
+
+    if isinstance(values.dtype, pd.CategoricalDtype):
+        held = pd.Categorical(values).remove_unused_categories()
+        places, there = held.codes, held.categories
+    elif pd.api.types.infer_dtype(values, skipna=True) == "string":
+        places, there = pd.factorize(values)
+    else:  # of which True and 1 are one to pandas
+        return _codes_each(name, column, values)
+    return np.append(_codes_each(name, column, there), np.nan)[places]
+
+
+def _codes_each(name: str, column: Column, values: Any) -> np.ndarray:
     array = np.asarray(values, object)
     code: dict[Any, float] = {level: float(i) for i, level in enumerate(column.levels)}
     missing = _missing(array)

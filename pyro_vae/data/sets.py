@@ -11,7 +11,7 @@ import torch
 import torch.nn.functional as F
 
 from pyro_vae.data.arrays import Sites
-from pyro_vae.data.files import read_image
+from pyro_vae.data.pictures import decode
 from pyro_vae.data.source import DataError, reason, shown
 
 
@@ -47,10 +47,11 @@ def _character(path: str) -> Any:
     """One of Omniglot's images, read as those of a folder are."""
     from PIL import Image
 
-    pixels = read_image(Path(path), Path(path).parent)
-    if pixels.shape[:2] != (105, 105):
-        raise DataError(f"{path} is {pixels.shape}, and no character of 105x105 pixels; restore it")
-    return Image.fromarray(pixels)
+    with open(path, "rb") as file:
+        pixels = decode(file, path, "L")
+    if pixels.shape[1:] != (105, 105):
+        raise DataError(f"{path} is {pixels.shape[1:]}, and no character of 105x105 pixels; restore it")
+    return Image.fromarray(pixels[0])
 
 
 def _torchvision(

@@ -1,10 +1,12 @@
-"""Numbers of one site, by index: in memory, or memory-mapped where they are larger than it."""
+"""Numbers of one site, by index: in memory, or read as they are needed where they are larger than it."""
 
 from __future__ import annotations
 
 import math
 import os
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterator
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -15,8 +17,6 @@ Array = np.ndarray | Tensor
 Index = slice | Tensor
 Statistics = tuple[Tensor, Tensor, float, float, float]
 """Mean and standard deviation of each element, range, and share of missing values."""
-Written = tuple[int, int]
-"""A file's number, and when it was last written to."""
 
 
 class DataError(ValueError):
@@ -50,10 +50,31 @@ def memory() -> float:
     return os.sysconf("SC_PAGE_SIZE") * os.sysconf("SC_PHYS_PAGES") / 2
 
 
+def check_regular(path: Path) -> None:
+    """Refuses what may have no end."""
+    if not path.is_file():
+        raise DataError(f"{path} is a pipe, a device or the like; save the data in a regular file")
+
+
+def check_growth(path: Path, held: int, found: int, small: int) -> None:
+    """Refuses what is far larger in memory than on disk, as a file is that was made to exhaust a machine.
+
+    Raises:
+        DataError: it takes more than half of the memory; or more than is small and than 100 times what is on
+            disk, where data seldom take ten times that.
+    """
+    if found > min(memory(), max(small, 100 * held)):
+        raise DataError(
+            f"{path} would take {found / 2**30:.3g} GiB in memory, {found / max(1, held):.3g} times what it "
+            "takes on disk; if that is meant, save its array as a .npy file, which is read batch by batch"
+        )
+
+
 class Memory:
     """A tensor ``[N, *event_shape]``, divided by a number as it is taken."""
 
     order: Tensor | None = None
+    """All are as fast."""
 
     def __init__(self, values: Tensor, divisor: float = 1.0):
         self.values = values
@@ -67,8 +88,16 @@ class Memory:
     def take(self, index: Index, dtype: torch.dtype) -> Tensor:
         """``[B, *event_shape]``, where the values are."""
         if isinstance(index, Tensor):
-            return _scaled(self.values.index_select(0, index.to(self.values.device)), dtype, self.divisor)
-        return _scaled(self.values[index], dtype, self.divisor)
+            return scaled(self.values.index_select(0, index.to(self.values.device)), dtype, self.divisor)
+        return scaled(self.values[index], dtype, self.divisor)
+
+    def shuffled(self, seed: int) -> Tensor:
+        """Indices ``[N]`` in any order, drawn by ``seed``.
+
+        They are where the values are: each batch's share would be waited for.
+        """
+        order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
+        return order.to(self.values.device)
 
     def to(self, device: torch.device) -> None:
         """Moves its tensors."""
@@ -77,84 +106,112 @@ class Memory:
                 setattr(self, name, value.to(device))
 
 
-class File:
-    """Rows of a memory-mapped array (None for all), divided and passed through ``binary`` as they are read.
+class OnDisk(ABC):
+    """An array ``[N, *event_shape]`` whose rows are read as they are needed, by several threads at a time.
 
-    Each ``take`` looks first whether the file is as it was. A file that is cut short while rows are being
-    read cannot be caught: the system then ends the process (SIGBUS).
+    Attributes:
+        shape: of the whole.
+        dtype: of its values.
+        path: of its file or folder.
+        blocks: first rows of the blocks in which rows are read; None where each is read by itself.
+        window: number of blocks that are held at a time.
+    """
+
+    shape: tuple[int, ...]
+    dtype: np.dtype[Any]
+    path: str
+    blocks: np.ndarray | None = None
+    window = 1
+
+    @abstractmethod
+    def read(self, rows: np.ndarray) -> np.ndarray:
+        """``[B, *event_shape]`` of these rows, in any order.
+
+        Raises:
+            DataError: they cannot be read, or are no longer what they were.
+        """
+
+    @property
+    def ndim(self) -> int:
+        """Of the whole."""
+        return len(self.shape)
+
+    def __len__(self) -> int:
+        return self.shape[0]
+
+    def sample(self, rows: np.ndarray) -> Iterator[bytes]:
+        """What tells these rows from others without all of them being read: of 1000 of them the values."""
+        some = rows[:: max(1, len(rows) // 1000)]
+        for start in range(0, len(some), 100):
+            yield plain_bytes(self.read(some[start : start + 100]))
+
+
+class Streamed:
+    """Rows of what is on disk (None for all), divided and passed through ``binary`` as they are read.
 
     Attributes:
         binary: of grey values and the rows that they are of, if any.
-        order: indices ``[N]`` in the file's own order, in which it is read fastest.
     """
 
     binary: Callable[[Tensor, np.ndarray], Tensor] | None = None
 
-    def __init__(self, values: np.memmap, divisor: float = 1.0, rows: np.ndarray | None = None):
+    def __init__(self, values: OnDisk, divisor: float = 1.0, rows: np.ndarray | None = None):
         self.values = values
-        self.opened = written(values)
         self.divisor = divisor
         self.rows = np.arange(len(values)) if rows is None else rows
         self.event_shape = tuple(values.shape[1:])
         self.floating = values.dtype.kind == "f"
-        self.order = torch.from_numpy(np.argsort(self.rows))
         self.device = torch.device("cpu")
 
     def __len__(self) -> int:
         return len(self.rows)
 
-    def take(self, index: Index, dtype: torch.dtype) -> Tensor:
-        """``[B, *event_shape]`` on its device; drawn on the processor, where draws are the same for all.
+    @property
+    def order(self) -> Tensor:
+        """Indices ``[N]`` in the order of the rows on disk, in which they are read fastest."""
+        return torch.from_numpy(np.argsort(self.rows))
 
-        Raises:
-            DataError: the file was written to since it was opened.
+    def shuffled(self, seed: int) -> Tensor:
+        """Indices ``[N]`` in an order drawn by ``seed``: any, or one in which few blocks are read at a time.
+
+        The G blocks lie on a ring in random order, block b at place k_b, and each of its rows at
+        (k_b + W u) mod G, u ~ Uniform(0, 1): wherever one is on the way around, the rows that come next are
+        drawn evenly from the W blocks before. With W = G that is any order.
         """
-        if written(self.values, self.opened) != self.opened:
-            raise DataError(
-                f"{self.values.filename} was written to after it had been opened; load the data again, and "
-                "leave the file alone while they are in use"
-            )
+        blocks, generator = self.values.blocks, torch.Generator().manual_seed(seed)
+        if blocks is None:
+            return torch.randperm(len(self), generator=generator)
+        place = torch.randperm(len(blocks), generator=generator)
+        of_row = torch.from_numpy(np.searchsorted(blocks, self.rows, "right") - 1)
+        u = torch.rand(len(self), dtype=torch.float64, generator=generator)
+        return u.mul_(self.values.window).add_(place[of_row]).remainder_(len(blocks)).argsort()
+
+    def read(self, index: Index, dtype: torch.dtype) -> Tensor:
+        """``[B, *event_shape]`` in the memory of the processor, where draws are the same for all devices."""
         rows = self.rows[index if isinstance(index, slice) else index.cpu().numpy()]
-        by_place = np.argsort(rows)
-        x = np.empty((len(rows), *self.event_shape), self.values.dtype)
-        x[by_place] = self.values[rows[by_place]]
-        grey = _scaled(torch.from_numpy(x), dtype, self.divisor)
-        return (grey if self.binary is None else self.binary(grey, rows).to(dtype)).to(self.device)
+        grey = scaled(torch.from_numpy(self.values.read(rows)), dtype, self.divisor)
+        return grey if self.binary is None else self.binary(grey, rows).to(dtype)
+
+    def take(self, index: Index, dtype: torch.dtype) -> Tensor:
+        """``[B, *event_shape]`` on its device."""
+        return self.read(index, dtype).to(self.device)
 
     def to(self, device: torch.device) -> None:
         """Where to take to."""
         self.device = device
 
 
-Source = Memory | File
+Source = Memory | Streamed
 
 
-def written(values: np.memmap, opened: Written | None = None) -> Written | None:
-    """Which file is mapped, and when it was last written to (ns), if it is not mapped to be written to.
-
-    Where the file is gone, or another has its name, that is ``opened``: the map keeps what it was made of.
-
-    Raises:
-        DataError: it is shorter than its map, of which no row may be read: that ends the process (SIGBUS).
-    """
-    base = values
-    while isinstance(base.base, np.memmap):  # of a view
-        base = base.base
-    try:
-        found = os.stat(base.filename or "")
-    except OSError:
-        return opened
-    if opened is not None and found.st_ino != opened[0]:
-        return opened
-    if found.st_size < base.offset + base.nbytes:
-        raise DataError(
-            f"{base.filename} was cut short while it was in use, to {found.st_size} of "
-            f"{base.offset + base.nbytes} bytes; restore it, and load the data again"
-        )
-    return found.st_ino, found.st_mtime_ns if base.mode == "r" else 0
+def plain_bytes(values: Any) -> bytes:
+    """Of numbers, whatever they are kept in; one of the many NaN."""
+    x = np.asarray(values, np.float64)
+    return np.where(np.isnan(x), np.nan, x).tobytes()
 
 
-def _scaled(x: Tensor, dtype: torch.dtype, divisor: float) -> Tensor:
+def scaled(x: Tensor, dtype: torch.dtype, divisor: float) -> Tensor:
+    """Divided, as numbers of this type."""
     x = x.to(dtype)
     return x if divisor == 1.0 else x / divisor
 

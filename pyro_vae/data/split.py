@@ -3,7 +3,10 @@
 from __future__ import annotations
 
 import html
-from collections.abc import Callable, Iterator, Mapping
+import math
+from collections import deque
+from collections.abc import Callable, Iterable, Iterator, Mapping
+from concurrent.futures import Future, ThreadPoolExecutor
 from functools import cached_property
 from typing import Any, cast
 
@@ -12,10 +15,26 @@ import torch
 from torch import Tensor
 from torch.distributions import constraints
 
-from pyro_vae.data.arrays import check_dense, classes, numbers
+from pyro_vae.data.arrays import check_dense, check_finite, classes, numbers
 from pyro_vae.data.binarize import Binarize, binarized, redraw
 from pyro_vae.data.columns import Columns
-from pyro_vae.data.source import Array, DataError, File, Index, Memory, Source, Statistics, statistics
+from pyro_vae.data.mapped import mapped
+from pyro_vae.data.source import (
+    Array,
+    DataError,
+    Index,
+    Memory,
+    OnDisk,
+    Source,
+    Statistics,
+    Streamed,
+    statistics,
+)
+
+AHEAD = 2**26
+"""Bytes of the batches that are read ahead: while a block of rows is read, those before it are trained on."""
+THREADS = 4
+"""Threads that read, a batch each; so many batches are read ahead however large they are."""
 
 
 class Split:
@@ -24,13 +43,13 @@ class Split:
     Indexing gives values of the first site, x, and ``batch`` those of all sites.
 
     Args:
-        values: of x, or of each site: numbers ``[N, *event_shape]``, tensors or (memory-mapped) arrays.
+        values: of x, or of each site: numbers ``[N, *event_shape]``, tensors or arrays, in memory or not.
         labels: site ``"y"``, the class of each datum ``[N]``.
         divisor: what the first site's values are divided by, 255 for 8-bit images.
         binarize: the first site's values: ``"none"``; ``"threshold"``: x > 0.5; ``"static"``:
             x ~ Bernoulli(grey value), drawn once; ``"dynamic"``: drawn anew at each ``redraw``.
         seed: of the static draw, and of the first dynamic one.
-        rows: which rows of memory-mapped arrays this split is made of; None for all.
+        rows: which rows of arrays that are not in memory this split is made of; None for all.
         class_names: of the labels.
         columns: of a table, what those of its rows x are.
 
@@ -63,10 +82,10 @@ class Split:
             array = given[site]
             if isinstance(array, Tensor):
                 check_dense(array, f"the values of site {site!r}")
-            elif not isinstance(array, np.memmap):
-                array = numbers(array)
+            else:
+                array = mapped(numbers(array))
             by = 1.0 if self.sources else divisor
-            self.sources[site] = File(array, by, rows) if isinstance(array, np.memmap) else Memory(array, by)
+            self.sources[site] = Streamed(array, by, rows) if isinstance(array, OnDisk) else Memory(array, by)
         self.first = next(iter(self.sources))
         if len({len(source) for source in self.sources.values()}) > 1:
             lengths = ", ".join(f"{site}: {len(source)}" for site, source in self.sources.items())
@@ -120,11 +139,56 @@ class Split:
             start: number of batches to skip.
             dtype: of the values, by default torch's; classes are int64.
         """
+        chunks = (
+            slice(i, min(i + batch_size, len(self))) for i in range(start * batch_size, len(self), batch_size)
+        )
+        return self.ahead((chunk if order is None else order[chunk] for chunk in chunks), dtype)
+
+    def ahead(
+        self,
+        indices: Iterable[Index],
+        dtype: torch.dtype | None = None,
+        sites: Iterable[str] | None = None,
+    ) -> Iterator[dict[str, Tensor]]:
+        """``batch`` at each of these in turn; what is on disk is read ahead, by a few threads.
+
+        Args:
+            indices: slices, or indices ``[B]``.
+            dtype: of the values, by default torch's; classes are int64.
+            sites: by default all.
+        """
         dtype = dtype or torch.get_default_dtype()
-        for i in range(start * batch_size, len(self), batch_size):
-            chunk = slice(i, min(i + batch_size, len(self)))
-            index = chunk if order is None else order[chunk]
-            yield {site: self._take(site, index, dtype) for site in self.sources}
+        sources = {s: self.sources[s] for s in sites or self.sources}
+        on_disk = {site: source for site, source in sources.items() if isinstance(source, Streamed)}
+        if not on_disk:
+            yield from ({site: self._take(site, index, dtype) for site in sources} for index in indices)
+            return
+
+        def read(index: Index) -> dict[str, Tensor]:
+            return {site: source.read(index, self._dtype(site, dtype)) for site, source in on_disk.items()}
+
+        def batch(index: Index, reading: Future[dict[str, Tensor]]) -> dict[str, Tensor]:
+            read = {site: values.to(on_disk[site].device) for site, values in reading.result().items()}
+            return {s: read[s] if s in read else self._take(s, index, dtype) for s in sources}
+
+        waiting: deque[tuple[Index, Future[dict[str, Tensor]]]] = deque()
+        size = dtype.itemsize * sum(math.prod(source.event_shape) for source in on_disk.values())
+        in_turn = any(source.values.blocks is not None for source in on_disk.values())  # or they meet again
+        pool = ThreadPoolExecutor(1 if in_turn else THREADS, "read ahead")
+        try:
+            for index in indices:
+                number = len(range(len(self))[index]) if isinstance(index, slice) else len(index)
+                waiting.append((index, pool.submit(read, index)))
+                while len(waiting) > max(THREADS, AHEAD // max(1, number * size)):
+                    yield batch(*waiting.popleft())
+            while waiting:
+                yield batch(*waiting.popleft())
+        finally:
+            pool.shutdown(cancel_futures=True)
+
+    def shuffled(self, seed: int) -> Tensor:
+        """Indices ``[N]`` in an order to train in, drawn by ``seed``, in which they are read fast."""
+        return self.sources[self.first].shuffled(seed)
 
     def redraw(self, seed: int) -> None:
         """Draws a dynamically binarised split anew; the draw is a function of ``seed`` alone."""
@@ -179,7 +243,7 @@ class Split:
             DataError: naming the site, the likelihood, the range found, and the mends.
         """
         outside, check = 0, cast(Callable[[Tensor], Tensor], support.check)
-        for x in self._chunks(site, torch.get_default_dtype()):
+        for x in self.chunks(site):
             inside = check(x)  # of each element, or of each vector
             missing, infinite = (a.reshape(*inside.shape, -1).any(-1) for a in (x.isnan(), x.isinf()))
             wrong = ~(inside | missing) | infinite
@@ -232,7 +296,7 @@ class Split:
             f"<tr><th>{len(self)} data</th><th>shape</th><th>range</th><th>missing</th><th>classes</th></tr>"
         ]
         for site, source in self.sources.items():
-            cells = [site, str(source.event_shape), "read from a file", "", ""]
+            cells = [site, str(source.event_shape), "read from disk", "", ""]
             if isinstance(source, Memory):
                 low, high = self.range(site)
                 cells[2:] = f"{low:g} to {high:g}", f"{self.missing(site):.1%}", self._counts(site)
@@ -247,26 +311,39 @@ class Split:
         each = [f"{name}: {count}" for name, count in zip(known, counts.tolist(), strict=True)]
         return ", ".join(each) if len(each) <= 20 else f"{len(each)} classes"
 
+    def _dtype(self, site: str, dtype: torch.dtype) -> torch.dtype:
+        return torch.int64 if site in self._whole else dtype
+
     def _take(self, site: str, index: Index, dtype: torch.dtype) -> Tensor:
-        return self.sources[site].take(index, torch.int64 if site in self._whole else dtype)
+        return self.sources[site].take(index, self._dtype(site, dtype))
 
     def _source(self, site: str) -> Source:
         if site not in self.sources:
             raise DataError(f"the data have no site {site!r}, but {', '.join(map(repr, self.sources))}")
         return self.sources[site]
 
-    def _chunks(self, site: str, dtype: torch.dtype) -> Iterator[Tensor]:
+    def chunks(self, site: str, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
         """All values of a site, a thousand data at a time, in the order that is read fastest."""
         order = self._source(site).order
-        for start in range(0, len(self), 1000):
-            chunk = slice(start, start + 1000)
-            yield self._take(site, chunk if order is None else order[chunk], dtype)
+        pieces = (slice(start, start + 1000) for start in range(0, len(self), 1000))
+        indices = (piece if order is None else order[piece] for piece in pieces)
+        return (batch[site] for batch in self.ahead(indices, dtype, [site]))
 
     def _of(self, site: str) -> Statistics:
         if site not in self._statistics:
-            shape = self._source(site).event_shape
-            self._statistics[site] = statistics(self._chunks(site, torch.float64), shape)
+            self._statistics[site] = statistics(self._finite(site), self._source(site).event_shape)
         return self._statistics[site]
+
+    def _finite(self, site: str) -> Iterator[Tensor]:
+        """Its values, of which those on disk are looked at here for the first time."""
+        source = self._source(site)
+        if not isinstance(source, Streamed):
+            yield from self.chunks(site, torch.float64)
+            return
+        rows = np.sort(source.rows)
+        for number, x in enumerate(self.chunks(site, torch.float64)):
+            check_finite(x.cpu().numpy(), source.values.path, rows[1000 * number :])
+            yield x
 
 
 def _index(index: Any, size: int) -> Index:

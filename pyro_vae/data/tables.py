@@ -5,21 +5,18 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from dataclasses import replace
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
 import numpy as np
 
 from pyro_vae.data.arrays import Sites
-from pyro_vae.data.columns import Column, Columns, as_floats, categories
-from pyro_vae.data.source import DataError, called, memory, reason, shown
+from pyro_vae.data.columns import Columns
+from pyro_vae.data.kinds import Found
+from pyro_vae.data.source import DataError, memory, reason, shown
 
 SUFFIXES = (".csv", ".parquet")
-MOST_LEVELS = 1000
-"""Categories of a column; with more of them nothing is learnt of most."""
-OFTEN = 0.02
-"""Share of zeros from which on they are no chance of a density."""
 LONGEST_NAME = 500
 """Characters of the name of a column, which stands in messages and figures."""
 
@@ -87,7 +84,11 @@ def read(path: Path) -> Any:
             before = tuple(map(int, pandas.__version__.split(".")[:2])) < (3, 1)
             frame = pandas.read_csv(path, **({"float_precision": "round_trip"} if before else {}))
         else:
-            _may_be_held(path)
+            if not fits(path):
+                raise DataError(
+                    f"{path} would take more than half of the memory; read it as it is needed, stream=True, "
+                    "or give some of it: pd.read_parquet(path, columns=names)"
+                )
             frame = pandas.read_parquet(path)
     except DataError:
         raise
@@ -104,16 +105,16 @@ def read(path: Path) -> Any:
     return frame
 
 
-def _may_be_held(path: Path) -> None:
-    """Whether a ``.parquet`` file, in which a small page may stand for many equal rows, is not too large."""
-    with contextlib.suppress(ImportError):  # pandas names what reads them otherwise
-        told = importlib.import_module("pyarrow.parquet").read_metadata(path)
-        size = 8 * told.num_rows * told.num_columns
-        if size > memory():
-            raise DataError(
-                f"{path} holds {told.num_rows} rows of {told.num_columns} columns, which would take "
-                f"{size / 2**30:.3g} GiB; give some of them: pd.read_parquet(path, columns=names)"
-            )
+def fits(path: Path) -> bool:
+    """Whether a table fits into memory, as far as it is known before it is read: of a ``.parquet`` file.
+
+    A small page of it may stand for many equal rows.
+    """
+    with contextlib.suppress(Exception):  # which are told of by what reads it
+        if path.suffix == ".parquet":
+            told = importlib.import_module("pyarrow.parquet").read_metadata(path)
+            return bool(8 * told.num_rows * told.num_columns <= memory())
+    return True
 
 
 def _is_number(name: Any) -> bool:
@@ -134,7 +135,19 @@ def table(data: Any, labels: Any = None) -> tuple[Sites, Columns]:
     Raises:
         DataError: a column cannot be modelled; the message says which, why, and what to do.
     """
-    frame = as_pandas(data)
+    frame = named(as_pandas(data))
+    columns, of_rows = described([frame], labels)
+    if isinstance(labels, str):
+        frame = frame.drop(columns=labels)
+    return Sites({"x": columns.encode(frame)}, of_rows), columns
+
+
+def named(frame: Any) -> Any:
+    """The same DataFrame, the names of whose columns are texts.
+
+    Raises:
+        DataError: it is empty, or names are equal, or too long.
+    """
     names = [str(name) for name in frame.columns]
     if not names or not len(frame):
         raise DataError(
@@ -151,119 +164,34 @@ def table(data: Any, labels: Any = None) -> tuple[Sites, Columns]:
             f"a column has a name of {most} characters, {shown(max(names, key=len))}; rename it with at most "
             f"{LONGEST_NAME}; if it holds data, the first row has no names: pd.read_csv(path, header=None)"
         )
-    frame = frame.set_axis(names, axis=1)
-    if isinstance(labels, str):
-        if labels not in names:
-            raise DataError(
-                f"labels={shown(labels)} is no column of the table; it has {', '.join(names[:20])}"
-            )
-        labels, frame = frame[labels], frame.drop(columns=labels)
-    columns = Columns({name: _column(name, frame[name]) for name in frame.columns})
-    sites = Sites({"x": columns.encode(frame)}, labels)
-    return sites, columns
+    return frame.set_axis(names, axis=1)
 
 
-def _column(name: str, series: Any) -> Column:
-    """What a column is, from its dtype and its values."""
-    dtype, known = str(series.dtype), series.dropna()
-    kind = series.dtype.kind if hasattr(series.dtype, "kind") else "O"
-    if kind in "mM" or dtype.startswith("period"):
-        raise DataError(
-            f"{called(name)} holds dates or times ({dtype}); give a number, such as the days since the "
-            f"first: frame[{name!r}] = (frame[{name!r}] - frame[{name!r}].min()) / pd.Timedelta(days=1)"
-        )
-    if kind == "c":
-        raise DataError(f"{called(name)} holds complex numbers; give real and imaginary part as two columns")
-    if not len(known):
-        raise DataError(
-            f"{called(name)} has no value at all; leave it out: frame.drop(columns={shown(name)})"
-        )
-    if dtype.startswith("dictionary"):  # Arrow's
-        series, dtype = series.astype("category"), "category"
-    if dtype == "category":
-        levels = [_plain(level) for level in series.cat.categories]
-        kind = "ordinal" if series.cat.ordered else "category"
-        column = _categories(name, kind, dtype, levels, len(known))
-        return _with_levels_dtype(column, series.cat.categories)
-    if kind not in "biuf":
-        kinds = {_family(value) for value in known}
-        if kinds == {"bool"}:
-            return Column("boolean", dtype)
-        if kinds == {"text"}:
-            return _categories(name, "category", dtype, sorted(set(map(str, known))), len(known))
-        if not kinds <= {"number", "bool"}:
-            raise DataError(
-                f"{called(name)} holds {' and '.join(sorted(kinds))}, such as {shown(known.iloc[0])}; "
-                f'where numbers are meant: pd.to_numeric(frame[{name!r}], errors="coerce"); as categories: '
-                f"frame[{name!r}].astype(str)"
-            )
-    values = as_floats(name, known)
-    if np.isinf(values).any():
-        row = int(np.isinf(values).argmax())
-        raise DataError(
-            f"{called(name)} holds infinite values, first in row {shown(known.index[row])}; where they mean "
-            '"not known": frame.replace([np.inf, -np.inf], np.nan)'
-        )
-    if kind == "b":
-        return Column("boolean", dtype)
-    return Column(_numeric(values), "float64" if kind == "O" else dtype)  # type: ignore[arg-type]
+def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
+    """What the columns of a table are, and the labels of its rows: one pass over parts of it.
 
+    Args:
+        frames: parts of the table, one after the other.
+        labels: name of the column that holds them, which is no column then; or what they are.
 
-def _numeric(values: np.ndarray) -> str:
-    """The kind of a column of numbers."""
-    low, high = values.min(), values.max()
-    if np.array_equal(values, values.round()):
-        if (low, high) == (0, 1):  # and not one of them alone, which may be of any kind
-            return "boolean"
-        near_none = 0 <= low <= 0.1 * values.mean()
-        return "count" if near_none and values.var() > values.mean() else "integer"
-    if low > 0:
-        return "share" if low < 0.5 < high < 1 else "positive"
-    return "amount" if low == 0 and (values == 0).mean() > OFTEN else "real"
-
-
-def _categories(name: str, kind: Any, dtype: str, levels: list[Any], size: int) -> Column:
-    if len(levels) > min(MOST_LEVELS, max(20, size / 2)):
-        raise DataError(
-            f"{called(name)} has {len(levels)} categories in {size} rows, too many to learn of each; "
-            f"leave it out, frame.drop(columns={shown(name)}), or put rare ones together"
-        )
-    if len(levels) < 2:
-        raise DataError(
-            f"{called(name)} has one category, {shown(levels[0])}; leave it out: "
-            f"frame.drop(columns={shown(name)})"
-        )
-    if len(set(levels)) < len(levels):
-        raise DataError(f"categories of {called(name)} have one name; rename them: {shown(levels)}")
-    return Column(kind, dtype, tuple(levels))
-
-
-def _with_levels_dtype(column: Column, held: Any) -> Column:
-    """The same column, of whose categories the dtype is known, where their texts tell what they are."""
-    for dtype in ("", str(held.dtype)):
-        with contextlib.suppress(Exception):  # whatever pandas raises at a text that it cannot read
-            typed = replace(column, levels_dtype=dtype)
-            found = categories(typed)
-            if found.dtype == held.dtype and found.equals(held):
-                return typed
-    return column
-
-
-def _plain(level: Any) -> Any:
-    """A category as a value that a configuration holds."""
-    with contextlib.suppress(AttributeError, ValueError):
-        level = level.item()
-    return level if isinstance(level, str | int | float | bool) else str(level)
-
-
-def _family(value: Any) -> str:
-    if isinstance(value, bool | np.bool_):
-        return "bool"
-    if isinstance(value, str):
-        return "text"
-    if isinstance(value, int | float | np.number) and not isinstance(value, complex | np.complexfloating):
-        return "number"
-    return f"values of type {type(value).__name__}"
+    Raises:
+        DataError: a column cannot be modelled.
+    """
+    found: dict[str, Found] = {}
+    of_rows: list[Any] = []
+    for frame in frames:
+        if isinstance(labels, str):
+            if labels not in frame:
+                raise DataError(
+                    f"labels={shown(labels)} is no column of the table; it has "
+                    f"{', '.join(frame.columns[:20])}"
+                )
+            of_rows.append(frame[labels])
+            frame = frame.drop(columns=labels)
+        for name in frame.columns:
+            found.setdefault(name, Found(name)).add(frame[name])
+    columns = Columns({name: one.column() for name, one in found.items()})
+    return columns, labels if not of_rows else of_rows[0] if len(of_rows) == 1 else _pandas().concat(of_rows)
 
 
 def filled(path: Path, frame: Any, whole: Any) -> Any:

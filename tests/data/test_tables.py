@@ -14,6 +14,7 @@ import torch
 import pyro_vae as pv
 from pyro_vae.data import DataError
 from pyro_vae.data.columns import Column, Columns
+from pyro_vae.data.source import Streamed
 
 pd = pytest.importorskip("pandas")
 NAN = float("nan")
@@ -362,8 +363,9 @@ def test_a_table_too_large_for_the_memory(tmp_path, monkeypatch):
     frame.to_parquet(tmp_path / "t.parquet")
     pv.data.load(tmp_path / "t.parquet")
     pd.concat([frame, frame], ignore_index=True).to_parquet(tmp_path / "t.parquet")
-    with pytest.raises(DataError, match="200 rows of 1 columns, which would take"):
-        pv.data.load(tmp_path / "t.parquet")
+    with pytest.raises(DataError, match="more than half of the memory; read it as it is needed, stream=True"):
+        pv.data.load(tmp_path / "t.parquet", stream=False)
+    assert isinstance(pv.data.load(tmp_path / "t.parquet").train.sources["x"], Streamed)
 
 
 def test_a_family_for_a_column():

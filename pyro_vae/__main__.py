@@ -1,7 +1,18 @@
-"""``python -m pyro_vae``."""
+"""``python -m pyro_vae``, of which ``torchrun`` may start several processes: one command of them all."""
 
+import contextlib
+import os
 import sys
 
 from pyro_vae.cli import main
+from pyro_vae.distributed import ProcessError, joined
 
-sys.exit(main())
+if __name__ == "__main__":
+    try:
+        with joined() as group, open(os.devnull, "w") as nowhere:
+            with contextlib.redirect_stdout(nowhere if group.rank else sys.stdout):  # the first tells of it
+                code = main()
+    except ProcessError as error:
+        print(f"pyro-vae: {error}", file=sys.stderr)
+        code = 1
+    sys.exit(code)

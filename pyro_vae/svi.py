@@ -2,11 +2,10 @@
 
 from __future__ import annotations
 
-import functools
 import logging
 import warnings
 from collections.abc import Callable, Iterator, Mapping, Sequence
-from contextlib import AbstractContextManager, ExitStack
+from contextlib import ExitStack
 from math import inf, isfinite
 from typing import Any, Literal, cast
 
@@ -18,14 +17,14 @@ from pyro.infer import ELBO
 from pyro.infer.abstract_infer import TracePosterior
 from pyro.optim import PyroOptim
 from pyro.poutine.runtime import am_i_wrapped
-from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 
-from pyro_vae.losses import Objective, several
+from pyro_vae.losses import Objective
+from pyro_vae.traced import Context, Traced, explain
+from pyro_vae.traced import NonFiniteLossError as NonFiniteLossError
 
 Compile = Literal["auto", True, False]
 Precision = Literal["float32", "bf16"]
-Context = Callable[[], AbstractContextManager[Any]]
 Result = tuple[Tensor, Tensor, Tensor, dict[nn.Parameter, Tensor | None]]
 """Of a step: the loss, the norm of the gradient, further terms, and the gradients, clipped; None of a
 parameter that Pyro's optimizer meets, though the loss does not depend on it."""
@@ -39,10 +38,6 @@ TOLERANCE = {torch.float64: 1e-7, torch.float32: 1e-3, torch.bfloat16: 5e-2}
 """Largest distance of a compiled gradient from the eager one, relative to its norm."""
 
 _LOGGER = logging.getLogger(__name__)
-
-
-class NonFiniteLossError(ArithmeticError):
-    """The loss or a gradient became NaN or infinite; the message names the step and the site."""
 
 
 class CompilationWarning(UserWarning):
@@ -88,6 +83,9 @@ class SVI(pyro.infer.SVI):
         clip_norm: largest norm of the gradient; None for no clipping.
         terms: also computed in each step, and found in ``svi.terms``: a function of the traces of the model
             and of the guide to a tensor.
+        average: where several processes take each step together, each on its share of the data: of tensors
+            of this one's, the same of all. Given are the loss, the terms and the gradients, in each step
+            once; clipping, and whether they are finite, then follow from what it returns.
         log: called with a line on each compilation.
 
     Raises:
@@ -113,6 +111,7 @@ class SVI(pyro.infer.SVI):
         reduction: Literal["sum", "mean"] = "sum",
         clip_norm: float | None = None,
         terms: Callable[[poutine.Trace, poutine.Trace], Tensor] | None = None,
+        average: Callable[[list[Tensor]], list[Tensor]] | None = None,
         log: Callable[[str], None] = _LOGGER.info,
     ):
         for name, value, accepted in (
@@ -141,7 +140,7 @@ class SVI(pyro.infer.SVI):
         self.clip_norm, self.log = clip_norm, log
         self.num_steps = 0
         self.num_compilations = 0
-        self._terms = terms
+        self._terms, self._average = terms, average
         self._steps: Any = None  # the compiled ones
         self._pending: list[tuple[Tensor, int, Callable[[int], Any]]] = []  # launches not looked at
         self._captured: dict[nn.Parameter, None] = {}  # by Pyro, in any step
@@ -216,9 +215,13 @@ class SVI(pyro.infer.SVI):
                     text = self._explain(*context)
                 except Exception:
                     raise error from None  # it is a mistake
-                if text.startswith("the loss is"):
+                if not text.startswith("the loss is"):
+                    raise
+                if self._average is None:
                     raise NonFiniteLossError(text) from error
-                raise
+                result = self._evaluate(args, kwargs)  # of which the other processes are to learn
+        if failed is None and self._average is not None:
+            result = self._of_all(result)
         loss, norm, terms, gradients = result
         if failed is None:
             self.check()
@@ -360,25 +363,34 @@ class SVI(pyro.infer.SVI):
         if factor != 1 and not record:
             for value in values:
                 value.mul_(factor)
-        # One by one, which inductor fuses with what comes before.
-        norms = [torch.linalg.vector_norm(value) for value in values]
-        norm = torch.stack(norms).norm() if norms else loss.new_zeros(())
-        if self.clip_norm is not None:
-            clip = (self.clip_norm / (norm + 1e-6)).clamp(max=1.0)
+        norm = _norm(values, loss)
+        if self.clip_norm is not None and self._average is None:
+            clip = _clip(self.clip_norm, norm)
             values = record.scale(values, clip) if record else [value * clip for value in values]
         with torch.no_grad(), pyro.validation_enabled(False):
             traces = [program.traced for program in programs]
             terms = self._terms(*traces) if self._terms else loss.new_zeros(0)
         return loss, norm, terms, dict.fromkeys(met) | dict(zip(gradients, values, strict=True))
 
-    def _programs(self, within: Context | None = None) -> list[_Program]:
+    def _of_all(self, result: Result) -> Result:
+        """The result of a step on the data of all processes, from that on this one's."""
+        assert self._average is not None
+        loss, _, terms, gradients = result
+        trained = [parameter for parameter, gradient in gradients.items() if gradient is not None]
+        loss, terms, *values = self._average([loss, terms, *(cast(Tensor, gradients[p]) for p in trained)])
+        norm = _norm(values, loss)
+        if self.clip_norm is not None:
+            torch._foreach_mul_(values, _clip(self.clip_norm, norm))
+        return loss, norm, terms, gradients | dict(zip(trained, values, strict=True))
+
+    def _programs(self, within: Context | None = None) -> list[Traced]:
         """Model and guide, which keep the trace of their last run."""
         contexts = [within] if within else []
         if self.precision == "bf16":
             # A weight is used once in a step: a cache would save nothing, and outlive the tracing.
             kind = self._device.type
             contexts.append(lambda: torch.autocast(kind, torch.bfloat16, cache_enabled=False))
-        return [_Program(program, contexts) for program in (self.model, self.guide)]
+        return [Traced(program, contexts) for program in (self.model, self.guide)]
 
     def _reduce(self, total: Any, factor: float) -> Tensor:
         """What an objective returns, as one tensor."""
@@ -426,7 +438,8 @@ class SVI(pyro.infer.SVI):
             if self._steps is None:
                 from pyro_vae.engine import Steps  # which is slow to import, and may fail to be
 
-                self._steps = Steps(self, self._evaluate, self._update, self._settings)
+                joined = self._of_all if self._average is not None else None
+                self._steps = Steps(self, self._evaluate, self._update, self._settings, joined)
             return self._steps.find(args, kwargs), None
         except Exception as error:
             return None, error
@@ -471,34 +484,9 @@ class SVI(pyro.infer.SVI):
             warnings.warn(text, stacklevel=3)
 
     def _explain(self, step: int, arguments: Any, generators: dict[torch.device, Tensor]) -> str:
-        """Which site went wrong first, in the order of the program: the guide's, then the model's."""
-        args, kwargs = arguments
-        with torch.random.fork_rng([device for device in generators if device.type == "cuda"]):
-            for device, state in generators.items():
-                if device.type == "cuda":
-                    torch.cuda.set_rng_state(state, device)
-                else:
-                    torch.set_rng_state(state)
-            programs = self._programs()
-            with pyro.validation_enabled(False), torch.no_grad(), warnings.catch_warnings():
-                warnings.filterwarnings("ignore", "Encountered")  # it is what we are after
-                loss = float(sum(several(self._objective.finite_loss(*programs, *args, **kwargs))))
-                if not isfinite(loss):
-                    for program, name in zip(reversed(programs), ("guide", "model"), strict=True):
-                        for site_name, site in program.traced.nodes.items():
-                            if site["type"] != "sample" or site_is_subsample(site):
-                                continue
-                            fn, value = cast(tuple[Any, Tensor], (site["fn"], site["value"]))
-                            for what, found in (("value", value), ("log-density", fn.log_prob(value))):
-                                if not torch.isfinite(found).all():
-                                    return (
-                                        f"the loss is {loss} in step {step}: the {what} at site "
-                                        f"{site_name!r} of the {name}, a {fn}, is not finite"
-                                    )
-        return (
-            f"the gradient's norm is not finite in step {step}, where the loss is "
-            f"{loss * self._factor(arguments)}, though every site is finite"
-        )
+        """Which site went wrong first."""
+        loss, factor = self._objective.finite_loss, self._factor(arguments)
+        return explain(self._programs(), loss, arguments, generators, step, factor)
 
 
 def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
@@ -510,31 +498,16 @@ def set_lr(optimizer: torch.optim.Optimizer, lr: float) -> None:
             group["lr"] = lr
 
 
-class _Program(functools.partial[Any]):
-    """A program within contexts, which keeps the trace of its last run.
-
-    Else it is as it was: objectives look through a ``partial(handler, program)``, and ask for attributes.
-    """
-
-    def __new__(cls, program: Callable[..., Any], contexts: Sequence[Context]) -> _Program:
-        self = super().__new__(cls, _run, contexts, program)  # a partial of a partial would be flattened
-        self.traced = poutine.Trace()
-        return self
-
-    def __call__(self, *args: Any, **kwargs: Any) -> Any:
-        with poutine.trace() as handler, ExitStack() as stack:
-            for context in self.args[0]:
-                stack.enter_context(context())
-            result = _run(*self.args, *args, **kwargs)
-        self.traced = handler.trace
-        return result
-
-    def __getattr__(self, name: str) -> Any:
-        return getattr(self.args[1], name)
+def _norm(gradients: list[Tensor], loss: Tensor) -> Tensor:
+    """Of all of them together."""
+    # One by one, which inductor fuses with what comes before.
+    norms = [torch.linalg.vector_norm(gradient) for gradient in gradients]
+    return torch.stack(norms).norm() if norms else loss.new_zeros(())
 
 
-def _run(_: Sequence[Context], program: Callable[..., Any], *args: Any, **kwargs: Any) -> Any:
-    return program(*args, **kwargs)
+def _clip(most: float, norm: Tensor) -> Tensor:
+    """What a gradient is multiplied by, so that its norm is no larger."""
+    return (most / (norm + 1e-6)).clamp(max=1.0)
 
 
 def _tensors(value: Any) -> Iterator[Tensor]:

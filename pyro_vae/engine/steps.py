@@ -79,6 +79,7 @@ class Steps:
             a ``Recording`` given parameters and a factor, and ``within``, a context to run programs in.
         update: the optimizer's turn, given what ``evaluate`` returns.
         settings: gives what a step depends on besides its arguments and parameters.
+        joined: of what ``evaluate`` returns, the same of all processes that take the steps together.
     """
 
     def __init__(
@@ -87,8 +88,10 @@ class Steps:
         evaluate: Callable[..., Result],
         update: Callable[[Result], None],
         settings: Callable[[], tuple[Any, ...]],
+        joined: Callable[[Result], Result] | None = None,
     ):
         self.svi, self.evaluate, self.update, self.settings = svi, evaluate, update, settings
+        self.joined = joined
         self.failed: Tensor | None = None
         """On a GPU: 1 where a step failed, since when none is taken, else 0."""
         self._steps: dict[Any, list[Step]] = {}
@@ -198,6 +201,9 @@ class Steps:
     def _advance(self, step: Step, inputs: Sequence[Tensor], before: Tensor) -> tuple[Result, Tensor]:
         """Takes it unless this or an earlier step fails, which is decided on the device, and told."""
         result, failed = step(inputs)
+        if self.joined is not None:
+            result = self.joined(result)
+            failed = _failed(*result[:2])
         failed = torch.maximum(before, failed)
         with private.skipped(self.svi.optim, failed):
             self.update(result)
@@ -211,6 +217,8 @@ class Steps:
     def _record(self, step: Step, inputs: list[Tensor], number: int) -> None:
         """Records so many steps, unless they are, or cannot be."""
         optim, compiled = self.svi.optim, step.compiled
+        if self.joined is not None:  # what other processes launch, and when, is no part of the graph
+            return
         if any(each.outdated(optim) for each in step.replays.values()):
             step.replays.clear()
         if number in step.replays or not (step.recordable and replay.records(optim, compiled)):

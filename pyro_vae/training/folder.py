@@ -9,15 +9,16 @@ import os
 import secrets
 import sys
 import warnings
-from collections.abc import Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
 from pyro_vae import checkpoint
 from pyro_vae.checkpoint import CheckpointError
+from pyro_vae.distributed import ALONE, Group
 from pyro_vae.program import Program
 from pyro_vae.training import state as states
 
@@ -34,6 +35,7 @@ else:
 
 
 Resume = bool | Literal["auto"]
+T = TypeVar("T")
 
 
 class Folder:
@@ -145,14 +147,85 @@ def _write_history(folder: Path, history: Sequence[Mapping[str, float]]) -> None
     checkpoint.write(folder / checkpoint.HISTORY, text.getvalue().encode())
 
 
+class OfFirst(Folder):
+    """A folder that the first process of several reads and writes, or learns that it cannot: so do all.
+
+    Args:
+        group: the processes.
+        folder: as the first has it, in that one.
+        path, values, going_on: of it.
+    """
+
+    def __init__(
+        self, group: Group, folder: list[Folder], path: Path, values: dict[str, Any], going_on: bool
+    ):
+        super().__init__(path, values, going_on, -1)
+        self._group, self._folder = group, folder
+
+    def start(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
+        self._first(lambda folder: folder.start(tensors, meta))
+
+    def save(self, tensors: Mapping[str, Tensor], meta: Mapping[str, Any], keep: int = 0) -> None:
+        self._first(lambda folder: folder.save(tensors, meta, keep))
+
+    def finish(self, program: Program) -> None:
+        self._first(lambda folder: folder.finish(program))
+
+    def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
+        return self._first(lambda folder: folder.load())
+
+    def extend(self, epochs: int) -> None:
+        self._first(lambda folder: folder.extend(epochs))
+
+    def forget_model(self) -> None:
+        self._first(lambda folder: folder.forget_model())
+
+    def _first(self, does: Callable[[Folder], T]) -> T:
+        def function() -> tuple[T, str]:
+            (folder,) = self._folder
+            return does(folder), folder.saved
+
+        found, self.saved = self._group.first(function)
+        return found
+
+
 @contextmanager
-def opened(path: Path | None, resume: Resume, values: Mapping[str, Any]) -> Iterator[Folder | None]:
+def opened(
+    path: Path | None, resume: Resume, values: Mapping[str, Any], group: Group = ALONE
+) -> Iterator[Folder | None]:
     """Locks a run's folder, to start a run there or to go on with the one that it holds.
 
     Args:
         path: of the folder; None, and nothing is kept.
         resume: as of ``fit``.
         values: the run's configuration.
+        group: the processes that train it, of which the first opens it.
+
+    Raises:
+        CheckpointError: another process trains it; there is no run to go on with, or one with other values;
+            or there is one, or a rest of one, in the way of a new one.
+    """
+    if group.size == 1:
+        with _opened(path, resume, values) as own:
+            yield own
+        return
+    with contextlib.ExitStack() as stack:
+        found: list[Folder] = []
+
+        def enter() -> tuple[Path, dict[str, Any], bool] | None:
+            folder = stack.enter_context(_opened(path, resume, values))
+            if folder is None:
+                return None
+            found.append(folder)
+            return folder.path, folder.values, folder.going_on
+
+        told = group.first(enter)
+        yield None if told is None else OfFirst(group, found, *told)
+
+
+@contextmanager
+def _opened(path: Path | None, resume: Resume, values: Mapping[str, Any]) -> Iterator[Folder | None]:
+    """The same by this process, whether there are others or not.
 
     Raises:
         CheckpointError: another process trains it; there is no run to go on with, or one with other values;

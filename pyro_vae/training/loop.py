@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+import contextlib
 import copy
 import functools
-import inspect
 import math
 import textwrap
 import time
@@ -19,27 +19,26 @@ import torch
 from pyro import poutine
 from torch import Tensor
 
-from pyro_vae import checkpoint, evaluate
+from pyro_vae import checkpoint
 from pyro_vae.checks import ConfigError, check
 from pyro_vae.data import Data
 from pyro_vae.data.source import Memory
+from pyro_vae.distributed import Average, Group, device_of, elbo_of_all, joined, noise_seed
 from pyro_vae.evaluate.likelihood import unchecked_elbo
-from pyro_vae.objectives import elbo_terms, in_closed_form, scale_latents
-from pyro_vae.objectives.importance import by_datum, traces
+from pyro_vae.objectives import elbo_terms, scale_latents
+from pyro_vae.objectives.importance import by_datum
 from pyro_vae.program import Program, one_thread, parameters_known, seed_generators
 from pyro_vae.seen import observing
 from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 from pyro_vae.training import state as states
 from pyro_vae.training.folder import Folder, Resume, opened
+from pyro_vae.training.opening import COMPILED_STEPS, check_arguments, look, make_optimizer, opening
 from pyro_vae.training.report import Report
 from pyro_vae.training.schedules import LearningRate, warmup
 from pyro_vae.training.settings import Settings, find_device
-from pyro_vae.training.signals import Stops, collected
+from pyro_vae.training.signals import Interrupted, Stops, collected
 from pyro_vae.training.stamps import stamp
 from pyro_vae.training.state import State
-
-COMPILED_STEPS = 1000
-"""Steps on batches of one size from which on it is worth waiting for the compiler."""
 
 LAUNCHED_STEPS, LAUNCHED_NUMBERS = 1, 2**23
 """Steps on a GPU that are one launch at most, and numbers of their batches, which are copied for it. More
@@ -82,7 +81,7 @@ class Run:
 
 @dataclass
 class _Training:
-    """A run in progress."""
+    """A run in progress, in one process of those that train it."""
 
     program: Program
     data: Data
@@ -91,6 +90,8 @@ class _Training:
     rate: LearningRate
     folder: Folder | None
     callback: Callback | None
+    group: Group
+    average: Average | None
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
     finite: set[str] = field(default_factory=set)
@@ -111,6 +112,8 @@ class _Training:
 
     def epoch(self, report: Report, stops: Stops) -> None:
         """Trains for an epoch, or what is left of it, and saves."""
+        if self.average is not None:
+            self.average.asked = stops.__bool__
         state, split = self.state, self.data.train
         began, every = time.monotonic() - state.seconds, self.settings.save_every
         self.program.train()
@@ -119,41 +122,42 @@ class _Training:
         )
         split.redraw(redraw_seed)
         dtype, device = self.program.dtype, self.program.device
-        order = torch.randperm(len(split), generator=torch.Generator().manual_seed(order_seed))
-        order = order.to(device)  # at once: each batch's share would be waited for
-        size, first, sums = self.settings.batch_size, state.batch, list(state.sums)
+        order = split.shuffled(order_seed)
+        first, sums = state.batch, list(state.sums)
         done = [state.epoch + batch / self.num_batches for batch in range(first, self.num_batches)]
         rates = self.rate.plan(done)
         betas = torch.tensor([self.beta(epoch) for epoch in done], dtype=dtype, device=device)
         losses: list[Tensor] = []
-        while state.batch < self.num_batches:
-            now = slice(state.batch - first, state.batch - first + self.at_once())
-            rows = order[state.batch * size :][: size * (now.stop - now.start)]
-            batch = next(split.batches(len(rows), rows, dtype=dtype))
-            with self.locating():
-                losses.append(self.take(batch, betas[now], rates and rates[now]))
-            for _ in range(now.start, now.stop):
-                state.batch += 1
-                report.step(functools.partial(self.figures, losses[-1][-1]))
-            ends = bool(stops)
-            if ends or (every and state.batch % every == 0 and state.batch < self.num_batches):
-                self.check()
-                state.sums, state.seconds = self.add(sums, first, losses), time.monotonic() - began
-                self.save()
-            if ends:
-                raise stops.interrupted(self.how_to_resume())
+        batches = split.ahead(self.rows(order), dtype)
+        with contextlib.closing(cast(Any, batches)):  # which may read ahead, in a thread
+            while state.batch < self.num_batches:
+                now = slice(state.batch - first, state.batch - first + self.at_once())
+                with self.locating():
+                    losses.append(self.take(next(batches), betas[now], rates and rates[now]))
+                for _ in range(now.start, now.stop):
+                    state.batch += 1
+                    report.step(functools.partial(self.figures, losses[-1][-1]))
+                ends = bool(stops if self.average is None else self.average)
+                if ends or (every and state.batch % every == 0 and state.batch < self.num_batches):
+                    self.check()
+                    state.sums, state.seconds = self.add(sums, first, losses), time.monotonic() - began
+                    self.save()
+                if ends:
+                    raise self.interrupted(stops)
         self.check()
+        self.group.copy_buffers(self.program)
         row = self.measure([total / len(split) for total in self.add(sums, first, losses)])
         self.rate.end_epoch(row)
         row["seconds"] = round(time.monotonic() - began, 3)
         state.history.append(row)
         state.digests.append(checkpoint.digest(self.program.state_dict()))
+        self.group.agree(f"the weights after epoch {state.epoch + 1}", state.digests[-1])
         state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, [], 0.0
         state.finished = state.epoch >= self.settings.epochs
         verdict = self.watch(row)
         self.save()
         report.epoch(row, state.finished)
-        if not state.finished and self.called_back(row):
+        if not state.finished and self.group.first(lambda: self.called_back(row)):
             state.finished = True
             verdict = f"stopped by the callback after epoch {state.epoch}"
             self.save()
@@ -161,8 +165,21 @@ class _Training:
             verdict = (verdict + self.take_best()).removeprefix(": ")
         if verdict:
             report.line(verdict)
-        if stops and not state.finished:
-            raise stops.interrupted(self.how_to_resume())
+        if not state.finished and self.group.any(bool(stops)):
+            raise self.interrupted(stops)
+
+    def rows(self, order: Tensor) -> Iterator[Tensor]:
+        """Which data each launch is to take from here on, of each batch this process's share."""
+        batch, size = self.state.batch, self.settings.batch_size
+        while batch < self.num_batches:
+            number = self.at_once()
+            rows = order[batch * size :][: size * number]
+            yield rows if self.average is None else rows[self.group.share(len(rows))]
+            batch += number
+
+    def size_of(self, batch: int) -> int:
+        """How many data a batch has, in all processes together."""
+        return min(self.settings.batch_size, len(self.data.train) - batch * self.settings.batch_size)
 
     def at_once(self) -> int:
         """Steps to take by one launch, where they are replayed: none is small or beyond a checkpoint."""
@@ -184,8 +201,12 @@ class _Training:
             the loss and the ELBO's terms of each, ``[U, 1 + T]``.
         """
         batch = {site: value.to(self.program.device) for site, value in batch.items()}
+        if self.average is not None:
+            self.average.weight = self.group.weight(self.size_of(self.state.batch))
+            seed = noise_seed(self.settings.seed, self.svi.num_steps, self.group.rank)
+            seed_generators(seed, self.program.device)
         if len(betas) == 1:
-            with self.ragged(len(next(iter(batch.values())))):
+            with self.ragged(self.size_of(self.state.batch)):
                 if rates:
                     set_lr(self.rate.optimizer, rates[0])
                 loss = self.svi.step(batch, betas[0])
@@ -235,7 +256,8 @@ class _Training:
             "beta": self.beta((steps - 1) / self.num_batches),
         } | self.named(means)
         if len(self.data.validation):
-            found = unchecked_elbo(self.program, self.data.validation)
+            evaluated = unchecked_elbo if self.average is None else functools.partial(elbo_of_all, self.group)
+            found = evaluated(self.program, self.data.validation)
             if not math.isfinite(found.elbo):
                 raise NonFiniteLossError(self.non_finite(f"the validation ELBO is {found.elbo}"))
             named = {"elbo": found.elbo, "reconstruction": found.reconstruction, "kl": found.kl}
@@ -293,7 +315,7 @@ class _Training:
             )
             if self.state.planned[-1] != epochs:
                 self.state.more(epochs, folder.path)
-        state, here = self.state, stamp(self.program.device)
+        state, here = self.state, stamp(self.program.device) | {"processes": str(self.group.size)}
         state.planned = state.planned or [epochs]
         if state.finished:
             self.take_best()
@@ -325,7 +347,8 @@ class _Training:
         try:
             yield
         except NonFiniteLossError as error:
-            raise NonFiniteLossError(self.non_finite(str(error))) from error
+            told = sorted(self.group.gather(str(error)), key=lambda text: "every site is finite" in text)
+            raise NonFiniteLossError(self.non_finite(told[0])) from error
         except torch.OutOfMemoryError as error:
             size = self.settings.batch_size
             raise torch.OutOfMemoryError(
@@ -338,6 +361,11 @@ class _Training:
         folder = self.folder
         kept = f" The last good checkpoint, after {folder.saved}, is in {folder.path}." if folder else ""
         return f"epoch {self.state.epoch + 1}: {reason}.{kept} Try a lower lr, or clip_norm=100"
+
+    def interrupted(self, stops: Stops, message: str = "") -> Interrupted:
+        """What to raise in all processes, as one of them was told to end."""
+        stops.received = [signum for each in self.group.gather(stops.received) for signum in each]
+        return stops.interrupted(message or self.how_to_resume())
 
     def how_to_resume(self) -> str:
         """Where training stopped, and how to go on."""
@@ -383,37 +411,8 @@ def fit(
             there is a folder, saved.
         RuntimeError: another thread of the process trains or evaluates.
     """
-    chosen = Settings.from_plain(settings, trust="*")
-    check("progress", progress, bool)
-    folder = Path(check("folder", folder, str | Path)) if folder is not None else None
-    _check(program, data, chosen, folder, resume, callback)
-    values = checkpoint.describe(program) | data.config | chosen.to_plain()
-    place = find_device(chosen.device)
-    program.to(place)
-    data.to(place)
-    for site in data.train.event_shapes:
-        if site != "y" and site not in program.classes:  # labels have no scale
-            data.train.check_scale(site)
-    splits = [split for split in (data.train, data.validation, data.test) if len(split)]
-    for split in splits:
-        evaluate.check(program, split)
-    gaps = frozenset[str]().union(*(split.gaps for split in splits))
-    devices = [place.index or 0] if place.type == "cuda" else []
-    with (
-        torch.random.fork_rng(devices),
-        collected(chosen.max_minutes) as stops,
-        observing(gaps),
-        opened(folder, resume, values) as kept,
-    ):
-        seed_generators(chosen.seed, place)
-        if not program.initialized:
-            program.see_gaps(gaps)
-            program.initialize(data.train)
-        training = _prepare(program, data, chosen, kept, callback)
-        training.begin()
-        _train(training, stops, progress)
-    program.eval()
-    return Run(program, data, training.state.history, folder)
+    with joined() as group:
+        return _fit(group, program, data, folder, resume, callback, progress, settings)
 
 
 _defaults = Settings().to_plain()
@@ -422,27 +421,83 @@ _listed = "\n".join(textwrap.fill(line, 105, subsequent_indent=" " * 12) for lin
 fit.__doc__ = f"{fit.__doc__}\n    Settings:\n{_listed}\n"
 
 
+def _fit(
+    group: Group,
+    program: Program,
+    data: Data,
+    folder: str | Path | None,
+    resume: Resume,
+    callback: Callback | None,
+    progress: bool,
+    settings: Mapping[str, Any],
+) -> Run:
+    """``fit`` in one process of those that train together."""
+    default = {"loss": program.objective()} if isinstance(program, Program) else {}
+    chosen = Settings.from_plain(default | dict(settings), trust="*")
+    check("progress", progress, bool)
+    folder = Path(check("folder", folder, str | Path)) if folder is not None else None
+    check_arguments(program, data, chosen, folder, resume, callback)
+    values = checkpoint.describe(program) | data.config | chosen.to_plain()
+    place = find_device(chosen.device if group.size == 1 else device_of(chosen.device))
+    program.to(place)
+    data.to(place)
+    shapes = [(name, tuple(value.shape)) for name, value in program.state_dict().items()]
+    group.agree("the program's weights", [*shapes, bool(program.initialized)])
+    group.agree("the data", data.fingerprint)
+    found = group.first(lambda: look(program, data))
+    for split, own in zip((data.train, data.validation, data.test), found, strict=True):
+        split.gaps = own
+    gaps = frozenset[str]().union(*found)
+    devices = [place.index or 0] if place.type == "cuda" else []
+    with (
+        torch.random.fork_rng(devices),
+        collected(chosen.max_minutes) as stops,
+        observing(gaps),
+        opened(folder, resume, values, group) as kept,
+    ):
+        seed_generators(chosen.seed, place)
+        if not program.initialized:
+            program.see_gaps(gaps)
+            group.first(lambda: program.initialize(data.train))
+        group.copy_program(program)
+        training = _prepare(program, data, chosen, kept, callback, group)
+        training.begin()
+        _train(training, stops, progress)
+    program.eval()
+    return Run(program, data, training.state.history, kept.path if kept else None)
+
+
 def _train(training: _Training, stops: Stops, progress: bool) -> None:
     state, num_batches, folder = training.state, training.num_batches, training.folder
-    first, path = state.epoch * num_batches + state.batch, folder.path if folder else None
-    with Report(path, training.settings.epochs, num_batches, first, progress, state.finished) as report:
+    settings, group = training.settings, training.group
+    path = folder.path if folder and group.rank == 0 else None
+    first, told = state.epoch * num_batches + state.batch, progress and group.rank == 0
+    with Report(path, settings.epochs, num_batches, first, told, state.finished) as report:
         if not state.finished:
-            for line in _opening(training):
+            num_steps, compiled = settings.epochs * num_batches, training.svi.compile
+            train = training.data.train
+            for line in opening(training.program, train, settings, state, num_steps, compiled, group.size):
                 report.line(line)
             training.svi.log = report.line
         while not state.finished:
             training.epoch(report, stops)
         if folder is not None:
             folder.finish(training.program)
-        if stops.received:
-            where = f"the model is saved in {path}" if folder else "the program is trained"
-            raise stops.interrupted(f"training had ended, and {where}")
+        if group.any(bool(stops.received)):
+            where = f"the model is saved in {folder.path}" if folder else "the program is trained"
+            raise training.interrupted(stops, f"training had ended, and {where}")
 
 
 def _prepare(
-    program: Program, data: Data, settings: Settings, folder: Folder | None, callback: Callback | None
+    program: Program,
+    data: Data,
+    settings: Settings,
+    folder: Folder | None,
+    callback: Callback | None,
+    group: Group,
 ) -> _Training:
     """The optimizer, its schedule and the step."""
+    average = Average(group) if group.size > 1 else None
     optimizer = make_optimizer(settings.optimizer, program, settings.lr)
     rate = LearningRate(optimizer, settings.lr, settings.schedule, settings.epochs)
     num_steps = settings.epochs * math.ceil(len(data.train) / settings.batch_size)
@@ -461,8 +516,9 @@ def _prepare(
         reduction="mean",
         clip_norm=settings.clip_norm,
         terms=lambda model, guide: _terms(training, model, guide),
+        average=average,
     )
-    training = _Training(program, data, settings, svi, rate, folder, callback)
+    training = _Training(program, data, settings, svi, rate, folder, callback, group, average)
     training.finite = checkpoint.finite(program.state_dict())
     return training
 
@@ -489,77 +545,3 @@ def _annealed(story: Callable[[Any], Any]) -> Callable[[Any, Tensor], Any]:
             return story(batch)
 
     return run
-
-
-def make_optimizer(
-    factory: Callable[..., torch.optim.Optimizer], program: Program, lr: Any
-) -> torch.optim.Optimizer:
-    """The optimizer, in its fused form (one kernel for all parameters) where it has one.
-
-    Raises:
-        ConfigError: it cannot be made.
-    """
-    cls, given = (factory.func, factory.keywords) if isinstance(factory, functools.partial) else (factory, {})
-    chosen = given.get("fused") is not None or given.get("foreach") or given.get("differentiable")
-    accepted = inspect.signature(cls).parameters
-    ways: dict[str, Any] = {} if chosen or "fused" not in accepted else {"fused": True}
-    parameters = [p for p in program.parameters() if p.requires_grad]
-    rate: Any = float(lr(0.0)) if callable(lr) else lr
-    if ways and program.device.type == "cuda":
-        if "capturable" in accepted:  # so that a CUDA graph can hold it
-            ways["capturable"], rate = True, torch.tensor(rate, device=program.device)
-        else:  # PyTorch chooses: Adagrad, which says it has one, has no fused form on a GPU
-            ways = {}
-    try:
-        return factory(parameters, lr=rate, **ways)
-    except (TypeError, ValueError, RuntimeError) as error:
-        name = getattr(cls, "__name__", cls)
-        raise ConfigError(f"the optimizer {name} cannot be made: {error}; torch.optim.Adam can") from error
-
-
-def _check(
-    program: Any, data: Any, settings: Settings, folder: Path | None, resume: Any, callback: Any
-) -> None:
-    if not isinstance(program, Program):
-        raise TypeError(f"fit takes a program, such as pv.VAE(...), not {type(program).__name__}")
-    if not isinstance(data, Data):
-        raise TypeError(
-            f"fit takes a data set, not a {type(data).__name__}; pv.fit(vae, pv.data.load(x), ...)"
-        )
-    if callback is not None and not callable(callback):
-        raise TypeError(f"callback={callback!r} is no function (epoch, metrics, program)")
-    check("resume", resume, Resume)
-    if resume and folder is None:
-        raise ConfigError(f"resume={resume!r} needs the folder of a run: folder='runs/mine'")
-    if settings.patience is not None and not len(data.validation):
-        raise ConfigError(
-            f"patience={settings.patience} needs validation data to watch, and there are none: "
-            "pv.data.load(..., validation=0.1)"
-        )
-
-
-def _opening(training: _Training) -> Iterator[str]:
-    program, settings = training.program, training.settings
-    size = sum(p.numel() for p in program.parameters() if p.requires_grad)
-    yield f"{len(training.data.train)} data on {program.device}, {size} parameters, seed {settings.seed}"
-    kind = "compiled" if training.svi.compile else "eager"
-    hint = f" (compile=True compiles them; auto does from {COMPILED_STEPS})"
-    why = hint if settings.compile == "auto" and not training.svi.compile else ""
-    if len(planned := training.state.planned) > 1:
-        yield (
-            f"{planned[-2]} epochs were planned, now {planned[-1]}: a schedule over the whole run is from "
-            f"epoch {planned[-2] + 1} on that of {planned[-1]} epochs"
-        )
-    yield f"{settings.epochs * training.num_batches} steps, {kind}, {settings.precision}{why}"
-    with program.evaluating():
-        model, guide = traces(program, program.place(training.data.train.batch(slice(0, 1))), 1)
-        own = {id(parameter) for parameter in program.parameters()}
-        for name, site in [*model.nodes.items(), *guide.nodes.items()]:
-            if site["type"] == "param" and id(cast(Any, site["value"]).unconstrained()) not in own:
-                raise ConfigError(
-                    f"the program makes a parameter {name!r} by pyro.param, which is Pyro's and would not be "
-                    "trained or kept; make it the program's: self.scale = nn.Parameter(torch.zeros(()))"
-                )
-        estimated = [site for site, closed in in_closed_form(model, guide).items() if not closed]
-    told = f"as estimated from draws ({', '.join(estimated)})" if estimated else "in closed form"
-    yield f"KL reported {told}"

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
@@ -9,6 +10,7 @@ from pyro_vae import checkpoint
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import Data, load
+from pyro_vae.distributed import Group, joined
 from pyro_vae.program import Program
 from pyro_vae.registry import Trust
 from pyro_vae.training.folder import opened
@@ -48,7 +50,21 @@ def resume(
     Raises:
         CheckpointError, ConfigError, DataError: the run cannot be gone on with, and why.
     """
-    folder = Path(folder)
+    with joined() as group:
+        return _resume(group, Path(folder), program, data, trust, callback, progress, changes)
+
+
+def _resume(
+    group: Group,
+    folder: Path,
+    program: Program | None,
+    data: Data | None,
+    trust: Trust,
+    callback: Callback | None,
+    progress: bool,
+    changes: Mapping[str, Any],
+) -> Run:
+    """``resume`` in one process of those that train together."""
     for name in changes:
         if name not in CHANGEABLE:
             raise ConfigError(
@@ -70,7 +86,7 @@ def resume(
     names = Settings.documentation().keys() & values.keys()
     settings = Settings.from_plain({name: values[name] for name in names}, trust)
     if "epochs" in changes and changed.epochs != settings.epochs:
-        with opened(folder, True, {}) as place:
+        with opened(folder, True, {}, group) as place:
             assert place is not None
             place.extend(changed.epochs)
     objects = {

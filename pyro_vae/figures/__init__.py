@@ -13,6 +13,7 @@ from pyro_vae.figures.latent import interpolation, latents, levels, manifold, tr
 from pyro_vae.figures.observed import comparison, inpainting, reconstructions, samples, styles
 from pyro_vae.figures.posteriors import posteriors
 from pyro_vae.figures.predictive_check import intervals, predictive_check
+from pyro_vae.figures.summary import summary
 from pyro_vae.figures.tables import marginals, pairs
 
 __all__ = [
@@ -35,6 +36,7 @@ __all__ = [
     "reconstructions",
     "samples",
     "styles",
+    "summary",
     "training_curves",
     "traversals",
     "tsne",

@@ -6,12 +6,13 @@ import math
 from typing import Any
 
 import numpy as np
+from matplotlib.axes import Axes
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.checks import checked
 from pyro_vae.evaluate.anatomy import ACTIVE, COLLAPSED, Anatomy
 from pyro_vae.evaluate.rate_distortion import RateDistortion
-from pyro_vae.figures.drawing import Figure
+from pyro_vae.figures.drawing import Figure, on
 
 PARTS = {
     "mutual_information": ("mutual information", "C0"),
@@ -90,17 +91,17 @@ def _parts(axes: Any, result: Anatomy) -> None:
 
 
 @checked
-def rate_distortion(result: RateDistortion) -> Figure:
+def rate_distortion(result: RateDistortion, *, ax: Axes | None = None) -> Figure:
     """Distortion against rate, a point for each program, above lines of one ELBO.
 
     Args:
         result: of ``pv.evaluate.rate_distortion``.
+        ax: axes of a figure of one's own to draw on.
     """
     points = sorted(result.points.items(), key=lambda item: item[1].kl)
     rate = np.array([point.kl for _, point in points])
     distortion = np.array([point.reconstruction for _, point in points])
-    figure = Figure(figsize=(5.6, 4.6), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = on(ax, 5.6, 4.6)
     axes.plot(rate, distortion, "-", color="C0", linewidth=0.8)
     axes.plot(rate, distortion, "o", color="C0")
     for (name, _), x, y in zip(points, rate, distortion, strict=True):

@@ -3,14 +3,23 @@
 from __future__ import annotations
 
 import io
+import re
+import textwrap
+import warnings
 from collections.abc import Sequence
-from typing import Any
+from dataclasses import dataclass
+from typing import Any, cast
 
 import matplotlib
 import matplotlib.figure
 import numpy as np
+import torch
+from matplotlib import font_manager
+from matplotlib.axes import Axes
+from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
+from torch.nn import functional
 
 from pyro_vae.checks import checked, found
 
@@ -18,8 +27,34 @@ NOT_OBSERVED = (0.72, 0.84, 0.95)
 """The colour of what is not observed, which is on no grey scale."""
 
 
+FALLBACK = (
+    *("Noto Sans CJK SC", "Noto Sans CJK JP", "Noto Sans SC", "Noto Sans JP", "Noto Sans KR"),
+    *("Source Han Sans SC", "WenQuanYi Micro Hei", "WenQuanYi Zen Hei", "Droid Sans Fallback"),
+    *("Microsoft YaHei", "SimHei", "Yu Gothic", "MS Gothic", "Malgun Gothic"),  # of Windows
+    *("PingFang SC", "Hiragino Sans GB", "Hiragino Sans", "Heiti TC", "Apple SD Gothic Neo"),  # of macOS
+    *("Noto Sans", "Noto Sans Devanagari", "Noto Sans Arabic", "Noto Sans Thai", "Arial Unicode MS"),
+)
+"""Fonts that have glyphs which matplotlib's own has not, those that are installed being used."""
+SMOOTH = 16
+"""Pixels along a side below which what is drawn smooth is interpolated."""
+
+
 class Figure(matplotlib.figure.Figure):
-    """A figure that a notebook shows where it is the value of a cell, whatever matplotlib's backend."""
+    """A figure that a notebook shows where it is the value of a cell, whatever matplotlib's backend.
+
+    Texts in scripts that matplotlib's font lacks, such as Chinese names of columns, are drawn with what is
+    installed of ``FALLBACK``; without one they are boxes, of which nothing is said.
+    """
+
+    def draw(self, renderer: Any) -> None:
+        known = set(font_manager.get_font_names())
+        fonts = [name for name in FALLBACK if name in known]
+        for text in self.findobj(Text):
+            if isinstance(text, Text) and not text.get_text().isascii():
+                text.set_fontfamily([*dict.fromkeys([*text.get_fontfamily(), *fonts])])
+        with warnings.catch_warnings():
+            warnings.filterwarnings("ignore", "Glyph .* missing from")
+            super().draw(renderer)
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
@@ -27,9 +62,48 @@ class Figure(matplotlib.figure.Figure):
         return png.getvalue()
 
 
+@dataclass(frozen=True)
+class Pictures:
+    """Rows of data that are drawn as one picture, and what stands around it.
+
+    Attributes:
+        rows: each ``[columns, *event_shape]``; they may differ in length. NaN is not observed.
+        title: above them.
+        labels: one beside each row.
+        columns: one above each column.
+        across, down: what the columns' and the rows' are, such as ``"z[0]"``.
+    """
+
+    rows: Sequence[Tensor]
+    title: str
+    labels: Sequence[str] = ()
+    columns: Sequence[str] = ()
+    across: str = ""
+    down: str = ""
+
+
+def on(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
+    """A figure and axes: those given, or the only ones of a new figure of this size, in inches."""
+    if ax is not None:
+        return cast(Figure, ax.get_figure(root=True)), ax
+    figure = Figure(figsize=(width, height), layout="constrained")
+    return figure, figure.add_subplot()
+
+
+def wrapped(title: str, width: float, size: float = 12) -> str:
+    """A title broken into lines that so many inches hold, at this size of font; formulas stay whole."""
+    whole = re.sub(r"\([^()]*\)| [=~] ", lambda found: found[0].replace(" ", "\xa0"), title)
+    return "\n".join(textwrap.wrap(whole, max(20, int(155 * width / size)))).replace("\xa0", " ")
+
+
 @checked
 def grid(
-    rows: Sequence[Tensor], title: str, labels: Sequence[str] = (), *, columns: Sequence[str] = ()
+    rows: Sequence[Tensor],
+    title: str,
+    labels: Sequence[str] = (),
+    *,
+    columns: Sequence[str] = (),
+    ax: Axes | None = None,
 ) -> Figure:
     """Rows of data in one picture, on one grey scale: images, or curves.
 
@@ -41,62 +115,134 @@ def grid(
         title: above them.
         labels: one beside each row.
         columns: one above each column.
+        ax: axes of a figure of one's own to draw on.
     """
-    if not rows or min(row.dim() for row in rows) < 1 or len({row.shape[1:] for row in rows}) > 1:
-        shapes = [list(row.shape) for row in rows]
-        raise ValueError(f"rows of shapes {shapes} must be one or more, each [columns, *event_shape]")
-    number = max(len(row) for row in rows)
-    arrays = [row.detach().float().cpu().numpy() for row in rows]
-    arrays = [array[:, None] if array.ndim == 1 else array for array in arrays]
-    event_shape = arrays[0].shape[1:]
-    known = np.concatenate([array[np.isfinite(array)] for array in arrays])
-    low, high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-    scale = (high - low) or 1.0
-    size = max(0.35, min(0.75, 9 / number))
-    beside = 0.12 * max(map(len, labels), default=0)
-    longest = max(map(len, columns), default=0)
-    above = 0.4 + (0.1 * longest + 0.2 if longest > 4 else 0.2 * bool(columns))
-    curves = len(event_shape) == 1 or (len(event_shape) == 2 and event_shape[0] >= 4 * event_shape[1])
-    height, width = (1, max(1, event_shape[0] - 1)) if curves else event_shape[-2:]
-    gap = (0.2, 0.1 * width) if curves else (max(1, height // 14), max(1, width // 14))
-    step = height + gap[0], width + gap[1]
-    size = size * max(1, min(4, 6 / number / size)) if curves else size  # a curve is wider than an image
-    wide = max(4, 0.09 * len(title), size * number) + beside
-    tall = 0.9 if curves else size * height / width
-    figure = Figure(figsize=(wide, tall * len(rows) + above + 0.3 * curves), layout="constrained")
-    axes = figure.add_subplot()
-    if curves:
-        for i, array in enumerate(arrays):
+    return draw(Pictures(rows, title, labels, columns), ax)
+
+
+def draw(pictures: Pictures, ax: Axes | None = None) -> Figure:
+    """``grid`` of pictures, in a figure that has their shape."""
+    cells = Cells(pictures)
+    wide, tall = cells.size()
+    beside = 0.1 * max(map(len, pictures.labels), default=0) + 0.3 * bool(pictures.down)
+    wide = max(4.0, wide + beside)
+    title = wrapped(pictures.title, wide)
+    above = 0.1 + 0.22 * (title.count("\n") + 1) + cells.above() + 0.25 * bool(pictures.across)
+    figure, axes = on(ax, wide, tall + above + 0.4 * cells.curves)
+    cells.draw(axes)
+    axes.set_title(title)
+    return figure
+
+
+class Cells:
+    """Where the data of some pictures are in one, and how they are drawn there.
+
+    Raises:
+        ValueError: rows are of data of different shapes.
+    """
+
+    def __init__(self, pictures: Pictures):
+        rows = pictures.rows
+        if not rows or min(row.dim() for row in rows) < 1 or len({row.shape[1:] for row in rows}) > 1:
+            shapes = [list(row.shape) for row in rows]
+            raise ValueError(f"rows of shapes {shapes} must be one or more, each [columns, *event_shape]")
+        self.pictures = pictures
+        arrays = [row.detach().float().cpu().numpy() for row in rows]
+        self.arrays = [array[:, None] if array.ndim == 1 else array for array in arrays]
+        self.number = max(map(len, rows))
+        self.event_shape = shape = self.arrays[0].shape[1:]
+        known = np.concatenate([array[np.isfinite(array)] for array in self.arrays])
+        self.low, self.high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
+        self.scale = (self.high - self.low) or 1.0
+        self.curves = len(shape) == 1 or (len(shape) == 2 and shape[0] >= 4 * shape[1])
+        self.height, self.width = (1, max(1, shape[0] - 1)) if self.curves else shape[-2:]
+        gap = max(1, self.height // 14), max(1, self.width // 14)
+        self.gap = (0.2, 0.1 * self.width) if self.curves else gap
+        self.step = self.height + self.gap[0], self.width + self.gap[1]
+
+    def size(self) -> tuple[float, float]:
+        """Width and height in inches that suit them, without what stands around them."""
+        rows, cell = len(self.arrays), max(0.35, min(0.75, 9 / self.number))
+        if self.curves:  # which are wider than images
+            return max(4.0, cell * max(1, min(4, 6 / self.number / cell)) * self.number), 0.9 * rows
+        wide = max(4.0, cell * self.number)
+        tall = wide * (rows * self.step[0] - self.gap[0]) / (self.number * self.step[1] - self.gap[1])
+        shrunk = min(1.0, max(10.0, 0.35 * rows) / tall)
+        return wide * shrunk, tall * shrunk
+
+    def above(self) -> float:
+        """Inches that what stands above the columns takes."""
+        longest = max(map(len, self.pictures.columns), default=0)
+        return (0.1 * longest + 0.1 if self._upright() else 0.2) if longest else 0.0
+
+    def _upright(self) -> bool:
+        """Whether what stands above columns is wider than they are."""
+        longest = max(map(len, self.pictures.columns), default=0)
+        return 0.1 * longest > self.size()[0] / self.number
+
+    def draw(self, axes: Axes, *, smooth: bool = False) -> None:
+        """Draws them; tiny images smooth, by bicubic interpolation, if that is wanted."""
+        if self.curves:
+            self._lines(axes)
+        else:
+            mosaic = self._mosaic(-(-64 // min(self.height, self.width)) if smooth and self.tiny else 1)
+            rows, across = len(self.arrays) * self.step[0], self.number * self.step[1]
+            ends = (-0.5, across - self.gap[1] - 0.5, rows - self.gap[0] - 0.5, -0.5)
+            axes.imshow(mosaic, interpolation="nearest", extent=ends)
+        pictures, half = self.pictures, 0.5 * (not self.curves)
+        axes.xaxis.tick_top()
+        axes.xaxis.set_label_position("top")
+        at = [j * self.step[1] + self.width / 2 - half for j in range(len(pictures.columns))]
+        axes.set_xticks(at, pictures.columns, rotation=90 if self._upright() else 0)
+        at = [i * self.step[0] + self.height / 2 - half for i in range(len(pictures.labels))]
+        axes.set_yticks(at, pictures.labels)
+        axes.set(xlabel=pictures.across, ylabel=pictures.down)
+        axes.tick_params(length=0)
+        for spine in axes.spines.values():
+            spine.set_visible(False)
+
+    @property
+    def tiny(self) -> bool:
+        """Whether they are images of so few pixels that smooth ones are easier to read."""
+        return not self.curves and max(self.height, self.width) < SMOOTH
+
+    def _mosaic(self, times: int) -> np.ndarray:
+        """All images in one ``[H, W, 3]``, of so many times their pixels along a side."""
+        colour = len(self.event_shape) == 3 and self.event_shape[0] == 3
+        step, gap = [times * int(s) for s in self.step], [times * int(g) for g in self.gap]
+        mosaic = np.ones((len(self.arrays) * step[0] - gap[0], self.number * step[1] - gap[1], 3), np.float32)
+        for i, array in enumerate(self.arrays):
+            for j, image in enumerate(array):
+                channels = image.reshape(-1, self.height, self.width)[: 3 if colour else 1]
+                channels = (channels - self.low) / self.scale
+                if times > 1:
+                    channels = _enlarged(channels, times)
+                seen = channels.transpose(1, 2, 0)
+                seen = np.where(np.isnan(seen).any(-1, keepdims=True), NOT_OBSERVED, seen)
+                top, left = i * step[0], j * step[1]
+                mosaic[top : top + len(seen), left : left + seen.shape[1]] = seen
+        return mosaic
+
+    def _lines(self, axes: Axes) -> None:
+        for i, array in enumerate(self.arrays):
             for j, series in enumerate(array):
                 for d, curve in enumerate(series.reshape(len(series), -1).T):
-                    x = j * step[1] + np.arange(len(curve))
+                    x = j * self.step[1] + np.arange(len(curve))
                     # A value between two that are missing has no line to be seen by.
                     style = ".-" if len(curve) < 3 or np.isnan(curve).any() else "-"
-                    y = i * step[0] + 1 - (curve - low) / scale
+                    y = i * self.step[0] + 1 - (curve - self.low) / self.scale
                     axes.plot(x, y, style, color=f"C{d}", linewidth=0.8, markersize=3)
-        _axis_of_time(axes, event_shape[0], step, number, len(rows), low, high)
-    else:
-        colour = len(event_shape) == 3 and event_shape[0] == 3
-        blank = (len(rows) * step[0] - gap[0], number * step[1] - gap[1], 3)
-        mosaic = np.ones(blank, np.float32)
-        for i, array in enumerate(arrays):
-            for j, image in enumerate(array):
-                channels = image.reshape(-1, height, width)[: 3 if colour else 1].transpose(1, 2, 0)
-                seen = np.where(
-                    np.isnan(channels).any(-1, keepdims=True), NOT_OBSERVED, (channels - low) / scale
-                )
-                top, left = i * step[0], j * step[1]
-                mosaic[top : top + height, left : left + width] = seen
-        axes.imshow(mosaic, interpolation="nearest")
-    axes.set_title(title)
-    axes.xaxis.tick_top()
-    at = [j * step[1] + width / 2 for j in range(len(columns))]
-    axes.set_xticks(at, columns, rotation=90 if longest > 4 else 0)
-    axes.set_yticks([i * step[0] + height / 2 for i in range(len(labels))], labels)
-    axes.tick_params(length=0)
-    for spine in axes.spines.values():
-        spine.set_visible(False)
-    return figure
+        _axis_of_time(
+            axes, self.event_shape[0], self.step, self.number, len(self.arrays), self.low, self.high
+        )
+
+
+def _enlarged(image: np.ndarray, times: int) -> np.ndarray:
+    """``[C, H, W]`` with so many times the pixels along a side; with gaps as it is, only larger."""
+    if np.isnan(image).any():
+        return image.repeat(times, 1).repeat(times, 2)
+    enlarged = functional.interpolate(torch.as_tensor(image)[None], scale_factor=times, mode="bicubic")
+    return enlarged[0].clamp(0, 1).numpy()
 
 
 def _axis_of_time(
@@ -123,37 +269,45 @@ def training_curves(history: Sequence[dict[str, float]]) -> Figure:
     """ELBO, reconstruction and KL by epoch, from a run's history; by site where there are several."""
     if not history or not {"epoch", "elbo", "reconstruction", "kl"} <= history[0].keys():
         raise ValueError(f"history={found(history)} must be the rows of a run: run.history")
-    epochs = [row["epoch"] for row in history]
     figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, key, title in zip(
-        figure.subplots(1, 3),
-        ("elbo", "reconstruction", "kl"),
-        ("ELBO", "Reconstruction, -E[log p(x|z)]", "KL(q(z|x) || p(z))"),
-        strict=True,
-    ):
-        sites = [name.removeprefix(f"{key}_") for name in history[0] if name.startswith(f"{key}_")]
-        if sites:
-            title = {"reconstruction": "Reconstruction", "kl": "KL"}[
-                key
-            ] + f" of {', '.join(sites)}, and in all"
-        shown: list[float] = []
-        for i, name in enumerate([key, *(f"{key}_{site}" for site in sites)]):
-            of = f"{sites[i - 1]}, " if i else ""
-            for prefix, label, style in (("", "training", "--"), ("validation_", "validation", "-")):
-                if prefix + name not in history[0]:
-                    continue
-                values = [row[prefix + name] for row in history]
-                look: dict[str, Any] = {"color": f"C{i}", "linestyle": style} if sites else {}
-                axes.plot(epochs, values, label=of + label, **look)
-                # The first epochs of an untrained model would flatten all that follows.
-                shown += values[len(values) // 20 :]
-        margin = 0.1 * (max(shown) - min(shown)) or 1.0
-        axes.set_ylim(min(shown) - margin, max(shown) + margin)
-        axes.xaxis.set_major_locator(MaxNLocator(integer=True))
-        axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
-        axes.grid(alpha=0.3)
-        axes.legend(fontsize="small" if sites else None)
+    for axes, key in zip(figure.subplots(1, 3), CURVES, strict=True):
+        curve(axes, history, key)
     return figure
+
+
+CURVES = {
+    "elbo": "ELBO",
+    "reconstruction": "Reconstruction, -E[log p(x|z)]",
+    "kl": "KL(q(z|x) || p(z))",
+}
+"""Columns of a history that are drawn, and what they are."""
+
+
+def curve(axes: Axes, history: Sequence[dict[str, float]], key: str) -> None:
+    """One of ``CURVES`` by epoch, in training and validation; by site where there are several."""
+    epochs, title = [row["epoch"] for row in history], CURVES[key]
+    sites = [name.removeprefix(f"{key}_") for name in history[0] if name.startswith(f"{key}_")]
+    if sites:
+        title = f"{title.split(',')[0].split('(')[0]} of {', '.join(sites)}, and in all"
+    shown: list[float] = []
+    for i, name in enumerate([key, *(f"{key}_{site}" for site in sites)]):
+        of = f"{sites[i - 1]}, " if i else ""
+        for prefix, label, style in (("", "training", "--"), ("validation_", "validation", "-")):
+            if prefix + name not in history[0]:
+                continue
+            values = [row[prefix + name] for row in history]
+            look: dict[str, Any] = {"color": f"C{i}", "linestyle": style} if sites else {}
+            marker = "." if len(epochs) < 3 else ""  # a line of one point is not seen
+            axes.plot(epochs, values, label=of + label, marker=marker, **look)
+            # The first epochs of an untrained model would flatten all that follows.
+            shown += values[len(values) // 20 :]
+    margin = 0.1 * (max(shown) - min(shown)) or 1.0
+    axes.set_ylim(min(shown) - margin, max(shown) + margin)
+    axes.set_xlim(epochs[0] - 0.5 * (len(epochs) < 3), epochs[-1] + 0.5 * (len(epochs) < 3))
+    axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
+    axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
+    axes.grid(alpha=0.3)
+    axes.legend(fontsize="small" if sites else None)
 
 
 def colours(number: int) -> list[Any]:

@@ -7,6 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
+from matplotlib.cm import ScalarMappable
+from matplotlib.colors import BoundaryNorm, ListedColormap
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -14,7 +17,8 @@ from pyro_vae import checks
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.data import Split
 from pyro_vae.evaluate.probes import continuous
-from pyro_vae.figures.drawing import Figure, colours
+from pyro_vae.figures.drawing import Figure, Pictures, colours, on
+from pyro_vae.figures.heat import pictures
 from pyro_vae.figures.stories import (
     Data,
     Datum,
@@ -30,12 +34,13 @@ from pyro_vae.figures.stories import (
     told,
     typical,
 )
-from pyro_vae.figures.tables import pictures
 from pyro_vae.program import Program, sites
 
 
 @checked
-def interpolation(program: Program, start: Datum, end: Datum, num_steps: Count = 12) -> Figure:
+def interpolation(
+    program: Program, start: Datum, end: Datum, num_steps: Count = 12, *, ax: Axes | None = None
+) -> Figure:
     """One datum turning into another, along the line between the means of their q(z|x).
 
     The first and last picture are the data. Covariates go along the line, too; labels change in the middle.
@@ -45,6 +50,7 @@ def interpolation(program: Program, start: Datum, end: Datum, num_steps: Count =
         start: x of the one, ``event_shape``, or a batch of it alone, such as ``split.batch([0])``.
         end: the other.
         num_steps: pictures between them.
+        ax: axes of a figure of one's own to draw on.
     """
     with program.evaluating():
         a, b = one(program, start), one(program, end)
@@ -53,7 +59,9 @@ def interpolation(program: Program, start: Datum, end: Datum, num_steps: Count =
         values = {name: _between(from_z[name], to_z[name], t, False) for name in from_z}
         batch = {name: _between(a[name], b[name], t, name in program.classes) for name in a}
         x, _ = shown(told(program, batch, values), "x")
-    return pictures(program, [torch.cat([a["x"], x, b["x"]])], "From one datum to another in latent space")
+    title = "From one datum to another in latent space"
+    ends = ["datum", *[""] * num_steps, "datum"]
+    return pictures(program, Pictures([torch.cat([a["x"], x, b["x"]])], title, columns=ends), ax)
 
 
 def _between(a: Tensor, b: Tensor, t: Tensor, is_label: bool) -> Tensor:
@@ -65,9 +73,17 @@ def _between(a: Tensor, b: Tensor, t: Tensor, is_label: bool) -> Tensor:
 
 @checked
 def traversals(
-    program: Program, datum: Datum, num_steps: Count = 11, *, max_rows: Count = 10, site: str | None = None
+    program: Program,
+    datum: Datum,
+    num_steps: Count = 11,
+    *,
+    max_rows: Count = 10,
+    site: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Each latent of one datum in turn varied over the prior's quantiles, the others and its labels kept.
+
+    The datum comes first in each row, and beside the row its own value of that latent.
 
     Args:
         program: the model.
@@ -76,7 +92,15 @@ def traversals(
         max_rows: latents drawn, those with the sharpest q(z|x) first.
         site: whose latents are varied; by default those next to the data, ``"z1"`` of a HierarchicalVAE, of
             which a datum says most. Sites above it are kept, and those below follow, at their means.
+        ax: axes of a figure of one's own to draw on.
     """
+    return pictures(program, traversed(program, datum, num_steps, max_rows, site), ax)
+
+
+def traversed(
+    program: Program, datum: Datum, num_steps: int, max_rows: int, site: str | None = None
+) -> Pictures:
+    """What ``traversals`` draws."""
     with program.evaluating():
         batch = one(program, datum)
         guide, values = inferred(program, batch)
@@ -84,39 +108,53 @@ def traversals(
         names, site = _choose(program, trace, site)
         model = dict(sites(trace))
         p, z = model[site]["fn"], model[site]["value"]
-        sharpest = (
-            dict(sites(guide))
-            .get(site, model[site])["fn"]
-            .sample((1000,))
-            .reshape(1000, -1)
-            .std(0)
-            .argsort()[:max_rows]
-        )
+        q = dict(sites(guide)).get(site, model[site])["fn"]
+        sharpest = q.sample((1000,)).reshape(1000, -1).std(0).argsort()[:max_rows].tolist()
         quantiles = _quantiles(p, num_steps)
         varied = z.reshape(-1).repeat(len(sharpest), num_steps, 1)
-        for row, d in zip(varied, sharpest.tolist(), strict=True):
+        for row, d in zip(varied, sharpest, strict=True):
             row[:, d] = quantiles[:, d]
         number = len(sharpest) * num_steps
         above = {name: model[name]["value"] for name in names[: names.index(site)]}
         values = repeated(above, number) | {site: varied.reshape(number, *z.shape[1:])}
         x, _ = shown(told(program, repeated(batch, number), values), "x")
-    labels = [f"{site}[{d}]" for d in sharpest.tolist()]
-    title = f"One latent at a time, over quantiles 0.05 to 0.95 of {density(site, *above)}"
-    return pictures(program, [*x.reshape(-1, num_steps, *x.shape[1:])], title, labels)
+    own = z.reshape(-1).tolist()
+    which = f"the {len(sharpest)} of {len(own)}" if len(sharpest) < len(own) else "those"
+    same = (quantiles == quantiles[:, :1]).all()
+    steps = [*map(_short, quantiles[:, 0].tolist())] if same else [f"{q:.0%}" for q in _levels(num_steps)]
+    return Pictures(
+        [torch.cat([batch["x"].to(row), row]) for row in x.reshape(-1, num_steps, *x.shape[1:])],
+        f"One latent of a datum at a time, {which} with the sharpest q({site}|x) first, over quantiles 0.05 "
+        f"to 0.95 of {density(site, *above)}",
+        [f"{site}[{d}] = {_short(own[d])}" for d in sharpest],
+        ["datum", *steps],
+    )
 
 
 @checked
-def manifold(program: Program, num_steps: Count = 15, *, given: Mapping[str, Any] | None = None) -> Figure:
+def manifold(
+    program: Program,
+    num_steps: Count = 15,
+    *,
+    given: Mapping[str, Any] | None = None,
+    ax: Axes | None = None,
+) -> Figure:
     """Map of a 2-D latent plane: the mean of p(x|z) on a square grid of the prior's quantiles.
 
     Args:
         program: a model of one site of two latents.
         num_steps: quantiles from 0.05 to 0.95.
         given: what the model is given, such as ``{"y": 3}``.
+        ax: axes of a figure of one's own to draw on.
 
     Raises:
         ValueError: the latent space is not 2-D, or a label is not given.
     """
+    return pictures(program, mapped(program, num_steps, given), ax)
+
+
+def mapped(program: Program, num_steps: int, given: Mapping[str, Any] | None = None) -> Pictures:
+    """What ``manifold`` draws."""
     with program.evaluating():
         trace = program.simulate(1, given)
         model = dict(sites(trace))
@@ -134,11 +172,24 @@ def manifold(program: Program, num_steps: Count = 15, *, given: Mapping[str, Any
             )
         (site,) = sizes
         first, second = _quantiles(model[site]["fn"], num_steps).T
-        z = torch.stack(torch.meshgrid(first, second.flip(0), indexing="xy"), -1).reshape(-1, 2)
+        second = second.flip(0)
+        z = torch.stack(torch.meshgrid(first, second, indexing="xy"), -1).reshape(-1, 2)
         x, _ = shown(told(program, repeated(batch_of(trace), len(z)), {site: z}), "x")
     title = f"Map of the latent plane, over quantiles 0.05 to 0.95 of {density(site)}"
-    title += "".join(f", {s} = {v}" for s, v in (given or {}).items())
-    return pictures(program, [*x.reshape(-1, num_steps, *x.shape[1:])], title)
+    return Pictures(
+        [*x.reshape(-1, num_steps, *x.shape[1:])],
+        title + "".join(f", {s} = {v}" for s, v in (given or {}).items()),
+        [*map(_short, second.tolist())],
+        [*map(_short, first.tolist())],
+        f"{site}[0]",
+        f"{site}[1]",
+    )
+
+
+def _short(value: float) -> str:
+    """A number of two digits, as -1.6 and 0.042 are."""
+    text = f"{value:.1f}" if abs(value) >= 1 or abs(value) < 1e-3 else f"{value:.2g}"
+    return text.removeprefix("-") if float(text) == 0 else text
 
 
 @checked
@@ -148,6 +199,7 @@ def latents(
     labels: Tensor | np.ndarray | Sequence[float] | None = None,
     *,
     site: str | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """Scatter of the means of q(z|x), coloured by class or number: the latent plane, or its main plane.
 
@@ -159,6 +211,7 @@ def latents(
         labels: class of each datum ``[N]``, or a number, of which some are not whole; by default the data's
             own, site ``"y"``.
         site: of the latents; by default those next to the data, ``"z1"`` of a HierarchicalVAE.
+        ax: axes of a figure of one's own to draw on.
     """
     z, site, kind, labels = _codes(program, data, labels, site, 5000)
     dim = z.shape[1]
@@ -172,9 +225,10 @@ def latents(
         shares = (s.square() / s.square().sum()).tolist()
         z = spread @ directions[:2].T
         names = [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)]
-    figure = _scatter(z, labels, data)
+    figure, axes = on(ax, 6.4, 5.6)
+    _scatter(axes, z, labels, data)
     title = f"The {kind} of each q({site}|x), {len(z)} data"
-    figure.axes[0].set(title=title, xlabel=names[0], ylabel=names[1])
+    axes.set(title=title, xlabel=names[0], ylabel=names[1])
     return figure
 
 
@@ -186,6 +240,7 @@ def tsne(
     *,
     site: str | None = None,
     seed: Seed = 0,
+    ax: Axes | None = None,
 ) -> Figure:
     """Neighbours among the means of q(z|x), laid out in a plane by t-SNE, coloured by class or number.
 
@@ -197,6 +252,7 @@ def tsne(
         labels: likewise.
         site: likewise.
         seed: of the layout.
+        ax: axes of a figure of one's own to draw on.
 
     Reference: van der Maaten and Hinton, 2008, "Visualizing data using t-SNE".
     """
@@ -212,8 +268,9 @@ def tsne(
     layout = TSNE(perplexity=min(30.0, (len(z) - 1) / 3), init=start, random_state=seed).fit_transform(
         z.numpy()
     )
-    figure = _scatter(torch.as_tensor(layout), labels, data)
-    figure.axes[0].set(title=f"t-SNE of the {kind} of each q({site}|x), {len(z)} data", xticks=[], yticks=[])
+    figure, axes = on(ax, 6.4, 5.6)
+    _scatter(axes, torch.as_tensor(layout), labels, data)
+    axes.set(title=f"t-SNE of the {kind} of each q({site}|x), {len(z)} data", xticks=[], yticks=[])
     return figure
 
 
@@ -239,31 +296,36 @@ def _codes(
     return z, site, kind, None if labels is None or labels.dim() != 1 else labels.cpu()
 
 
-def _scatter(z: Tensor, labels: Tensor | None, data: Data) -> Figure:
-    """Points ``[N, 2]``, coloured by class or number."""
-    figure = Figure(figsize=(6.4, 5.6), layout="constrained")
-    axes = figure.add_subplot()
+def _scatter(axes: Axes, z: Tensor, labels: Tensor | None, data: Data) -> None:
+    """Points ``[N, 2]``, coloured by class or number, with a legend, or a bar where there are many."""
     if labels is None:
         axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
-    elif continuous(labels):
-        known = ~labels.isnan()
+        return
+    known = ~labels.double().isnan()
+    if not known.all():
         axes.scatter(z[~known, 0], z[~known, 1], s=6, alpha=0.7, color="lightgrey")
-        points = axes.scatter(z[known, 0], z[known, 1], s=6, alpha=0.7, c=labels[known], cmap="viridis")
-        figure.colorbar(points, label="label")
-    else:
-        found = labels.double()
-        classes = sorted(set(found[~found.isnan()].tolist()))
-        palette = dict(zip(classes, colours(len(classes)), strict=True))
-        # In the order of the data, so that no class covers another.
-        each = [palette.get(label, "lightgrey") for label in found.tolist()]
-        axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.7, color=each)
-        called = data.class_names if isinstance(data, Split) else None
-        keys = {str(called[int(k)] if called else f"{k:g}"): colour for k, colour in palette.items()}
-        for label, colour in (keys | {"not known": "lightgrey"} if found.isnan().any() else keys).items():
-            axes.scatter([], [], s=6, color=colour, label=label)
-        if len(classes) <= 20:
-            axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
-    return figure
+    z, labels = z[known], labels[known]
+    if continuous(labels):
+        points = axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.7, c=labels, cmap="viridis")
+        axes.figure.colorbar(points, ax=axes, label="label")
+        return
+    classes, codes = labels.unique(return_inverse=True)
+    called = data.class_names if isinstance(data, Split) else None
+    names = [str(called[int(k)]) if called else f"{k:g}" for k in classes.tolist()]
+    palette = colours(len(classes))
+    # In the order of the data, so that no class covers another.
+    axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.7, color=[palette[code] for code in codes.tolist()])
+    if len(classes) > 20:
+        ends = BoundaryNorm([code - 0.5 for code in range(len(classes) + 1)], len(classes))
+        bar = axes.figure.colorbar(ScalarMappable(ends, ListedColormap(palette)), ax=axes, label="class")
+        shown = [*range(0, len(classes), -(-len(classes) // 12))]
+        bar.set_ticks(shown, labels=[names[code] for code in shown])
+        bar.minorticks_off()
+        return
+    unknown = [] if known.all() else [("not known", "lightgrey")]
+    for name, colour in [*zip(names, palette, strict=True), *unknown]:
+        axes.scatter([], [], s=6, color=colour, label=name)
+    axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
 
 
 @checked
@@ -274,6 +336,7 @@ def levels(
     given: Mapping[str, Any] | None = None,
     site: str = "x",
     seed: int = 0,
+    ax: Axes | None = None,
 ) -> Figure:
     """What each level of latents decides: each row keeps what is above a level, and draws anew from it down.
 
@@ -285,6 +348,7 @@ def levels(
         given: what the model is given, such as ``{"y": 3}``.
         site: that is drawn.
         seed: of the draws.
+        ax: axes of a figure of one's own to draw on.
 
     Raises:
         ValueError: there is one level only.
@@ -306,7 +370,7 @@ def levels(
             rows.append(torch.cat([root, shown(anew, site)[0]]))
     labels = [f"{', '.join(names[level:])} anew" for level in range(len(names))]
     title = f"From one level down drawn anew, those above kept: {centre} of {density(site, *names)}"
-    return pictures(program, rows, title, labels)
+    return pictures(program, Pictures(rows, title, labels), ax)
 
 
 def _choose(program: Program, model: Trace, site: str | None) -> tuple[list[str], str]:
@@ -333,7 +397,7 @@ def _quantiles(distribution: Any, num_steps: Count) -> Tensor:
     if distribution.support.is_discrete:
         raise ValueError("discrete latents have no quantiles to go along; look at figures.samples")
     like = typical(distribution).reshape(-1)
-    levels = torch.linspace(0.05, 0.95, num_steps).to(like)
+    levels = torch.tensor(_levels(num_steps)).to(like)
     try:
         base = distribution.base_dist if distribution.event_shape else distribution
         at = levels.reshape(-1, *[1] * (len(base.batch_shape)))
@@ -342,3 +406,8 @@ def _quantiles(distribution: Any, num_steps: Count) -> Tensor:
         draws: Tensor = distribution.sample((100_000,)).reshape(100_000, -1).sort(0).values
         quantiles = draws[(levels * (len(draws) - 1)).round().long()]
     return quantiles
+
+
+def _levels(num_steps: int) -> list[float]:
+    found: list[float] = torch.linspace(0.05, 0.95, num_steps).tolist()
+    return found

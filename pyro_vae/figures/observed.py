@@ -7,12 +7,14 @@ from typing import Any
 
 import numpy as np
 import torch
+from matplotlib.axes import Axes
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked, found
 from pyro_vae.data import Split
 from pyro_vae.evaluate.predict import Steps, predict
-from pyro_vae.figures.drawing import Figure, grid
+from pyro_vae.figures.drawing import Figure, Pictures, grid
+from pyro_vae.figures.heat import pictures
 from pyro_vae.figures.stories import (
     Data,
     density,
@@ -24,7 +26,7 @@ from pyro_vae.figures.stories import (
     some,
     told,
 )
-from pyro_vae.figures.tables import by_column, pictures, reconstructed
+from pyro_vae.figures.tables import by_column, reconstructed, refuse_axes
 from pyro_vae.program import Program
 
 
@@ -36,6 +38,7 @@ def samples(
     given: Mapping[str, Any] | None = None,
     site: str = "x",
     seed: int = 0,
+    ax: Axes | None = None,
 ) -> Figure:
     """Data generated from the model: the mean of p(x|z) at draws z ~ p(z), in a square grid.
 
@@ -48,8 +51,10 @@ def samples(
             take each class in turn: a column each.
         site: that is drawn.
         seed: of the draws.
+        ax: axes of a figure of one's own to draw on.
     """
     if program.columns is not None and site == "x":
+        refuse_axes(ax)
         return by_column({"draws": program}, None, None, seed, "raws of the model", given)
     with program.evaluating(seed):
         trace = program.simulate(num_samples, given)
@@ -69,11 +74,12 @@ def samples(
                 range(min(number, num_samples)),
                 f"{title}, a column for each {label}",
             )
-    return grid([x[i : i + side] for i in range(0, num_samples, side)], title, columns=[*map(str, columns)])
+    rows = [x[i : i + side] for i in range(0, num_samples, side)]
+    return grid(rows, title, columns=[*map(str, columns)], ax=ax)
 
 
 @checked
-def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
+def reconstructions(program: Program, data: Data, *, site: str = "x", ax: Axes | None = None) -> Figure:
     """Data (above) and the mean of p(x|z) at the mean of q(z|x) (below), where also what was missing is seen.
 
     Values beyond the range of the data, which a Normal may have, are drawn as its ends. Of a table, each
@@ -84,8 +90,10 @@ def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
         data: x, ``[N, *event_shape]``; or a batch; or a split, of which the first 12 are drawn; of a table
             the first 5000 rows.
         site: that is drawn.
+        ax: axes of a figure of one's own to draw on.
     """
     if program.columns is not None and site == "x":
+        refuse_axes(ax)
         return reconstructed(program, data)
     with program.evaluating():
         batch = some(program, data, 12, site)
@@ -96,7 +104,7 @@ def reconstructions(program: Program, data: Data, *, site: str = "x") -> Figure:
     known = x[~x.isnan()] if not x.isnan().all() else y
     of = density(site, *latent_sites(trace), *labels_given(program, trace))
     title = f"Data (above) and reconstructions, the {centre} of {of} (below)"
-    return grid([x, y.clamp(known.min(), known.max())], title)
+    return grid([x, y.clamp(known.min(), known.max())], title, ax=ax)
 
 
 @checked
@@ -109,6 +117,7 @@ def inpainting(
     num_particles: Count = 1000,
     hmc: Steps = 0,
     seed: Seed = 0,
+    ax: Axes | None = None,
 ) -> Figure:
     """What is given of some data, and the rest of them: as the encoder guesses, as drawn, and as it was.
 
@@ -123,6 +132,7 @@ def inpainting(
         num_particles: of ``pv.predict``, and so is hmc.
         hmc: steps that move draws on.
         seed: of the draws.
+        ax: axes of a figure of one's own to draw on.
 
     Raises:
         ValueError: ``known`` has another shape, or is not of booleans.
@@ -141,11 +151,19 @@ def inpainting(
     drawn = predict(program, given, num_samples, num_particles=num_particles, hmc=hmc, seed=seed)["x"]
     rows = [given["x"], torch.where(mask, x, guessed), *drawn, x]
     labels = ["given", "guess", *["drawn"] * len(drawn), "truth"]
-    return pictures(program, rows, f"What is not given: a guess, the {centre} of p(x|z), and draws", labels)
+    title = f"What is not given: a guess, the {centre} of p(x|z), and draws"
+    return pictures(program, Pictures(rows, title, labels), ax)
 
 
 @checked
-def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", seed: int = 0) -> Figure:
+def comparison(
+    programs: Mapping[str, Program],
+    data: Data,
+    *,
+    site: str = "x",
+    seed: int = 0,
+    ax: Axes | None = None,
+) -> Figure:
     """Data, and for each of several programs their reconstructions and as many draws, of the same labels.
 
     Of a table, the marginals of the data and of draws of each.
@@ -155,10 +173,12 @@ def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", 
         data: as in ``reconstructions``.
         site: that is drawn.
         seed: of the draws.
+        ax: axes of a figure of one's own to draw on.
     """
     if not programs:
         raise ValueError("programs={} are none to compare; give one or more by name")
     if site == "x" and all(program.columns is not None for program in programs.values()):
+        refuse_axes(ax)
         return by_column(programs, data, None, seed, "raws of each model")
     rows: list[Tensor] = []
     labels = ["data"]
@@ -170,7 +190,7 @@ def comparison(programs: Mapping[str, Program], data: Data, *, site: str = "x", 
             for kind, values in (("reconstructed", z), ("drawn", {})):
                 rows.append(shown(told(program, batch, values, site, draw=not values), site)[0].cpu())
                 labels.append(f"{name}: {kind}")
-    return grid(rows, "Data, reconstructions and draws of each model", labels)
+    return grid(rows, "Data, reconstructions and draws of each model", labels, ax=ax)
 
 
 @checked
@@ -181,6 +201,7 @@ def styles(
     *,
     site: str = "y",
     class_names: Sequence[str] | None = None,
+    ax: Axes | None = None,
 ) -> Figure:
     """The same style in all classes: each row a datum, and its latents decoded under each class in turn.
 
@@ -190,6 +211,7 @@ def styles(
         num_data: rows.
         site: of the labels.
         class_names: above the columns; by default those of the split.
+        ax: axes of a figure of one's own to draw on.
 
     Raises:
         ValueError: there are no labels of that name.
@@ -214,4 +236,4 @@ def styles(
         x, centre = shown(told(program, every, values), "x")
     rows = [*torch.cat([batch["x"][:, None], x.reshape(-1, number, *x.shape[1:])], 1)]
     title = f"The style of each datum in every class: {centre} of {density('x', *values, site)}"
-    return pictures(program, rows, title, columns=["data", *names])
+    return pictures(program, Pictures(rows, title, columns=["data", *names]), ax)

@@ -15,7 +15,7 @@ from pyro_vae.checks import checked
 from pyro_vae.evaluate.calibration import told
 from pyro_vae.evaluate.intervals import Intervals
 from pyro_vae.evaluate.predictive_check import PredictiveCheck, Statistic
-from pyro_vae.figures.drawing import Figure
+from pyro_vae.figures.drawing import Figure, on
 from pyro_vae.figures.tables import DATA, DRAWN
 
 MOST, ACROSS, WORST = 12, 4, 4
@@ -79,20 +79,20 @@ def _distribution(axes: Axes, statistic: Statistic) -> None:
 
 
 @checked
-def intervals(result: Intervals) -> Figure:
+def intervals(result: Intervals, *, ax: Axes | None = None) -> Figure:
     """What predictive intervals hold, less what they say, of each column; the four worst are named.
 
     The grey band is that of 95 % of right ones, level by level, of as many values as the worst column has.
 
     Args:
         result: of ``pv.evaluate.intervals``.
+        ax: axes of a figure of one's own to draw on.
     """
     levels = np.linspace(0.01, 0.99, 99)
     held = torch.stack([result.coverage(level) for level in levels.tolist()]).numpy()
     worst = result.p_values.argsort()[:WORST].tolist()
     number = int((~result.places[:, worst[0]].isnan()).sum())
-    figure = Figure(figsize=(6, 4), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = on(ax, 6, 4)
     low, high = (binom.ppf(q, number, levels) / number - levels for q in (0.025, 0.975))
     axes.fill_between(levels, low, high, color="0.88", linewidth=0)
     axes.axhline(0, color="0.5", linewidth=0.8, linestyle="--")

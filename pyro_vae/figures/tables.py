@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import textwrap
 from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
@@ -14,7 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.checks import Seed, checked
 from pyro_vae.data.columns import Column
-from pyro_vae.figures.drawing import NOT_OBSERVED, Figure, grid
+from pyro_vae.figures.drawing import Figure, wrapped
 from pyro_vae.figures.stories import Data, inferred, repeated, shown, some, told
 from pyro_vae.program import Batch, Program, sites
 
@@ -119,7 +118,7 @@ def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *,
     return figure
 
 
-def reconstructed(program: Program, data: Data) -> Figure:
+def reconstructed(program: Program, data: Data, host: Any = None, most: int = MOST) -> Figure:
     """Each column of a table: its values, and the centres of p(x|z) at the centre of q(z|x)."""
     with program.evaluating():
         batch = some(program, data, ROWS, "x")
@@ -128,7 +127,7 @@ def reconstructed(program: Program, data: Data) -> Figure:
         found, made = _table(program, batch["x"]), _table(program, y)
     found = {name: found[name] for name in made}
     error = {name: _error(_of(program, name), found[name], made[name]) for name in made}
-    chosen, why = _choose(program, None, MOST, error.get, "whose errors are largest")
+    chosen, why = _choose(program, None, most, error.get, "whose errors are largest")
     units = _units(data)
 
     def draw(axes: Axes, name: str) -> None:
@@ -142,7 +141,7 @@ def reconstructed(program: Program, data: Data) -> Figure:
             ]
             order = np.argsort([-(x == code).sum() for code in range(len(labels))])[:BARS][::-1]
             axes.barh(range(len(order)), [right[code] for code in order], color=DRAWN, height=0.7)
-            axes.set_yticks(range(len(order)), [_cut(labels[code], 14) for code in order])
+            axes.set_yticks(range(len(order)), [cut(labels[code], 14) for code in order])
             axes.set_xlim(0, 1)
             axes.set_xlabel("share reconstructed right", fontsize=7)
         else:
@@ -162,6 +161,7 @@ def reconstructed(program: Program, data: Data) -> Figure:
         draw,
         f"Data and reconstructions, the {centre} of p(x|z), of categories the likeliest{why}",
         [],
+        host,
     )
 
 
@@ -178,6 +178,18 @@ def check_table(program: Program, name: str) -> None:
         )
 
 
+def refuse_axes(ax: Axes | None) -> None:
+    """Refuses axes for what has a panel for each of several columns or rows.
+
+    Raises:
+        ValueError: they are given.
+    """
+    if ax is not None:
+        raise ValueError(
+            "ax= is for what is drawn on one axes, and of a table there are several: leave it out"
+        )
+
+
 def by_column(
     programs: Mapping[str, Program],
     data: Any,
@@ -185,6 +197,8 @@ def by_column(
     seed: int,
     title: str,
     given: Mapping[str, Any] | None = None,
+    host: Any = None,
+    most: int = MOST,
 ) -> Figure:
     """``marginals`` of several models of one table; without data of draws under what is given."""
     found: Table = {}
@@ -196,7 +210,7 @@ def by_column(
     distances: Callable[[str], float] = lambda name: max(  # noqa: E731
         _distance(_of(first, name), found, draws, name) for draws in drawn.values()
     )
-    chosen, why = _choose(first, columns, MOST, distances)
+    chosen, why = _choose(first, columns, most, distances)
 
     def draw(axes: Axes, name: str) -> None:
         _marginal(axes, _of(first, name), found.get(name), [draws[name] for draws in drawn.values()])
@@ -204,7 +218,7 @@ def by_column(
 
     keys = [Patch(color=DATA, label="data")] if found else []
     keys += [Patch(color=f"C{i}", label=label) for i, label in enumerate(programs)]
-    return _panels(chosen, draw, f"{'Data and d' if found else 'D'}{title}{why}", keys)
+    return _panels(chosen, draw, f"{'Data and d' if found else 'D'}{title}{why}", keys, host)
 
 
 def _data_and_draws(
@@ -313,19 +327,25 @@ def _error(column: Column, x: np.ndarray, y: np.ndarray) -> float:
 
 
 def _panels(
-    names: Sequence[str], draw: Callable[[Axes, str], None], title: str, keys: Sequence[Any]
+    names: Sequence[str],
+    draw: Callable[[Axes, str], None],
+    title: str,
+    keys: Sequence[Any],
+    host: Any = None,
 ) -> Figure:
-    """A panel for each column, five beside each other."""
+    """A panel for each column, five beside each other, or three on a part of a figure."""
     across = min(5, len(names), 3 if len(names) in (3, 6, 9) else 4 if len(names) in (4, 7, 8) else 5)
+    across = min(across, 3) if host else across
     down = -(-len(names) // across)
-    figure = Figure(figsize=(max(4.5, 2.4 * across), 1.9 * down + 0.6), layout="constrained")
+    wide = max(4.5, 2.4 * across)
+    figure = host or Figure(figsize=(wide, 1.9 * down + 0.6), layout="constrained")
     panels = figure.subplots(down, across, squeeze=False)
     for axes, name in zip(panels.flat, names, strict=False):
         draw(axes, name)
         axes.tick_params(labelsize=7)
     for axes in panels.flat[len(names) :]:
         axes.set_axis_off()
-    figure.suptitle("\n".join(textwrap.wrap(title, int(30 * across))), fontsize=10)
+    figure.suptitle(wrapped(title, wide, 10), fontsize=10)
     if keys:
         figure.legend(handles=list(keys), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
     return figure
@@ -342,10 +362,10 @@ def _percent(share: float) -> str:
 
 
 def _short(name: str, unit: str | None, most: int) -> str:
-    return _cut(name, most) + (f" ({unit})" if unit else "")
+    return cut(name, most) + (f" ({unit})" if unit else "")
 
 
-def _cut(text: str, most: int) -> str:
+def cut(text: str, most: int) -> str:
     """Without its middle, where it is too long: names often differ at their ends."""
     return text if len(text) <= most else f"{text[: (most + 1) // 2]}…{text[len(text) - (most - 2) // 2 :]}"
 
@@ -428,7 +448,7 @@ def _bars(
         axes.set_ylabel("share", fontsize=7)
         axes.xaxis.set_major_locator(MaxNLocator(6, integer=True))
     else:
-        axes.set_yticks(at, [_cut(label, 14) for label in labels])
+        axes.set_yticks(at, [cut(label, 14) for label in labels])
         axes.invert_yaxis()
         axes.xaxis.set_major_locator(MaxNLocator(4))
         axes.set_xlabel("share", fontsize=7)
@@ -459,72 +479,10 @@ def _ticks(axis: Any, column: Column, limits: tuple[float, float], labelled: boo
     if column.levels or column.kind == "boolean":
         labels = _levels(column)
         step = -(-len(labels) // 8)
-        axis.set_ticks(range(0, len(labels), step), [_cut(label, 9) for label in labels[::step]])
+        axis.set_ticks(range(0, len(labels), step), [cut(label, 9) for label in labels[::step]])
         if axis.axis_name == "x":
             axis.set_tick_params(rotation=45 if max(map(len, labels)) > 2 else 0)
     elif not _in_logs(column, limits):
         axis.set_major_locator(MaxNLocator(3, integer=column.whole))
     if not labelled:
         axis.set_tick_params(labelleft=False, labelright=False, labelbottom=False)
-
-
-def heat(
-    names: Sequence[str],
-    rows: Sequence[torch.Tensor],
-    title: str,
-    labels: Sequence[str] = (),
-    *,
-    columns: Sequence[str] = (),
-) -> Figure:
-    """Rows of a table as colours: a panel for each of several, in which a table's rows are columns.
-
-    Each of a table's columns has the colours of its own range. Of more than 30 those are there that vary most
-    for their size.
-
-    Args:
-        names: of the table's columns.
-        rows: each ``[n, D]``; NaN is not observed.
-        title: above them.
-        labels: above each panel.
-        columns: below each row of a panel.
-    """
-    arrays = [row.detach().double().cpu().numpy() for row in rows]
-    every = np.concatenate(arrays)
-    low, high = (end(every, axis=0, initial=initial, where=~np.isnan(every)) for end, initial in _ENDS)
-    spread = np.where(high > low, high - low, 0.0)
-    relative = spread / np.maximum(np.maximum(abs(low), abs(high)), 1e-12)
-    shown = np.sort(np.argsort(-relative, kind="stable")[:30])
-    scale = np.where(spread > 0, spread, 1.0)
-    width = max(0.9, 0.16 * max(map(len, arrays)))
-    figure = Figure(
-        figsize=(max(5.0, width * len(arrays) + 2.6), 0.18 * len(shown) + 1.3), layout="constrained"
-    )
-    panels = figure.subplots(1, len(arrays), sharey=True, squeeze=False)[0]
-    for i, (axes, array) in enumerate(zip(panels, arrays, strict=True)):
-        cells = np.where(spread > 0, (array - low) / scale, np.where(np.isnan(array), np.nan, 0.5))
-        axes.set_facecolor(NOT_OBSERVED)
-        image = axes.imshow(cells[:, shown].T, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
-        axes.set_xticks(range(len(columns)), columns, rotation=90, fontsize=7)
-        axes.set_title(labels[i] if i < len(labels) else "", fontsize=8)
-        axes.tick_params(length=0)
-    panels[0].set_yticks(range(len(shown)), [_cut(names[j], 24) for j in shown], fontsize=7)
-    bar = figure.colorbar(image, ax=list(panels), pad=0.01)
-    bar.set_ticks([0, 1], labels=["lowest", "highest"], fontsize=8)
-    bar.set_label("of each column", fontsize=8)
-    more = f", the {len(shown)} of {len(names)} columns that vary most" if len(shown) < len(names) else ""
-    figure.suptitle(
-        "\n".join(textwrap.wrap(title + more, max(50, int(10 * figure.get_figwidth())))), fontsize=10
-    )
-    return figure
-
-
-_ENDS: tuple[tuple[Any, float], ...] = ((np.min, np.inf), (np.max, -np.inf))
-
-
-def pictures(
-    program: Program, rows: Sequence[torch.Tensor], title: str, labels: Sequence[str] = (), **columns: Any
-) -> Figure:
-    """``grid`` of a program's x, and ``heat`` of one that is of a table."""
-    if program.columns is not None:
-        return heat(list(program.columns), rows, title, labels, **columns)
-    return grid(rows, title, labels, **columns)

@@ -332,7 +332,12 @@ def _name(part: Any) -> str:
     by_name = part.families if isinstance(part, Auto) else part
     if isinstance(by_name, Mapping):
         return ", ".join(f"{column}: {_name(own)}" for column, own in by_name.items()) or "auto"
-    return registry.write(part)
+    text = registry.write(part)
+    if isinstance(part, ELBO) and part.num_particles > 1 and "num_particles" not in text:
+        # As many as by default, too: what an objective costs and means hangs on them.
+        called, others = text[:-1].split("(", 1)
+        text = f"{called}({', '.join(filter(None, [f'num_particles={part.num_particles}', others]))})"
+    return text
 
 
 def _slug(name: str) -> str:

@@ -10,6 +10,7 @@ from pathlib import Path
 
 import numpy as np
 import pandas as pd
+import pyro
 import pyro.distributions as dist
 import pytest
 import torch
@@ -17,6 +18,7 @@ import yaml
 from cases import TwoSites
 
 import pyro_vae as pv
+from pyro_vae import comparison
 from pyro_vae.checks import ConfigError
 from pyro_vae.training.loop import _Training
 
@@ -375,6 +377,20 @@ def test_objectives_beside_priors(digits, shared):
         "VampPrior(components=3), AnalyticKL()",
     ]
     assert result.rows[1].purpose == result.rows[3].purpose
+
+
+def test_an_objective_is_named_with_its_draws():
+    """By default they are not in its text, and IWAE() would not say of how many."""
+    o = pv.objectives
+    for part, name in (
+        (o.IWAE(5), "IWAE(num_particles=5)"),
+        (o.IWAE(7), "IWAE(num_particles=7)"),
+        (o.Renyi(alpha=0.3), "Renyi(num_particles=5, alpha=0.3)"),
+        (o.AnalyticKL(), "AnalyticKL()"),
+        (pyro.infer.Trace_ELBO(), "Trace_ELBO()"),
+        (pyro.infer.RenyiELBO(), "RenyiELBO(num_particles=2)"),
+    ):
+        assert comparison._name(part) == name
 
 
 def test_objectives_that_do_not_fit(digits, shared):

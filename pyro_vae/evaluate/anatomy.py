@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import html
 import math
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -162,7 +162,7 @@ class Anatomy:
 def anatomy(
     program: Program,
     data: Data,
-    labels: Tensor | np.ndarray | Sequence[Any] | None = None,
+    labels: Any = None,
     *,
     num_samples: Draws = 16,
     num_aggregate: Draws = 2000,
@@ -193,8 +193,9 @@ def anatomy(
     Args:
         program: the model.
         data: a split such as ``data.test``, a batch, or a tensor ``[N, *event_shape]``.
-        labels: class of each datum ``[N]``, or a number, of which some are not whole; by default the data's
-            own, site ``"y"``.
+        labels: class of each datum ``[N]``, in whatever ``pv.data.load(labels=...)`` takes (names too, a
+            Series of pandas, of a table the name of a column); or a number, of which some are not whole; by
+            default the data's own, site ``"y"``.
         num_samples: draws of z per datum, for reconstruction, KL and the posterior's means.
         num_aggregate: draws of q(z), from as many data, evenly.
         batch_size: decoded data at a time, over all draws.
@@ -285,7 +286,9 @@ def _terms(program: Program, batch: Batch, num_samples: int, sizes: dict[str, in
         each = torch.full_like(mean, math.nan)
         one, other = elements(q), elements(p)
         if one is not None and other is not None:
-            own = kl_term(one, other, z, exact).expand(z.shape)
+            own, mask = kl_term(one, other, z, exact).expand(z.shape), model.nodes[name]["mask"]
+            if mask is not None:  # of a whole value of the site
+                own = own * torch.as_tensor(mask)[(..., *[None] * len(q.event_shape))]
             each = by_latent(own, len(q.event_shape)).mean(0).mT
         kls.append(terms[name])
         within = by_latent(z, len(q.event_shape)).to(mean).var(0).mT
@@ -301,13 +304,16 @@ def _labels(data: Split, labels: Any) -> Tensor | None:
     """One for each datum, on the CPU; None where there are none.
 
     Raises:
-        DataError: they are not as many as the data, or some are infinite.
+        DataError: they are no labels, not as many as the data, or some are infinite.
     """
     if labels is None:
         own = data.labels
         return own.cpu() if own is not None and own.dim() == 1 else None
-    array = labels if isinstance(labels, Tensor) else np.asarray(labels)
-    numeric = isinstance(array, Tensor) or array.dtype.kind in "biuf"
+    if isinstance(labels, str) and data.columns is not None:
+        labels = data.batch(slice(0, len(data)))["x"][:, data.columns.number(labels)]
+    masked = isinstance(labels, np.ma.MaskedArray)
+    array = labels if isinstance(labels, Tensor) or masked else np.asarray(labels)
+    numeric = isinstance(array, Tensor) or (array.dtype.kind in "biuf" and not masked)
     known = torch.as_tensor(array).cpu() if numeric else classes(labels)[0]
     if known.shape != (len(data),):
         raise DataError(f"labels={shown(labels)} must be one for each of the {len(data)} data")

@@ -151,7 +151,7 @@ def unchecked_elbo(
     names: list[str] = []
 
     def terms(batch: Batch) -> Tensor:
-        model, guide = traces(program, batch, num_samples)
+        model, guide = traces(program, batch, num_samples, enumerating=True)
         found = elbo_terms(model, guide)
         observed = [name for name in found if model.nodes[name]["is_observed"]]
         names[:] = [("reconstruction_" if name in observed else "kl_") + name for name in found]
@@ -261,7 +261,7 @@ def measure_of(program: Program, data: Split) -> tuple[str, int]:
     if len(set(found.values())) > 1:
         return f"a mixed measure ({'; '.join(f'{name}: {measure}' for name, measure in found.items())})", 0
     (measure,) = set(found.values()) or {LEBESGUE}
-    return measure, levels if measure == COUNTING else 0
+    return measure, levels if measure == COUNTING and len(found) == 1 else 0  # labels are no pixels
 
 
 def compiled_or_none(function: Any, inputs: list[Tensor], program: Program) -> Any:

@@ -16,9 +16,11 @@ from tqdm.auto import tqdm
 from pyro_vae.checks import ConfigError, Count, Seed, checked, found
 from pyro_vae.data import DataError
 from pyro_vae.data.columns import Columns
+from pyro_vae.evaluate.calibration import told
 from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.intervals import Intervals, intervals
-from pyro_vae.evaluate.simulated import simulated
+from pyro_vae.evaluate.latents import Draws
+from pyro_vae.evaluate.simulated import drawn_sites, simulated
 from pyro_vae.evaluate.two_sample import (
     Features,
     TwoSample,
@@ -31,6 +33,8 @@ from pyro_vae.seen import observing
 
 MOST, MOST_SEEN = 2000, 5000
 """Data, at most, that a classifier and a network of features look at."""
+LEVEL = 0.05
+"""Of a p-value up to which a statistic is told to be off."""
 LEVELS = 5
 """Of a category, whose shares are statistics by default."""
 
@@ -60,10 +64,31 @@ class Statistic:
 
     @property
     def z_score(self) -> float:
-        """How many standard deviations of the replicated the observed lies above their mean."""
+        """How many standard deviations of the replicated the observed lies above their mean.
+
+        Infinite where all of these are equal, or the observed alone is infinite; NaN where some of these are.
+        """
         spread = self.replicated.std().item()
         away = self.observed - self.replicated.mean().item()
+        if math.isnan(spread):
+            return math.nan
         return away / spread if spread > 0 else 0.0 if away == 0 else math.copysign(math.inf, away)
+
+    @property
+    def extremes(self) -> Tensor:
+        """How far out the statistic is of the data, first, and of each replicated set, ``[1 + R]``.
+
+        In standard deviations of all of these, on either side, of distances above; infinite ones as if they
+        lay as far again beyond the others as these are apart.
+        """
+        pool = torch.cat([torch.tensor([self.observed], dtype=torch.float64), self.replicated.double()])
+        known = pool[pool.isfinite()]
+        low, high = (known.min().item(), known.max().item()) if len(known) else (0.0, 0.0)
+        apart = (high - low) or 1.0
+        pool = pool.nan_to_num(posinf=high + apart, neginf=low - apart)
+        spread = pool.std()
+        away = torch.where(spread > 0, (pool - pool.mean()) / spread, 0.0)
+        return away.abs() if self.values is None else away
 
     def __str__(self) -> str:
         what = " (distance of distributions)" if self.values is not None else ""
@@ -102,8 +127,33 @@ class PredictiveCheck:
         """By statistic; of many, some are small by chance."""
         return {statistic.name: statistic.p_value for statistic in self.statistics}
 
+    @property
+    def adjusted(self) -> dict[str, float]:
+        """By statistic, corrected for their number: that any of them is as far out (Westfall and Young)."""
+        if not self.statistics:
+            return {}
+        away = torch.stack([statistic.extremes for statistic in self.statistics])
+        farthest = away[:, 1:].max(0).values
+        share = (1 + (farthest >= away[:, :1]).sum(1)) / (1 + self.num_replications)
+        return dict(zip(self.p_values, share.tolist(), strict=True))
+
+    @property
+    def p_value(self) -> float:
+        """Of all statistics together, exact: were the data draws, at most 5 % of cases have it below 0.05."""
+        return min(self.adjusted.values(), default=1.0)
+
+    @property
+    def off(self) -> list[Statistic]:
+        """Statistics in which data are no draws: of an adjusted p up to 0.05, the farthest first."""
+        adjusted = self.adjusted
+        found = [statistic for statistic in self.statistics if adjusted[statistic.name] <= LEVEL]
+        return sorted(found, key=lambda statistic: -statistic.extremes[0].item())
+
     def __str__(self) -> str:
         title = f"{self.num_data} held-out data against {self.num_replications} sets of as many draws"
+        if self.statistics:
+            off = f"{len(self.off)} of them off" if self.off else "none of them off"
+            title += f"; p {told(self.p_value)} of all {len(self.statistics)} statistics together, {off}"
         rest = [part for part in (self.features, self.intervals) if part is not None]
         return "\n".join([title, *map(str, self.statistics), str(self.two_sample), *map(str, rest)])
 
@@ -124,7 +174,7 @@ def predictive_check(
     *,
     statistics: Mapping[str, Callable[..., Any]] | None = None,
     features: Callable[..., Any] | None = None,
-    num_replications: Count = 200,
+    num_replications: Draws = 200,
     max_rows: Count = 2000,
     seed: Seed = 0,
     progress: bool = False,
@@ -136,7 +186,8 @@ def predictive_check(
 
     A statistic T is a function of a whole set to one number, or to a number for each datum; of these the
     distributions are compared. Were the data draws of the model, a p-value would be below 0.05 in 5 % of
-    cases at most, whatever the statistic. Beside them a classifier tries to tell data from draws, and of a
+    cases at most, whatever the statistic; that of all together, too, from how far out the farthest one is of
+    the data, and of each replicated set. Beside them a classifier tries to tell data from draws, and of a
     table each value is predicted from the rest of its row.
 
     Args:
@@ -163,7 +214,8 @@ def predictive_check(
 
     Reference: Rubin, 1984, "Bayesianly justifiable and relevant frequency calculations for the applied
     statistician"; Gelman, Meng and Stern, 1996, "Posterior predictive assessment of model fitness via
-    realized discrepancies"; Besag and Clifford, 1989, "Generalized Monte Carlo significance tests".
+    realized discrepancies"; Besag and Clifford, 1989, "Generalized Monte Carlo significance tests"; Westfall
+    and Young, 1993, "Resampling-based multiple testing".
 
     >>> import pyro_vae as pv
     >>> vae = pv.VAE((3,), latent_dim=2, likelihood=pv.likelihoods.Normal())
@@ -187,7 +239,7 @@ def predictive_check(
         rows = {name: value.clone() for name, value in placed.items()}  # which a statistic might change
         of = program.event_shapes or rows  # a split may have labels that are none of the model's
         rows = {name: value for name, value in rows.items() if name in of}
-        drawn = _drawn_sites(program, rows)
+        drawn = drawn_sites(program, rows)
         functions = _defaults(program, rows, drawn) if statistics is None else dict(statistics)
         observed = _apply(functions, program, rows)
         for _ in range(num_replications):
@@ -216,12 +268,6 @@ def predictive_check(
 def _flat(batch: Batch, rows: Tensor) -> Tensor:
     """Some rows of all sites, side by side."""
     return torch.cat([value[rows].reshape(len(rows), -1).double() for value in batch.values()], 1)
-
-
-def _drawn_sites(program: Program, rows: Batch) -> list[str]:
-    """Sites of the data that the model draws, and is not given."""
-    trace, _ = simulated(program, {name: value[:2] for name, value in rows.items()})
-    return [name for name in rows if name in trace.nodes]
 
 
 def _defaults(program: Program, rows: Batch, drawn: list[str]) -> dict[str, Function]:

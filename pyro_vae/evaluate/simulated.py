@@ -26,3 +26,9 @@ def simulated(program: Program, rows: Batch) -> tuple[poutine.Trace, Batch]:
         for name, value in rows.items()
     }
     return trace, batch
+
+
+def drawn_sites(program: Program, rows: Batch) -> list[str]:
+    """Sites of the data that the model draws, and is not given."""
+    trace, _ = simulated(program, {name: value[:2] for name, value in rows.items()})
+    return [name for name in rows if name in trace.nodes]

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from dataclasses import dataclass
 
 import numpy as np
@@ -9,7 +10,7 @@ import torch
 from scipy.stats import binom
 from torch import Tensor
 
-FOLDS = 5
+BLOCKS = 5
 FEW = 30
 """Pairs of which a classifier learns little."""
 NEIGHBOURS = 3
@@ -22,8 +23,9 @@ class TwoSample:
     Attributes:
         accuracy: share of data and draws that it told rightly.
         standard_error: of the accuracy, over pairs of a datum and a draw.
-        p_value: of an accuracy as high if data and draws were of one distribution.
-        num_pairs: of a datum and a draw.
+        p_value: of as many pairs in which it holds the draw to be one rather than the datum, if they were of
+            one distribution; exact.
+        num_pairs: of a datum and a draw; it was asked of four fifths.
     """
 
     accuracy: float
@@ -65,29 +67,32 @@ class Features:
 def classifier_test(data: Tensor, draws: Tensor, seed: int) -> TwoSample:
     r"""Trains a classifier to tell data from draws, and counts how often it does, on others.
 
-    Gradient boosting, which takes missing values, cross-validated in 5 folds. The n-th datum and the n-th
-    draw, which may share what they are given and what they miss, are in one fold. Were they of one
-    distribution, it would be even chances whether of a pair both or neither are told rightly, if not one:
+    Gradient boosting, which takes missing values. The n-th datum and the n-th draw, which may share what they
+    are given and what they miss, are a pair. Pairs come in 5 blocks in a random order, and of each block but
+    the first it is asked after it has seen those before: were data and draws of one distribution, it would be
+    even chances, whatever it has learnt, which of a pair it holds to be the draw,
 
-    .. math:: p = P(B \ge b), \quad B \sim \mathrm{Binomial}(b + w, 1/2)
+    .. math:: p = P(B \ge b), \quad B \sim \mathrm{Binomial}(n, 1/2)
 
-    for b pairs of which both are right, and w of which both are wrong.
+    for b of n pairs that it has in the right order, the order of equals being drawn. (In cross-validation
+    each pair is also what others are told by, so that errors come together, and p-values are too small.)
 
     Args:
         data: ``[N, P]``; NaN is missing.
         draws: ``[N, P]``.
-        seed: of the folds.
+        seed: of the blocks.
 
-    Reference: Lopez-Paz and Oquab, 2017, "Revisiting classifier two-sample tests".
+    Reference: Lopez-Paz and Oquab, 2017, "Revisiting classifier two-sample tests"; Dawid, 1984, "Statistical
+    theory: the prequential approach".
     """
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     x = np.stack([data.cpu().numpy(), draws.cpu().numpy()])  # [2, N, P]
-    number = x.shape[1]
-    fold = np.random.default_rng(seed).permutation(number) % min(FOLDS, number)
-    right = np.zeros((2, number))
-    for own in np.unique(fold):
-        train, test = fold != own, fold == own
+    number, random = x.shape[1], np.random.default_rng(seed)
+    block = random.permutation(number) % min(BLOCKS, number)
+    rights, first = [], []
+    for own in range(1, block.max() + 1):
+        train, test = block < own, block == own
         leaf = max(2, min(20, train.sum() // 5))  # 20, as by default, could not split a few data at all
         classifier = HistGradientBoostingClassifier(
             max_iter=50, min_samples_leaf=leaf, early_stopping=False, random_state=seed
@@ -95,12 +100,14 @@ def classifier_test(data: Tensor, draws: Tensor, seed: int) -> TwoSample:
         unknown = np.isnan(x[:, train]).all((0, 1))  # columns of which the classifier could make no bins
         seen = np.where(unknown, 0.0, x)
         classifier.fit(np.concatenate(seen[:, train]), np.repeat([0, 1], train.sum()))
-        told = classifier.predict(np.concatenate(seen[:, test])).reshape(2, -1)
-        right[:, test] = told == np.array([[0], [1]])
-    both, neither = ((right.sum(0) == count).sum() for count in (2, 0))
-    share = right.mean(0)
-    error = float(share.std(ddof=1) / number**0.5)
-    p_value = float(binom.sf(both - 1, both + neither, 0.5))
+        share = classifier.predict_proba(np.concatenate(seen[:, test]))[:, 1].reshape(2, -1)
+        rights.append((share > 0.5) == np.array([[False], [True]]))
+        first.append(np.sign(share[1] - share[0]))
+    share = np.concatenate(rights, 1).mean(0)
+    order = np.concatenate(first)
+    order = np.where(order == 0, random.choice([-1, 1], len(order)), order)
+    error = float(share.std(ddof=1) / len(share) ** 0.5) if len(share) > 1 else math.nan
+    p_value = float(binom.sf((order > 0).sum() - 1, len(order), 0.5))
     return TwoSample(float(share.mean()), error, p_value, number)
 
 

@@ -21,8 +21,11 @@ from pyro_vae.checks import ConfigError, Count, Seed, checked
 from pyro_vae.data import DataError
 from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.registry import Trust
-from pyro_vae.report.sections import SECTIONS, Section, Subject
+from pyro_vae.report.sections import SECTIONS, Folded, Of, Section, Subject
 from pyro_vae.training import Run, reopen
+
+WIDE = 6
+"""Inches from which on a figure is not shrunk to the width of a narrow page, which scrolls instead."""
 
 
 @checked
@@ -71,7 +74,7 @@ def report(
     if len({one.data.fingerprint for one in runs}) > 1:
         raise DataError("the two runs are on different data, so that they cannot be put side by side")
     subjects = [Subject(one, _name(one, i), num_data, num_samples, seed) for i, one in enumerate(runs, 1)]
-    shown = []
+    told = []
     with tqdm(total=len(SECTIONS) * len(subjects), desc="report", disable=not progress, leave=False) as bar:
         for section in SECTIONS:
             columns = []
@@ -79,7 +82,16 @@ def report(
                 bar.set_postfix_str(section.title)
                 columns.append(_blocks(section, subject))
                 bar.update()
-            shown.append({"title": section.title, "question": section.question, "columns": columns})
+            told.append((section, columns))
+    shown = [  # verdicts once all is found
+        {
+            "title": section.title,
+            "question": section.question,
+            "columns": list(zip((_verdict(section, s) for s in subjects), columns, strict=True)),
+        }
+        for section, columns in told
+    ]
+    found = {name: of for subject in reversed(subjects) for name, (_, of) in subject.summary.items()}
     names = list(dict.fromkeys(name for subject in subjects for name in subject.summary))
     template = jinja2.Environment(autoescape=True).from_string(
         resources.files("pyro_vae.report").joinpath("page.html").read_text("utf-8")
@@ -87,9 +99,9 @@ def report(
     part = subjects[0]
     page = template.render(
         title=" and ".join(subject.name for subject in subjects),
-        told=f"{len(part.data)} of {len(part.split)} {part.part} data of {runs[0].data.name}; seed {seed}",
+        told=f"{part.of(part.data)} of {runs[0].data.name}; seed {seed}",
         subjects=[subject.name for subject in subjects],
-        summary=[(name, [subject.summary.get(name, "") for subject in subjects]) for name in names],
+        summary=[(n, [s.summary.get(n, ("", ""))[0] for s in subjects], found[n]) for n in names],
         difference=_difference(subjects),
         sections=shown,
         footer=f"pyro_vae {metadata.version('pyro_vae')}, PyTorch {torch.__version__}",
@@ -103,27 +115,46 @@ def _name(run: Run, number: int) -> str:
 
 
 def _blocks(section: Section, subject: Subject) -> list[Markup]:
-    """A section as HTML, with what it warned of, or why it is not there."""
+    """A section as HTML, with what it warned of, or why it ends there."""
+    blocks: list[Markup] = []
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
-            blocks = [_html(block) for block in section.tell(subject)]
+            blocks += map(_html, section.tell(subject))
         except (ValueError, TypeError, NotImplementedError, ImportError) as error:
-            blocks = [Markup('<p class="told">Not of this program: {}</p>').format(error)]
+            blocks.append(Markup('<p class="told">Not of this program: {}</p>').format(error))
         except Exception as error:  # of a page of ten sections, nine are worth having
             told = f"{type(error).__name__}: {error}"
-            blocks = [Markup('<p class="told failed">This section failed: {}</p>').format(told)]
+            blocks.append(Markup('<p class="told failed">This section failed: {}</p>').format(told))
     messages = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning))
     return blocks + [Markup('<p class="told">{}</p>').format(text) for text in messages]
 
 
+def _verdict(section: Section, subject: Subject) -> str:
+    """In words; nothing where it hangs on what was not found."""
+    try:
+        return section.verdict(subject)
+    except KeyError:
+        return ""
+
+
 def _html(block: Any) -> Markup:
+    if isinstance(block, list):
+        return Markup('<div class="panels">{}</div>').format(Markup("").join(map(_html, block)))
+    if isinstance(block, Of):
+        return Markup('<p class="of">Of {}.</p>').format(block)
+    if isinstance(block, Folded):
+        title, rest = block.split("\n", 1)
+        return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(title, rest)
     if isinstance(block, Figure):
         png = io.BytesIO()
         block.savefig(png, format="png", dpi=110)
         data = base64.b64encode(png.getvalue()).decode()
         alternative = next((axes.get_title() for axes in block.axes if axes.get_title()), "figure")
-        return Markup('<img alt="{}" src="data:image/png;base64,{}">').format(alternative, Markup(data))
+        wide = " class=wide" if block.get_figwidth() > WIDE else ""
+        return Markup('<div class="scroll"><img{} alt="{}" src="data:image/png;base64,{}"></div>').format(
+            Markup(wide), alternative, Markup(data)
+        )
     if isinstance(block, str):
         return Markup("<pre>{}</pre>").format(block)
     table = getattr(block, "_repr_html_", None)

@@ -3,12 +3,14 @@
 import copy
 import math
 
+import numpy as np
 import pyro
 import pyro.distributions as dist
 import pytest
 import torch
 from cases import PROGRAMS, batch_of, make
 from models.linear import LATENTS, PIXELS, system
+from pyro import poutine
 from sklearn.datasets import load_digits
 from torch.distributions import Categorical, MixtureSameFamily, MultivariateNormal, Normal, kl_divergence
 
@@ -394,6 +396,18 @@ def test_labels_are_read_from_the_codes():
     assert blind.neighbours == pytest.approx(1 / 3, abs=5 * blind.standard_errors["neighbours"])
     names = pv.evaluate.anatomy(vae, x, [("cat", "dog", "cow")[i] for i in y.tolist()]).sites["z"].probe
     assert names == told
+    pd = pytest.importorskip("pandas")
+    series = pd.Series(y.numpy(), index=range(1000, 1300))
+    masked = np.ma.array(y.numpy(), mask=np.arange(300) >= 250)
+    for labels, number in (
+        (series, 300),
+        (series.map({0: "cat", 1: "dog", 2: "cow"}), 300),
+        (series.astype("category"), 300),
+        (series.astype("Int64").where(series.index < 1250), 250),
+        (masked, 250),
+    ):
+        own = pv.evaluate.anatomy(vae, x, labels, num_aggregate=10).sites["z"].probe
+        assert (own.num_data, own.linear, own.continuous) == (number, 1, False)
     number = 2 * x[:, 0] - x[:, 1] + 0.01 * torch.randn(300)
     number[::7] = torch.nan
     read = pv.evaluate.anatomy(vae, x, number).sites["z"].probe
@@ -406,6 +420,48 @@ def test_labels_are_read_from_the_codes():
     assert pv.evaluate.anatomy(vae, x, torch.zeros(300)).sites["z"].probe is None
     with pytest.raises(DataError, match="one for each of the 300 data"):
         pv.evaluate.anatomy(vae, x, y[:5])
+    with pytest.raises(DataError, match="give one label per datum"):
+        pv.evaluate.anatomy(vae, x, "species")
+
+
+def test_labels_are_a_column_of_a_table():
+    pd = pytest.importorskip("pandas")
+    sort = np.arange(90) % 3
+    frame = pd.DataFrame({"size": sort + 0.1 * np.random.default_rng(0).normal(size=90)})
+    frame["sort"] = pd.Series(["small", "medium", "large"])[sort].array
+    data = pv.data.load(frame)
+    vae = pv.VAE(data.event_shapes, 2, likelihood="auto", encoder=pv.nets.mlp(), decoder=pv.nets.mlp())
+    named, codes = (
+        pv.evaluate.anatomy(vae, data.train, labels, num_aggregate=10).sites["z"].probe
+        for labels in ("sort", data.train.batch(slice(0, 90))["x"][:, 1])
+    )
+    assert named == codes
+    assert named.num_data == len(data.train)
+    with pytest.raises(DataError, match="did you mean 'sort'"):
+        pv.evaluate.anatomy(vae, data.train, "sorts")
+
+
+class Masked(pv.Program):
+    """Of which some data have no latents."""
+
+    def model(self, batch):
+        with self.plate(batch):
+            with poutine.mask(mask=batch["x"][:, 0] > 0):
+                z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            self.sample("x", dist.Normal(z, 1.0).to_event(1), batch)
+
+    def guide(self, batch):
+        with self.plate(batch), poutine.mask(mask=batch["x"][:, 0] > 0):
+            pyro.sample("z", dist.Normal(0.5 * batch["x"], 0.7).to_event(1))
+
+
+@pytest.mark.usefixtures("double")
+def test_what_is_masked_is_left_out_of_each_latent_too():
+    x = torch.randn(8, 2)
+    found = pv.evaluate.anatomy(Masked(), x, num_aggregate=10).sites["z"]
+    each = kl_divergence(Normal(0.5 * x, 0.7), Normal(torch.zeros(2), 1.0)) * (x[:, :1] > 0)
+    torch.testing.assert_close(found.kl_by_latent, each.mean(0))
+    assert found.kl_by_latent.sum().item() == pytest.approx(found.kl, rel=1e-9)
 
 
 def test_probes_agree_with_scikit_learn_by_hand():

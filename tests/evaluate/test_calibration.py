@@ -1,6 +1,8 @@
+import dataclasses
 import itertools
 import subprocess
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -93,6 +95,8 @@ def test_what_is_missing_is_copied():
     s = system("VAE", missing=True, exact=True)
     assert s.batch["x"][:, ~PATTERN].isnan().all()
     assert pv.evaluate.calibration(s.program, s.batch, **FAST).p_value > 0.05
+    told = str(pv.evaluate.calibration(s.program, s.batch, num_simulations=30))
+    assert "(30 simulations, values missing as in the 6 data; " in told
     moved = system("VAE", missing=True)  # made for other gaps
     assert pv.evaluate.calibration(moved.program, moved.batch, **FAST).p_value < 1e-6
 
@@ -193,8 +197,35 @@ def test_without_data_nothing_is_missing():
     assert pv.evaluate.calibration(make("ConditionalVAE"), num_simulations=10).names[:2] == ("z[0]", "z[1]")
     levels = pv.evaluate.calibration(make("HierarchicalVAE-bottom-up"), num_simulations=10)
     assert [name.split("[")[0] for name in levels.names[:-2]] == ["z2"] * 3 + ["z1"] * 4
+    assert "(10 simulations, nothing missing; " in str(levels)
     with pytest.raises(pv.data.DataError, match="needs values of"):
         pv.evaluate.calibration(make("ConditionalVAE"), torch.zeros(4, 2, 3))
+
+
+def test_that_gaps_are_not_copied_is_told():
+    """Of a guide that was trained on them, as its networks' masks tell."""
+    x = torch.randn(40, 3)
+    x[::2, 1] = torch.nan
+    vae = pv.VAE((3,), 2, likelihood=pv.likelihoods.Normal(), encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4))
+    vae.initialize(pv.data.Split(x))
+    with pytest.warns(DataWarning, match="values of x are missing, and of what is simulated nothing is"):
+        pv.evaluate.calibration(vae, num_simulations=10)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.evaluate.calibration(vae, x, num_simulations=10)
+
+
+def test_of_few_simulations_nothing_is_said_of_widths():
+    vae = pv.VAE((3,), 2, likelihood=pv.likelihoods.Normal(), encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4))
+    few, enough = (pv.evaluate.calibration(vae, num_simulations=n, num_samples=9) for n in (2, 20))
+    few, enough = (dataclasses.replace(one, p_values=torch.tensor([0.01, 1, 1, 1])) for one in (few, enough))
+    assert "times as wide" not in str(few)
+    assert "width" not in few._repr_html_()
+    assert "times as wide" in str(enough)
+    assert "width" in enough._repr_html_()
+    for wrong in ({"num_simulations": 1}, {"num_samples": 1}):
+        with pytest.raises(pv.checks.ConfigError, match="=1 must be 2 or more"):
+            pv.evaluate.calibration(vae, **wrong)
 
 
 # --- figures
@@ -223,6 +254,7 @@ def test_figure(latents):
 
 ORACLE = """
 import sys
+import warnings
 sys.path[:0] = {paths!r}
 import torch
 torch.set_default_dtype(torch.float64)

@@ -1,0 +1,132 @@
+"""The page: served while it is open, or frozen into a file."""
+
+from __future__ import annotations
+
+import base64
+import json
+import webbrowser
+from importlib import resources
+from typing import Any
+
+import torch
+
+from pyro_vae.explore.answers import Answers, described
+from pyro_vae.explore.scene import Scene
+from pyro_vae.explore.server import Server
+from pyro_vae.explore.subjects import entries
+from pyro_vae.registry import Trust
+
+SIDES, NUMBERS = (9, 31), 500_000
+"""Points along a side of a frozen map, at least and at most, and numbers of all its pictures."""
+
+
+def explore(
+    run: Any,
+    data: Any = None,
+    *,
+    site: str | None = None,
+    port: int = 0,
+    browser: bool = True,
+    trust: Trust = (),
+) -> None:
+    """Opens a page in the browser on what a run has learnt, and answers it until it is closed.
+
+    The latent plane with the codes of the data, and what each point of it decodes to; a datum chosen, drawn or
+    with parts that are not known, with q(z|x) beside the true posterior; each latent with its KL; one datum
+    turning into another; steps of SVI on a copy. All is computed here and nothing is fetched: the page is
+    served to this machine alone, under a token. It returns when the page is closed, after half an hour without
+    it, or at Ctrl-C. Meanwhile it computes in the thread that called it, and no other thread may train.
+
+    Args:
+        run: of ``pv.fit``; its folder; the folder of a comparison, whose runs are a menu; or a program.
+        data: of a program: data as ``pv.data.load`` makes them, a split, a batch, a DataFrame (whose
+            ``attrs["units"]`` may tell units by column) or a tensor; of a run whose data were in memory, those.
+        site: of the latents that are shown; by default the first in the model's order that is a vector, of a
+            HierarchicalVAE the highest level.
+        port: to listen at; 0 takes a free one.
+        browser: whether a browser is opened; the address is printed in any case.
+        trust: modules that a run's configuration may import from.
+
+    Raises:
+        CheckpointError, ConfigError, DataError: a run cannot be read, or the port is taken.
+        ValueError: its latents are discrete or no vector, or x is of a shape that is not shown.
+
+    >>> explore("runs/digits")  # doctest: +SKIP
+    """
+    answers = Answers(entries(run, data, trust), site)
+    server = Server(lambda token, nonce: _html(None, token, nonce), answers.by_name, port)
+    print(f"{server.address}\nopen until the page is closed, or Ctrl-C", flush=True)
+    if browser:
+        webbrowser.open(server.address)
+    server.serve()
+
+
+def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust = ()) -> str:
+    """The map of a run's latent plane as one page of HTML, which opens from a file, without a network.
+
+    Of it are decoded the points of a grid, between which the page goes in straight lines; what asks the
+    program (a datum's q and posterior, learning) is not there. Of more than two latents it is the principal
+    plane of the codes, the rest at their mean.
+
+    Args:
+        run, data, site, trust: as of ``explore``; of several runs the first.
+
+    Returns:
+        The page.
+
+    Raises:
+        As ``explore``.
+    """
+    scene = Scene(entries(run, data, trust)[0].read(), site)
+    origin, directions = scene.plane(None)
+    flat = (scene.codes - origin) @ directions.T
+    edges = flat if scene.dim > 2 else torch.cat([flat, (scene.reach - origin) @ directions.T])
+    low, high = edges.amin(0), edges.amax(0)
+    low, high = low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3
+    number = max(1, scene.data.batch([0])["x"].numel())
+    side = int(min(max((NUMBERS / number) ** 0.5, SIDES[0]), SIDES[1]))
+    steps = torch.linspace(0, 1, side).to(low)[:, None] * (high - low) + low
+    first, second = steps.unbind(1)
+    points = torch.stack([first.repeat(side), second.repeat_interleave(side)], 1)
+    context = scene.batch([0])
+    x = torch.cat([scene.decode(u, context) for u in (points @ directions + origin).split(64)])
+    image = scene.kind == "image"
+    if image:
+        x = ((x - scene.low) / (scene.high - scene.low)).clamp(0, 1) * 255
+    values = x.reshape(-1).cpu().to(torch.uint8 if image else torch.float32).numpy()
+    state = described(scene) | {"runs": []}
+    if scene.dim > 2:
+        ends = zip(low.tolist(), high.tolist(), strict=True)
+        state |= {
+            "dim": 2,
+            "origin": [0.0, 0.0],
+            "directions": [[1.0, 0.0], [0.0, 1.0]],
+            "names": [f"principal component {i + 1} ({s:.0%})" for i, s in enumerate(scene.shares)],
+            "latents": [
+                {"index": i, "kl": None, "collapsed": False, "low": a, "high": b}
+                for i, (a, b) in enumerate(ends)
+            ],
+        }
+    if scene.dim > 1:
+        state["codes"] = [[round(v, 4) for v in row] for row in flat.tolist()]
+    grid = {
+        "low": low.tolist(),
+        "high": high.tolist(),
+        "side": side,
+        "size": number,
+        "dtype": str(values.dtype),
+        "values": base64.b64encode(values.tobytes()).decode(),
+    }
+    return _html({"state": state, "grid": grid})
+
+
+def _html(kept: Any, token: str = "", nonce: str = "") -> str:
+    """The page in one piece, with what is kept in it of a program."""
+    folder = resources.files("pyro_vae.explore")
+    page, *scripts = (folder.joinpath(n).read_text("utf-8") for n in ("page.html", "drawing.js", "page.js"))
+    data = json.dumps(kept, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
+    for name, text in (("token", token), ("nonce", nonce), ("script", "\n".join(scripts)), ("frozen", data)):
+        page = page.replace(f"{{{{{name}}}}}", text)
+    return page
+
+

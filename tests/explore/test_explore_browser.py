@@ -1,0 +1,293 @@
+"""The page in a real browser: what is dragged, drawn, erased and typed is answered, and nothing is left behind."""
+
+import os
+import signal
+import statistics
+import time
+
+import pytest
+import torch
+from explore.chrome import driver, served, wait
+
+import pyro_vae as pv
+from pyro_vae import cli
+
+pytestmark = pytest.mark.slow
+NETS = {"encoder": pv.nets.mlp(32), "decoder": pv.nets.mlp(32)}
+X = "window.explorer.S"
+
+
+@pytest.fixture(scope="module")
+def runs(tmp_path_factory):
+    """A comparison of two models of digits on a latent plane."""
+    folder = tmp_path_factory.mktemp("explored") / "two"
+    digits = pv.data.load("digits", binarize="dynamic")
+    torch.manual_seed(0)
+    parts = {"priors": ["Normal", "MixtureOfNormals(3)"], "likelihoods": ["Bernoulli"]}
+    pv.compare(digits, **parts, latent_dim=2, epochs=30, folder=folder, progress=False, compile=False, **NETS)
+    return folder
+
+
+@pytest.fixture(scope="module")
+def page(runs):
+    browser = driver()
+    try:
+        with served(runs) as (_, url):
+            browser.get(url)
+            wait(browser, "document.body.dataset.ready")
+            wait(browser, f"{X}.post")
+            yield browser
+            assert not [e for e in browser.get_log("browser") if e["level"] == "SEVERE"]
+    finally:
+        browser.quit()
+
+
+def pixels(browser, name):
+    return browser.execute_script(f"return document.getElementById('{name}').toDataURL()")
+
+
+def element(browser, name):
+    found = browser.find_element("id", name)
+    browser.execute_script("arguments[0].scrollIntoView({block: 'center'})", found)
+    return found
+
+
+def actions(browser):
+    from selenium.webdriver import ActionChains
+
+    return ActionChains(browser, duration=10)
+
+
+def keys(browser, name, *typed):
+    browser.execute_script(f"document.getElementById('{name}').focus()")
+    actions(browser).send_keys(*typed).perform()
+
+
+def test_it_loads_from_itself_alone(page):
+    origin = page.execute_script("return location.origin")
+    loaded = page.execute_script("return performance.getEntriesByType('resource').map((e) => e.name)")
+    assert loaded
+    assert all(name.startswith(origin) for name in loaded)
+    assert "Normal_Bernoulli" in page.find_element("id", "title").text
+    assert "prior" in page.find_element("id", "parts").text
+    assert page.execute_script("return document.querySelectorAll('#legend span').length") == 10
+
+
+def test_a_dragged_point_is_followed(page):
+    plane, before = element(page, "plane"), pixels(page, "decoded")
+    page.execute_script("window.explorer.latencies.length = 0")
+    chain = actions(page).move_to_element(plane).click_and_hold()
+    for i in range(60):
+        chain.move_by_offset(2 if i < 30 else -2, 1 if i % 2 else -2)
+    chain.release().perform()
+    wait(page, "window.explorer.latencies.length > 20")
+    found = sorted(page.execute_script("return window.explorer.latencies"))
+    print(f"\ndrag to picture: median {statistics.median(found):.1f} ms, 95 % {found[int(0.95 * len(found))]:.1f} ms")
+    assert pixels(page, "decoded") != before
+    assert page.execute_script(f"return {X}.decoded") is not None
+
+
+def test_a_dot_that_is_tapped_is_chosen(page):
+    n = 7
+    place = page.execute_script(f"return {X}.view.to({X}.places[{n}])")
+    plane = element(page, "plane")
+    size = plane.size
+    actions(page).move_to_element_with_offset(plane, place[0] - size["width"] / 2, place[1] - size["height"] / 2).click().perform()
+    wait(page, f"{X}.number !== 0")
+    chosen = page.execute_script(f"return {X}.number")
+    codes = page.execute_script(f"return {X}.state.codes")
+    distance = lambda k: sum((a - b) ** 2 for a, b in zip(codes[k], codes[n], strict=True))  # noqa: E731
+    assert distance(chosen) < 0.02
+    wait(page, f"{X}.q && {X}.post")
+    assert page.execute_script(f"return {X}.u") == pytest.approx(page.execute_script(f"return {X}.q.mean"))
+
+
+def test_drawing_moves_q(page):
+    datum = element(page, "datum")
+    before = page.execute_script(f"return [{X}.q.mean, {X}.datum.x]")
+    chain = actions(page).move_to_element(datum).click_and_hold()
+    for _ in range(8):
+        chain.move_by_offset(6, 0)
+    chain.release().perform()
+    wait(page, f"{X}.post && JSON.stringify({X}.q.mean) !== '{str(before[0]).replace(' ', '')}'")
+    x = page.execute_script(f"return {X}.datum.x")
+    assert sum(a != b for a, b in zip(x, before[1], strict=True)) >= 1
+    assert set(x) <= {0, 1}
+    element(page, "restore").click()
+    wait(page, f"JSON.stringify({X}.datum.x) === '{str(before[1]).replace(' ', '')}'")
+
+
+def test_what_is_erased_widens_the_posterior_and_is_completed(page):
+    wait(page, f"{X}.post")
+    spread = f"(() => {{ const d = {X}.post.draws, m = d.reduce((s, p) => s + p[0], 0) / d.length; return d.reduce((s, p) => s + (p[0] - m) ** 2, 0); }})()"
+    narrow = page.execute_script(f"return {spread}")
+    page.find_element("xpath", "//button[text()='half not known']").click()
+    wait(page, f"{X}.post && {X}.post.completion")
+    assert page.execute_script(f"return {X}.datum.x.filter((v) => v === null).length") == 32
+    assert page.execute_script(f"return {spread}") > narrow
+    assert "trained without gaps" in page.find_element("id", "gaps").text
+    assert "completed" in page.find_element("id", "second-told").text
+    page.find_element("xpath", "//label[contains(., 'not known')]/input[@value='erase']").click()
+    actions(page).move_to_element_with_offset(element(page, "datum"), 0, -60).click().perform()
+    wait(page, f"{X}.datum.x.filter((v) => v === null).length === 33")
+    page.find_element("css selector", "input[value='high']").click()
+    element(page, "restore").click()
+    wait(page, f"{X}.post && !{X}.post.completion")
+    assert page.find_element("id", "gaps").text == ""
+
+
+def test_all_by_the_keyboard(page):
+    from selenium.webdriver.common.keys import Keys
+
+    u = page.execute_script(f"return {X}.u")
+    keys(page, "plane", Keys.ARROW_RIGHT, Keys.ARROW_UP)
+    wait(page, f"{X}.u[0] > {u[0]} && {X}.u[1] > {u[1]}")
+    keys(page, "plane", Keys.ENTER)
+    wait(page, f"{X}.u.join() === {X}.q.mean.join()")
+    x = page.execute_script(f"return {X}.datum.x")
+    keys(page, "datum", Keys.ARROW_RIGHT, Keys.DELETE)
+    wait(page, f"{X}.datum.x.includes(null)")
+    element(page, "restore").click()
+    wait(page, f"{X}.datum.x.join() === '{','.join(map(str, x))}'")
+    slider = page.find_element("css selector", "#sliders input")
+    page.execute_script("arguments[0].focus()", slider)
+    before = page.execute_script(f"return {X}.u")
+    actions(page).send_keys(Keys.ARROW_RIGHT).perform()
+    wait(page, f"{X}.u.join() !== '{','.join(map(str, before))}'")
+
+
+def test_tab_reaches_everything_and_everything_has_a_name(page):
+    from selenium.webdriver.common.keys import Keys
+
+    visible = "[...document.querySelectorAll('button, select, input, [tabindex]')].filter((e) => e.offsetParent && !e.disabled)"
+    page.execute_script(f"{visible}.forEach((e, k) => (e.dataset.k = k)); document.activeElement.blur()")
+    number = page.execute_script(f"return {visible}.length")
+    radios = page.execute_script(f"return {visible}.filter((e) => e.type === 'radio').length")
+    reached = set()
+    for _ in range(number + 3):
+        actions(page).send_keys(Keys.TAB).perform()
+        reached.add(page.execute_script("return document.activeElement.dataset.k"))
+    assert len(reached - {None}) == number - radios + 1  # a group of radio buttons is one stop
+    nodes = page.execute_cdp_cmd("Accessibility.getFullAXTree", {})["nodes"]
+    nameless = [n for n in nodes if any(p["name"] == "focusable" for p in n.get("properties", ())) and not n.get("name", {}).get("value") and n["role"]["value"] != "RootWebArea"]  # fmt: skip
+    assert not nameless
+
+
+def test_a_finger_moves_the_point(page):
+    plane = element(page, "plane")
+    box = page.execute_script("return arguments[0].getBoundingClientRect().toJSON()", plane)
+    before = page.execute_script(f"return {X}.u")
+    at = {"x": box["x"] + box["width"] * 0.3, "y": box["y"] + box["height"] * 0.6}
+    for kind, points in (("touchStart", [at]), ("touchMove", [{"x": at["x"] + 30, "y": at["y"] + 20}]), ("touchEnd", [])):
+        page.execute_cdp_cmd("Input.dispatchTouchEvent", {"type": kind, "touchPoints": points})
+    wait(page, f"{X}.u.join() !== '{','.join(map(str, before))}'")
+
+
+def test_one_datum_turns_into_another(page):
+    from selenium.webdriver.common.keys import Keys
+
+    codes = page.execute_script(f"return {X}.state.codes")
+    page.execute_script("const e = document.getElementById('to'); e.value = 5; e.dispatchEvent(new Event('change'))")
+    keys(page, "along", Keys.END)
+    wait(page, f"Math.abs({X}.u[0] - {codes[5][0]}) < 1e-6 && {X}.strip.length === 9")
+    assert page.execute_script(f"return {X}.u") == pytest.approx(codes[5])
+
+
+def test_it_learns_step_by_step_on_a_copy(page):
+    element(page, "anew").click()
+    wait(page, f"{X}.learning && {X}.history.length === 1 && document.getElementById('step-10').offsetParent")
+    codes = page.execute_script(f"return {X}.state.codes")
+    element(page, "step-1").click()
+    wait(page, f"{X}.history.length === 2")
+    for k in range(3):
+        element(page, "step-10").click()
+        wait(page, f"{X}.history.length === {3 + k}")
+    history = page.execute_script(f"return {X}.history")
+    assert [row["step"] for row in history] == [0, 1, 11, 21, 31]
+    assert history[-1]["elbo"] > history[0]["elbo"]
+    assert page.execute_script(f"return {X}.state.codes") != codes
+    element(page, "play").click()
+    wait(page, f"{X}.history.length > 6")
+    element(page, "play").click()
+    element(page, "stop").click()
+    wait(page, f"!{X}.learning && {X}.post")
+    assert "copy" not in page.find_element("id", "title").text
+
+
+def test_another_run_is_shown(page):
+    from selenium.webdriver.support.ui import Select
+
+    codes = page.execute_script(f"return {X}.state.codes")
+    menu = Select(page.find_element("id", "runs"))
+    assert [o.text.split(": ")[1] for o in menu.options] == ["MixtureOfNormals(components=3), Bernoulli()", "Normal(), Bernoulli()"]
+    other = 1 - int(menu.first_selected_option.get_attribute("value"))
+    menu.select_by_index(other)
+    wait(page, f"{X}.run === {other} && {X}.state.codes[0][0] !== {codes[0][0]} && {X}.post", 60)
+    assert page.find_element("id", "parts").text.startswith("prior ")
+
+
+@pytest.mark.parametrize("width", [420, 900])
+def test_nothing_is_wider_than_the_screen(page, width):
+    page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": width, "height": 800, "deviceScaleFactor": 2, "mobile": width < 600})  # fmt: skip
+    try:
+        assert page.execute_script("return document.documentElement.scrollWidth") <= width
+    finally:
+        page.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", {"width": 1500, "height": 1000, "deviceScaleFactor": 1, "mobile": False})  # fmt: skip
+
+
+def test_a_frozen_page_opens_from_a_file_without_a_network(runs, tmp_path, capsys):
+    run = next(path for path in sorted(runs.iterdir()) if path.is_dir())
+    assert cli.main(["explore", str(run), "--output", str(tmp_path / "page.html")]) == 0
+    assert capsys.readouterr().out.strip() == str(tmp_path / "page.html")
+    browser = driver()
+    try:
+        browser.execute_cdp_cmd("Network.enable", {})
+        browser.execute_cdp_cmd("Network.emulateNetworkConditions", {"offline": True, "latency": 0, "downloadThroughput": 0, "uploadThroughput": 0})  # fmt: skip
+        browser.get((tmp_path / "page.html").as_uri())
+        wait(browser, "document.body.dataset.ready")
+        before = pixels(browser, "decoded")
+        actions(browser).move_to_element(element(browser, "plane")).click_and_hold().move_by_offset(60, 40).release().perform()
+        wait(browser, f"document.getElementById('decoded').toDataURL() !== '{before}'")
+        assert not browser.find_element("id", "inward").is_displayed()
+        vae, data = pv.load(run), pv.data.load("digits", binarize="dynamic")
+        u = browser.execute_script(f"return {X}.u")
+        shown = torch.tensor(browser.execute_script(f"return {X}.decoded")) / 255
+        exact = vae.decode(torch.tensor([u])).mean.reshape(-1)
+        assert (shown - exact).abs().max() < 0.05
+        codes = torch.tensor(browser.execute_script(f"return {X}.state.codes"))
+        assert torch.allclose(codes, vae.encode(data.test[:]).mean, atol=1e-3)
+        assert not browser.get_log("browser")
+    finally:
+        browser.quit()
+
+
+def ended(process, seconds=15.0):
+    deadline = time.monotonic() + seconds
+    while process.poll() is None and time.monotonic() < deadline:
+        time.sleep(0.05)
+    return process.poll()
+
+
+def test_closing_the_page_leaves_no_process(runs):
+    browser = driver()
+    try:
+        with served(runs) as (process, url):
+            browser.get(url)
+            wait(browser, "document.body.dataset.ready")
+            browser.refresh()
+            wait(browser, "document.body.dataset.ready")
+            time.sleep(6)
+            assert process.poll() is None
+            browser.get("about:blank")
+            assert ended(process) == 0
+            with pytest.raises(ProcessLookupError):
+                os.killpg(process.pid, 0)
+    finally:
+        browser.quit()
+
+
+@pytest.mark.parametrize(("sent", "code"), [(signal.SIGINT, 0), (signal.SIGHUP, -signal.SIGHUP), (signal.SIGTERM, -signal.SIGTERM)])
+def test_it_ends_with_its_terminal(runs, sent, code):
+    with served(runs) as (process, _):
+        process.send_signal(sent)
+        assert ended(process) == code

@@ -1,0 +1,345 @@
+"""What the explorer shows is what the program says, of every kind of program."""
+
+import base64
+import copy
+import json
+import math
+
+import numpy as np
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from models.linear import system
+from torch.distributions import kl_divergence
+
+import pyro_vae as pv
+from pyro_vae.checks import ConfigError
+from pyro_vae.data import DataError
+from pyro_vae.explore import frozen
+from pyro_vae.explore.answers import Answers
+from pyro_vae.explore.learner import Learner
+from pyro_vae.explore.posterior import SIDE, on_grid
+from pyro_vae.explore.scene import Scene, rounded
+from pyro_vae.explore.subjects import entries
+
+NETS = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
+
+
+def scene(program, data, **options):
+    return Scene(entries(program, data)[0].read(), **options)
+
+
+def centres(grid):
+    """The middles of a grid's cells, ``[SIDE, SIDE, 2]``, rows along the second coordinate."""
+    first, second = (low + (torch.arange(SIDE) + 0.5) * (high - low) / SIDE for low, high in zip(grid.low, grid.high, strict=True))
+    return torch.stack(torch.meshgrid(first, second, indexing="xy"), -1)
+
+
+@pytest.mark.parametrize("missing", [False, True])
+def test_the_posterior_is_the_exact_one(double, missing):
+    made = system("VAE", missing=missing)
+    shown = scene(made.program, made.batch)
+    assert shown.alone
+    for i in range(len(made.log_p)):
+        datum = {"x": made.batch["x"][i : i + 1]}
+        if datum["x"].isnan().all():
+            continue
+        found = shown.posterior(datum, None)
+        grid = found["grid"]
+        exact = torch.distributions.MultivariateNormal(made.posterior.loc[i], made.posterior.covariance_matrix[i])
+        near = grid.log_p > grid.log_p.max() - 8
+        assert torch.allclose(grid.log_p[near], exact.log_prob(centres(grid))[near], atol=2e-3)
+        assert abs(grid.log_evidence - made.log_p[i].item()) < 2e-3
+        assert (found["draws"].mean(0) - exact.mean).abs().max() < 5 * exact.variance.max().sqrt() / 200**0.5
+
+
+def test_by_hand_on_a_plain_grid(double):
+    """The same, without traces: p(z) p(x|z) at the same points, summed."""
+    made = system("VAE")
+    shown, x = scene(made.program, made.batch), made.batch["x"][:1]
+    grid = shown.posterior({"x": x}, None)["grid"]
+    z = centres(grid).reshape(-1, 2)
+    log_p = made.program.prior().log_prob(z) + made.program.decode(z).log_prob(x)
+    area = ((grid.high - grid.low) / SIDE).prod()
+    by_hand = log_p - log_p.logsumexp(0) - area.log()
+    assert torch.allclose(grid.log_p.reshape(-1), by_hand, atol=1e-9)
+
+
+def test_the_gap_is_the_divergence(double):
+    made = system("VAE")
+    shown = scene(made.program, made.batch)
+    for i in range(3):
+        datum = {"x": made.batch["x"][i : i + 1]}
+        gap = shown.posterior(datum, None)["grid"].log_evidence - shown.infer(datum, None)["elbo"]
+        assert abs(gap - made.gap[i].item()) < 0.15 * made.gap[i].item() + 0.05
+
+
+def test_q_is_that_of_the_encoder(double):
+    made = system("VAE")
+    shown, x = scene(made.program, made.batch), made.batch["x"][:1]
+    found, q = shown.infer({"x": x}, None), made.program.encode(x)
+    assert torch.allclose(found["mean"], q.mean[0])
+    assert torch.allclose(found["scale"], q.stddev[0], rtol=0.1)
+    assert torch.allclose(found["covariance"].diagonal().sqrt(), q.stddev[0], rtol=0.1)
+    assert torch.allclose(found["kl"] * torch.ones(()), kl_divergence(q, made.program.prior())[0], rtol=0.1)
+    assert torch.allclose(shown.decode(found["mean"][None], {"x": x}), made.program.decode(q.mean).mean)
+    assert torch.allclose(shown.codes, made.program.encode(made.batch["x"]).mean)
+
+
+def test_what_is_not_known_widens_the_posterior_and_is_filled(double):
+    made = system("VAE", missing=True)
+    shown, x = scene(made.program, made.batch), system("VAE").batch["x"][:1].clone()
+    whole = shown.posterior({"x": x}, None)
+    assert whole["completion"] is None
+    x[:, 1:] = math.nan
+    part = shown.posterior({"x": x}, None)
+    assert (part["draws"].var(0) > whole["draws"].var(0)).all()
+    assert part["completion"][0, 0] == x[0, 0]
+    assert part["completion"].isfinite().all()
+
+
+def test_a_grid_finds_narrow_modes_and_its_scale():
+    mean, scale = torch.tensor([1.3, -0.7]), torch.tensor([0.004, 0.9])
+    p = dist.Normal(mean.double(), scale.double()).to_event(1)
+    grid = on_grid(lambda u: p.log_prob(u) + 3.0, torch.tensor([-5.0, -5.0]).double(), torch.tensor([5.0, 5.0]).double())
+    assert abs(grid.log_evidence - 3.0) < 1e-3
+    assert (grid.low < mean).all()
+    assert (grid.high > mean).all()
+    assert grid.high[0] - grid.low[0] < 0.2
+
+
+@pytest.mark.parametrize(
+    ("prior", "dim"),
+    [(dist.Gamma(2.0, 1.0), 2), (dist.Beta(2.0, 3.0), 2), (dist.Dirichlet(torch.tensor([1.0, 2.0, 3.0])), 3)],
+    ids=["Gamma", "Beta", "Dirichlet"],
+)
+def test_latents_of_other_supports_are_on_the_reals(prior, dim, double):
+    """The density of u is that of z times the change of volume: integrated over u, evidence is the same."""
+    torch.manual_seed(0)
+    vae = pv.VAE((4,), dim, prior=prior, likelihood=pv.likelihoods.Normal(scale=0.5), **NETS)
+    x = torch.randn(20, 4)
+    shown = scene(vae, x)
+    assert shown.mapped
+    assert shown.dim == 2
+    grid = shown.posterior({"x": x[:1]}, None)["grid"]
+    draws = vae.prior().sample((200_000,))
+    by_draws = vae.decode(draws).log_prob(x[:1]).logsumexp(0) - math.log(200_000)
+    assert abs(grid.log_evidence - by_draws) < 0.05
+    assert shown.decode(torch.tensor([[30.0, -30.0]]), {"x": x[:1]}).isfinite().all()
+
+
+class Discrete(pv.Program):
+    def __init__(self):
+        super().__init__()
+        self.event_shapes = {"x": (2,)}
+        self.logits = torch.nn.Parameter(torch.zeros(3))
+
+    def model(self, batch):
+        with self.plate(batch):
+            z = pyro.sample("z", dist.OneHotCategorical(logits=self.logits))
+            self.sample("x", dist.Normal(z[..., :2], 1.0).to_event(1), batch)
+
+    def guide(self, batch):
+        with self.plate(batch):
+            pyro.sample("z", dist.OneHotCategorical(logits=self.logits))
+
+
+class OtherSite(pv.Program):
+    def __init__(self):
+        super().__init__()
+        self.event_shapes = {"w": (2,)}
+        self.loc = torch.nn.Parameter(torch.zeros(2))
+
+    def model(self, batch):
+        with self.plate(batch):
+            z = pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
+            self.sample("w", dist.Normal(z, 1.0).to_event(1), batch)
+
+    def guide(self, batch):
+        with self.plate(batch):
+            pyro.sample("z", dist.Normal(self.loc, 1.0).to_event(1))
+
+
+@pytest.mark.parametrize(
+    ("program", "data", "told"),
+    [
+        (Discrete(), torch.zeros(5, 2), "moves latents that are vectors of real numbers, and the Discrete has z"),
+        (OtherSite(), {"w": torch.zeros(5, 2)}, "shows site x, and this OtherSite is of w"),
+        (pv.VAE((2, 3, 4, 5), 2, **NETS), torch.zeros(5, 2, 3, 4, 5), r"x of shape \(2, 3, 4, 5\) is not shown"),
+        (pv.VAE((4, 6, 6), 2, **NETS), torch.zeros(5, 4, 6, 6), r"x of shape \(4, 6, 6\) is not shown"),
+    ],
+    ids=["discrete", "no x", "five dimensions", "four channels"],
+)
+def test_what_cannot_be_shown_is_refused(program, data, told):
+    with pytest.raises(ValueError, match=told):
+        scene(program, data)
+
+
+def test_wrong_use_is_refused(digits, make_vae, tmp_path):
+    with pytest.raises(ConfigError, match=r"pv\.explore\(vae, x\)"):
+        pv.explore(make_vae())
+    with pytest.raises(ConfigError, match="must be a run"):
+        pv.explore(3)
+    with pytest.raises(pv.checkpoint.CheckpointError, match="not the folder of a run"):
+        pv.explore(tmp_path / "nothing")
+    with pytest.raises(ValueError, match="site='w' is none of the VAE's latents, z"):
+        scene(make_vae(), digits, site="w")
+
+
+def table():
+    pd = pytest.importorskip("pandas")
+    z = torch.randn(60, generator=torch.Generator().manual_seed(0)).numpy()
+    frame = pd.DataFrame({"height": 170 + 10 * z, "visits": (z > 0) * 3 + 1, "sort": ["a", "b"] * 30, "yes": z > 0.5})
+    frame.loc[::7, "height"] = np.nan
+    return frame
+
+
+def kinds():
+    x = torch.rand(30, 3, 6, 6, generator=torch.Generator().manual_seed(0))
+    y = torch.arange(30) % 3
+    frame = table()
+    columns = pv.data.load(frame).event_shapes
+    images = pv.data.load({"x": x[:, :1].round(), "y": y, "age": x[:, 0, 0, :2]})
+    return {
+        "grey": (pv.VAE((1, 6, 6), 2, **NETS), images),
+        "colour": (pv.VAE((3, 6, 6), 3, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x)),
+        "no channel": (pv.VAE((6, 6), 1, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x[:, 0])),
+        "curve": (pv.VAE((12,), 2, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x.reshape(30, -1)[:, :12])),
+        "series": (pv.VAE((9, 2), 2, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x[:, 0, :3].reshape(30, 9, 2))),
+        "table": (pv.VAE(columns, 2, likelihood="auto", **NETS), pv.data.load(frame)),
+        "given columns": (pv.ConditionalVAE(columns, given=["sort"], likelihood="auto", latent_dim=2, **NETS), pv.data.load(frame)),
+        "given": (pv.ConditionalVAE((1, 6, 6), given={"y": 3, "age": (2,)}, latent_dim=2, **NETS), images),
+        "levels": (pv.HierarchicalVAE((1, 6, 6), (4, 3), between=pv.nets.mlp(4), **NETS), images),
+        "flow": (pv.VAE((1, 6, 6), 2, prior=pv.priors.MixtureOfNormals(3), guide=pv.guides.FullRankNormal(), **NETS), images),
+        "counts": (pv.CountVAE((8,), latent_dim=2, library="latent", **NETS), pv.data.load((5 * x[:, 0].reshape(30, -1)[:, :8]).round())),
+    }
+
+
+def as_numbers(picture):
+    return [*base64.b64decode(picture)] if isinstance(picture, str) else picture
+
+
+KINDS = {"grey": "image", "colour": "image", "no channel": "image", "curve": "curve", "series": "curve", "table": "table", "given columns": "table", "given": "image", "levels": "image", "flow": "image", "counts": "bars"}  # fmt: skip
+
+
+@pytest.mark.parametrize("kind", KINDS)
+def test_every_question_of_every_kind_of_program(kind):
+    torch.manual_seed(0)
+    program, data = kinds()[kind]
+    program.initialize(data.train)
+    before = {name: value.clone() for name, value in program.state_dict().items()}
+    torch.manual_seed(7)
+    answers = Answers(entries(program, data))
+
+    def ask(name, **values):
+        return json.loads(json.dumps(answers.by_name[name]({"run": 0} | values), allow_nan=False))
+
+    state = ask("state")
+    assert state["kind"] == KINDS[kind]
+    assert len(state["codes"]) == len(data.test)
+    datum = ask("datum", number=1)["datum"]
+    (picture,) = ask("decode", u=[state["codes"][1]], datum=datum)["pictures"]
+    inferred = ask("infer", datum=datum)
+    assert inferred["mean"] == pytest.approx(state["codes"][1], abs=1e-3)
+    assert as_numbers(inferred["reconstruction"]) == pytest.approx(as_numbers(picture), rel=1e-2, abs=1.01)
+    assert inferred["elbo"] == pytest.approx(inferred["fit"] - inferred["kl"], abs=1e-6)
+    posterior = ask("posterior", datum=datum)
+    assert (posterior["grid"] is not None) == (state["exact"] and state["dim"] == 2)
+    assert (posterior["completion"] is not None) == (None in datum["x"])
+    gaps = {"x": [None if k % 2 else v for k, v in enumerate(datum["x"])]}
+    if kind != "counts":
+        assert ask("posterior", datum=datum | gaps)["completion"]
+    if state["dim"] > 2:
+        assert ask("infer", datum=datum, plane=[2, 0])["covariance"][0][0] == pytest.approx(inferred["scale"][2] ** 2, rel=1e-3)
+    assert torch.equal(torch.randn(3), torch.randn(3, generator=torch.Generator().manual_seed(7)))
+    ask("learn", anew=True)
+    row = ask("learn", steps=3)["row"]
+    assert row["step"] == 3
+    assert math.isfinite(row["elbo"])
+    assert ask("state", learning=True)["dim"] == state["dim"]
+    assert all(torch.equal(value, before[name]) for name, value in program.state_dict().items())
+    page = frozen(program, data)
+    assert "{{" not in page
+    assert "src=" not in page
+
+
+def test_a_copy_learns_and_not_the_run(digits, make_vae):
+    vae = make_vae()
+    vae.initialize(digits.train)
+    before = copy.deepcopy(vae.state_dict())
+    torch.manual_seed(3)
+    learner = Learner(vae, digits.train, digits.test, anew=False)
+    learner.step(150)
+    assert torch.equal(torch.randn(2), torch.randn(2, generator=torch.Generator().manual_seed(3)))
+    assert all(torch.equal(value, before[name]) for name, value in vae.state_dict().items())
+    first, last = learner.history[0], learner.history[-1]
+    assert last["elbo"] > first["elbo"] + 2
+    assert last["elbo"] == pytest.approx(-last["reconstruction"] - last["kl"])
+    assert pyro.get_param_store().keys() == {}.keys()
+
+
+def test_collapsed_latents_are_those_of_the_anatomy(digits, make_vae):
+    """A latent that the decoder does not see, and that q leaves at the prior."""
+    vae = make_vae(latent_dim=3)
+    vae.initialize(digits.train)
+    head = vae.q_z.net
+    with torch.no_grad():
+        last = [m for m in head.modules() if isinstance(m, torch.nn.Linear)][-1]
+        last.weight.mul_(20)
+        for row in vae.q_z.emit(digits.test[:1]).reshape(2, -1).new_tensor([1, 4]).long().tolist():
+            last.weight[row] = 0
+            last.bias[row] = 0
+    shown = scene(vae, digits)
+    dead = {latent["index"] for latent in shown.latents if latent["collapsed"]}
+    anatomy = pv.evaluate.anatomy(vae, digits.test, num_aggregate=2)
+    expected = {d for d, kl in enumerate(anatomy.sites["z"].kl_by_latent.tolist()) if kl < 0.01}
+    assert dead == expected
+    assert len(dead) == anatomy.sites["z"].collapsed
+    kls = [latent["kl"] for latent in shown.latents]
+    assert kls == sorted(kls, reverse=True)
+
+
+def test_a_comparison_is_a_menu(digits, tmp_path):
+    pv.compare(digits, priors=["Normal", "VampPrior(3)"], likelihoods=["Bernoulli"], latent_dim=2, epochs=1, compile=False, folder=tmp_path / "two", progress=False, **NETS)  # fmt: skip
+    answers = Answers(entries(tmp_path / "two"))
+    runs = answers.state({"run": 0})["runs"]
+    assert [run["parts"]["prior"] for run in runs] == ["Normal()", "VampPrior(components=3)"]
+    first, second = (answers.state({"run": k})["codes"] for k in (0, 1))
+    assert first != second
+    with pytest.raises(ValueError, match="run=2 is none of the 2"):
+        answers.state({"run": 2})
+
+
+@pytest.mark.parametrize(
+    ("name", "values", "told"),
+    [
+        ("decode", {"u": [[0.0]]}, "points of 2 numbers"),
+        ("decode", {"u": [[0.0, True]]}, "finite numbers"),
+        ("decode", {"u": [[0.0, 1e300]]}, "finite numbers"),
+        ("decode", {"u": [[0.0, 0.0]] * 65}, "up to 64 points"),
+        ("decode", {"u": "x"}, "list of up to"),
+        ("decode", {"u": [[0.0, 0.0]], "datum": {}}, "a datum has x, and not nothing"),
+        ("decode", {"u": [[0.0, 0.0]], "datum": {"x": [1]}}, "list of 64 numbers"),
+        ("decode", {"u": [[0.0, 0.0]], "datum": {"x": ["1"] * 64}}, "is no number"),
+        ("infer", {"plane": [0, 0]}, "two latents"),
+        ("infer", {"plane": [0, 2]}, "two latents"),
+        ("infer", {"datum": {"x": [0.5] * 64}}, "lie outside the support"),
+        ("datum", {"number": -1}, "number=-1"),
+        ("datum", {"number": 10**9}, "none of the 180"),
+        ("datum", {}, "number=None"),
+        ("state", {"run": "0"}, "run='0'"),
+        ("state", {"run": True}, "run=True"),
+        ("learn", {"steps": 1}, "nothing learns yet"),
+    ],
+)
+def test_wrong_questions_are_refused(digits, make_vae, name, values, told):
+    answers = Answers(entries(make_vae(), digits))
+    datum = answers.datum({"run": 0, "number": 0})["datum"]
+    with pytest.raises((ValueError, DataError), match=told):
+        answers.by_name[name]({"run": 0, "datum": datum} | values)
+
+
+def test_numbers_are_rounded_to_significant_digits():
+    values = torch.tensor([123456.0, 0.0, -0.000123456, math.nan, math.inf])
+    assert rounded(values, 3) == [123000.0, 0.0, -0.000123, None, None]

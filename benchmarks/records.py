@@ -134,7 +134,7 @@ def main() -> None:
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", type=Path)
     parser.add_argument("--rows", nargs="+", default=[*RECORDS], choices=[*RECORDS], metavar="ROW")
-    parser.add_argument("--epochs", type=int, default=100)
+    parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--full", action="store_true", help="as many epochs as published")
     parser.add_argument("--num-samples", type=int, default=5000)
     parser.add_argument("--num-images", type=int, default=2000, help="of the test images; 10000 with --full")

@@ -24,7 +24,8 @@ from pyro_vae.checkpoint import load
 from pyro_vae.comparison import Comparison, compare
 from pyro_vae.conditional import Conditional
 from pyro_vae.evaluate import predict
-from pyro_vae.models import VAE, ConditionalVAE, CountVAE, HierarchicalVAE, SelectionVAE
+from pyro_vae.explore import explore
+from pyro_vae.models import VAE, ConditionalVAE, CountVAE, HierarchicalVAE, SelectionVAE, SemiSupervisedVAE
 from pyro_vae.program import Program
 from pyro_vae.report import report
 from pyro_vae.training import Run, fit, resume, verify
@@ -43,11 +44,13 @@ __all__ = [
     "Program",
     "Run",
     "SelectionVAE",
+    "SemiSupervisedVAE",
     "checkpoint",
     "compare",
     "data",
     "distributions",
     "evaluate",
+    "explore",
     "families",
     "figures",
     "fit",

@@ -16,6 +16,7 @@ from pyro_vae.checks import found
 from pyro_vae.constraints import bounds, onto, same_bounds
 from pyro_vae.families import Family
 from pyro_vae.families.base import Shape
+from pyro_vae.families.discrete import follow
 from pyro_vae.nets import Net, check_factories
 from pyro_vae.seen import Latent, Seen
 
@@ -50,6 +51,7 @@ class Conditional(nn.Module):
     ):
         super().__init__()
         self.site, self.event_shape = site, tuple(event_shape)
+        family = follow(family, support)
         self.family = copy.deepcopy(family)
         self.parents = nn.ModuleDict({parent.site: parent for parent in parents})
         self._push = onto(support) if support is not None and _is_pushed(family, support) else None

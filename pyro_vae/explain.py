@@ -34,6 +34,7 @@ from pyro_vae.program import Batch, Program, sites
 Format = Literal["text", "latex", "graph"]
 
 _CLOSED = "reported in closed form; Trace_ELBO trains on draws, TraceMeanField_ELBO on the closed form"
+_SUMMED = "summed over all values of the latent, in training too: by TraceEnum_ELBO, pv.fit's loss here"
 _LETTERS = {
     "b": "offsets from the data's statistics",
     "r": "learned numbers",
@@ -304,16 +305,17 @@ def _text(
     yield f"  E_q[{' + '.join(f'log {site.title}' for site in model if site.observed)}]"
     p, q = {site.name: site for site in model}, {site.name: site for site in guide}
     reported: dict[str, list[str]] = {}
-    for name, (is_kl, closed) in _latents(program, data).items():
+    for name, (is_kl, how) in _latents(program, data).items():
         # Where the guide goes another way than the model, it is no KL between two conditionals.
         yield (
             f"  - beta KL({q[name].title} || {p[name].title})"
             if is_kl
             else f"  - beta E_q[log {q[name].title} - log {p[name].title}]"
         )
-        reported.setdefault(_CLOSED if closed else "estimated from draws, as log q - log p", []).append(name)
+        reported.setdefault(how, []).append(name)
     for how, names in reported.items():
         yield f"  KL{' of ' * (len(q) > 1)}{', '.join(names) * (len(q) > 1)}: {how}"
+    yield from (f"  {note}" for note in program.notes)
     observed = [site for site in model if site.observed]
     for site in observed:
         yield f"  log {site.title} is w.r.t. {site.measure}"
@@ -348,6 +350,8 @@ def _told(site: Site, columns: Columns | None) -> Iterator[str]:
         yield from _columns(family, site, columns)
     else:
         yield from (f"      {parameter} = {how}" for parameter, how in site.parameters.items())
+    if family is not None and family.note:
+        yield f"      {family.note}"
     if site.made_of:
         yield f"      computed from {' and '.join(site.made_of)}"
     if site.conditional is not None and site.conditional.pushed:
@@ -371,12 +375,16 @@ def _shape(shape: tuple[int, ...]) -> str:
     return " x ".join(map(str, shape)) or "() (a number)"
 
 
-def _latents(program: Program, data: Batch) -> dict[str, tuple[bool, bool]]:
-    """Of each latent, whether its part of the ELBO is a KL given its parents, and whether in closed form."""
+def _latents(program: Program, data: Batch) -> dict[str, tuple[bool, str]]:
+    """Of each latent, whether its part of the ELBO is a KL given its parents, and how it is computed."""
     guide = poutine.trace(program.guide).get_trace(data)
     model = poutine.trace(poutine.replay(program.model, guide)).get_trace(data)
     closed = in_closed_form(model, guide)
-    return {name: (after, closed[name]) for name, _, _, _, after in latents(model, guide)}
+    drawn = {True: _CLOSED, False: "estimated from draws, as log q - log p"}
+    return {
+        name: (after, _SUMMED if guide.nodes[name]["infer"].get("enumerate") else drawn[closed[name]])
+        for name, _, _, _, after in latents(model, guide)
+    }
 
 
 def _equivalent_loss(site: Site) -> Iterator[str]:

@@ -19,6 +19,7 @@ from pyro_vae.checks import Count, check
 from pyro_vae.families import (
     ConditionedFlow,
     Dirichlet,
+    Discrete,
     Family,
     FullRankNormal,
     LowRankNormal,
@@ -31,6 +32,7 @@ from pyro_vae.families.univariate import attribute, offered
 
 __all__ = [
     "Dirichlet",
+    "Discrete",
     "Flow",
     "FullRankNormal",
     "LowRankNormal",

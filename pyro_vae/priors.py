@@ -25,14 +25,17 @@ from pyro_vae.families import (
     VampPrior,
     named,
 )
+from pyro_vae.families.discrete import Bernoulli, OneHotCategorical
 
 __all__ = [
+    "Bernoulli",
     "Fixed",
     "Flow",
     "FullRankNormal",
     "LowRankNormal",
     "MixtureOfNormals",
     "Normal",
+    "OneHotCategorical",
     "VampPrior",
 ]
 

@@ -16,6 +16,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.util import site_is_subsample
@@ -108,11 +109,13 @@ class Program(nn.Module):
         columns: of a model of a table, what the columns of its rows x are; a batch may name them instead,
             and so may ``pyro.condition``.
         given_columns: those of them that the model is given.
+        notes: what else there is to tell of it, a line each.
     """
 
     max_plate_nesting: int = 1
     columns: Columns | None = None
     given_columns: tuple[str, ...] = ()
+    notes: tuple[str, ...] = ()
     initialized: Tensor
 
     def __init__(self) -> None:
@@ -134,6 +137,11 @@ class Program(nn.Module):
     def guide(self, batch: Any) -> Any:
         """The inference story: the latents, given what is observed."""
         raise NotImplementedError(f"{type(self).__name__} has no guide(self, batch)")
+
+    def objective(self) -> ELBO:
+        """What ``pv.fit`` minimises unless it is told: ``TraceEnum_ELBO()``, if the guide enumerates."""
+        enumerates = any(conditional.family.enumerates for conditional in self.conditionals())
+        return TraceEnum_ELBO() if enumerates else Trace_ELBO()
 
     def plate(self, batch: Mapping[str, Tensor]) -> Any:
         """The plate ``"data"``, over the B data of a batch.
@@ -171,8 +179,9 @@ class Program(nn.Module):
             observed = ~value.isnan()
             value = torch.where(observed, value, inside(support(distribution)))
             distribution = marginal(distribution, observed)
+        infer: Any = {"enumerate": "parallel"} if getattr(distribution, "enumerates", False) else {}
         with full_precision(self.device):
-            return pyro.sample(name, cast(Any, distribution), obs=value)
+            return pyro.sample(name, cast(Any, distribution), obs=value, infer=infer)
 
     @property
     def device(self) -> torch.device:

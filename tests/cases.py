@@ -89,7 +89,9 @@ GUIDES = (
         )
     }
 )
-del GUIDES["Flow"]
+del GUIDES["Flow"], GUIDES["Discrete"]
+OF_DISCRETE = {"prior": {"Bernoulli", "OneHotCategorical"}, "guide": {"Discrete"}, "likelihood": set[str]()}
+"""Parts of discrete latents, which have tests of their own in ``models/test_discrete.py``."""
 
 NUMBERS: dict[str, dict[str, float]] = {
     "AffineBeta": {"loc": -1.0, "scale": 3.0},
@@ -201,13 +203,19 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
     "SelectionVAE": lambda: pv.SelectionVAE((4,), D, likelihood=pv.likelihoods.Normal(), **SMALL),
     "own": TwoSites,
 }
-"""Each program of the package, in its ways, and one that a user wrote."""
+"""Each program of the package, in its ways, and one that a user wrote; of continuous latents."""
+DISCRETE: dict[str, Callable[[], pv.Program]] = {
+    "SemiSupervisedVAE": lambda: pv.SemiSupervisedVAE(
+        EVENT_SHAPE, num_classes=3, latent_dim=D, classifier=pv.nets.mlp(8), **SMALL
+    ),
+}
+"""Those with discrete latents, which have tests of their own in ``models/test_discrete.py``."""
 
 
 def make(name: str, seed: int = 2) -> pv.Program:
     """A program of ``PROGRAMS``, the same at each call."""
     torch.manual_seed(seed)
-    return PROGRAMS[name]()
+    return (PROGRAMS | DISCRETE)[name]()
 
 
 def batch_of(program: pv.Program, number: int, seed: int = 5) -> dict[str, torch.Tensor]:

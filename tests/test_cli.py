@@ -1,3 +1,4 @@
+import dataclasses
 import json
 import os
 import signal
@@ -50,12 +51,32 @@ class TestTrain:
         assert main(["train", "--epochs", "2"]) == 0
         (run,) = os.scandir("runs")
         assert run.name.startswith("digits-")
-        pictures = {"samples", "reconstructions", "latents", "traversals", "training"}
+        pictures = {"summary", "samples", "reconstructions", "latents", "traversals", "training"}
         assert {p.name for p in os.scandir(f"{run.path}/figures")} == {f"{name}.png" for name in pictures}
         text = output()
         assert "digits: 1455 training, 162 validation, 180 test data of shape (1, 8, 8)" in text
         assert "test: ELBO -" in text
         assert "nats per datum" in text
+        written = [line for line in text.splitlines() if line.endswith(".png")]
+        assert written[0] == os.path.join(run.path, "figures/summary.png")
+        command = ["pyro-vae", "report", run.path]
+        assert text.splitlines()[-1].removeprefix("next: ").split()[:3] == command
+
+    def test_a_gap_is_worth_another_guide(self, output, monkeypatch):
+        """And the command that is told works."""
+        estimate = pv.evaluate.log_likelihood
+
+        def more(*args, **options):
+            found = estimate(*args, **options)
+            return dataclasses.replace(found, log_likelihood=found.log_likelihood + 5)
+
+        monkeypatch.setattr(pv.evaluate, "log_likelihood", more)
+        train()
+        told = output().splitlines()[-1]
+        command = told.removeprefix("next: ").split("  (")[0].split()
+        assert command == ["pyro-vae", "train", "--config", "run/config.yaml", "--guide", "FullRankNormal"]
+        assert main([*command[1:], "--folder", "other", "--epochs", "1"]) == 0
+        assert "next: pyro-vae report other" in output().splitlines()[-1]
 
     def test_plane_has_a_map(self):
         train("--latent-dim", "2")
@@ -284,6 +305,7 @@ def test_commands_on_a_run(output):
     train("--latent-dim", "2")
     output()
     for command, picture in [
+        ("summary", "summary"),
         ("sample", "samples"),
         ("reconstruct", "reconstructions"),
         ("manifold", "manifold"),
@@ -297,6 +319,11 @@ def test_commands_on_a_run(output):
         assert main([command, "run"]) == 0
         assert output().strip() == path
         assert os.path.getsize(path) > 1000
+    for format, start in (("svg", b"<?xml"), ("pdf", b"%PDF")):
+        assert main(["manifold", "run", "--format", format]) == 0
+        assert output().strip() == f"run/figures/manifold.{format}"
+        assert Path(f"run/figures/manifold.{format}").read_bytes().startswith(start)
+    assert "format='bmp'" in fails(2, output, "manifold", "run", "--format", "bmp")
 
 
 def test_commands_on_conditions_and_levels(output):

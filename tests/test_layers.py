@@ -10,15 +10,15 @@ import pyro_vae
 ROWS = [
     [
         *("bounded", "checks", "constraints", "distributions", "nets", "plain_yaml"),
-        *("data", "engine", "sleef", "losses", "svi"),
+        *("data", "engine", "sleef", "losses", "traced", "svi"),
     ],
     ["families", "priors", "likelihoods", "guides"],
     ["seen", "conditional", "program"],
     ["models"],
     ["objectives", "registry"],
     ["evaluate", "figures", "explain", "checkpoint"],
-    ["training"],
-    ["comparison", "sklearn", "report", "filling", "arguments"],
+    ["distributed", "training"],
+    ["comparison", "sklearn", "report", "explore", "filling", "arguments"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -26,7 +26,8 @@ WITHIN = {  # of the same row, in its order
     "distributions": {"constraints"},
     "data": {"constraints"},
     "engine": set(),
-    "svi": {"losses"},
+    "svi": {"losses", "traced"},
+    "traced": {"losses"},
     "priors": {"families"},
     "registry": {"objectives"},
     "likelihoods": {"families"},
@@ -36,6 +37,7 @@ WITHIN = {  # of the same row, in its order
     "figures": {"evaluate"},
     "explain": {"evaluate"},
     "checkpoint": {"explain"},
+    "training": {"distributed"},
     "sklearn": {"comparison"},
     "__main__": {"__init__"},
 }

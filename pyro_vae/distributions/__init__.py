@@ -2,6 +2,7 @@
 
 from pyro_vae.distributions.arrays import Reshaped
 from pyro_vae.distributions.columns import ByColumn
+from pyro_vae.distributions.discrete import Discrete
 from pyro_vae.distributions.discretized import (
     DiscretizedLogistic,
     DiscretizedLogisticMixture,
@@ -28,6 +29,7 @@ from pyro_vae.distributions.univariate import (
 __all__ = [
     "ByColumn",
     "Categorical",
+    "Discrete",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "DiscretizedNormal",

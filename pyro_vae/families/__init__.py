@@ -2,6 +2,7 @@
 
 from pyro_vae.families.base import COUNTING, LEBESGUE, Family
 from pyro_vae.families.columns import Auto, ByColumn
+from pyro_vae.families.discrete import Discrete
 from pyro_vae.families.fixed import Fixed
 from pyro_vae.families.flow import ConditionedFlow, OwnFlow
 from pyro_vae.families.levels import Categorical, Dirichlet, DiscretizedLogisticMixture, Ordinal
@@ -19,6 +20,7 @@ __all__ = [
     "Categorical",
     "ConditionedFlow",
     "Dirichlet",
+    "Discrete",
     "DiscretizedLogisticMixture",
     "Family",
     "Fixed",

@@ -43,6 +43,8 @@ class Family(nn.Module, ABC):
         support: where its values lie.
         reparameterised: whether its draws carry gradients, as those of a guide must.
         invertible: whether it has a density at points that it did not draw itself.
+        enumerates: whether, as a guide, it has its values enumerated.
+        note: what else there is to tell of it.
     """
 
     event_shape: Shape
@@ -51,6 +53,8 @@ class Family(nn.Module, ABC):
     support: constraints.Constraint = constraints.real
     reparameterised: bool = True
     invertible: bool = True
+    enumerates: bool = False
+    note: str = ""
 
     def setup(self, event_shape: Shape) -> None:
         """Creates what depends on the shape of a value; called once, on a conditional's own copy."""

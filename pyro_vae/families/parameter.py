@@ -131,7 +131,8 @@ class Parameter(nn.Module):
         sizes = self.unit.unique() if self.has_unit else self.offset.new_ones(1)
         unit = f"{sizes[0].item():.3g}" if len(sizes) == 1 else "u"
         factor = "" if unit == "1" else f"{unit} "
-        raw = f"{raw} + b" if "_" not in raw else f"{raw} + b_{raw.split('_')[1].split('(')[0]}"
+        _, number, which = raw.partition("(")[0].partition("_")  # of f_1(z)
+        raw = f"{raw} + b{number}{which}"
         if self.low is not None:
             inner = f"{FLOOR:g} + softplus({raw})"
             above = f"{self.low:g} + " if self.low else ""

@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from typing import Any
 
+import torch
 from pyro.distributions.util import scale_and_mask
 from pyro.poutine import Trace
 from pyro.poutine.messenger import Messenger
@@ -31,7 +32,8 @@ def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         ``[...]``, the batch shape of z.
     """
     try:
-        return analytic_kl(q, p).expand(z.shape[: z.dim() - len(q.event_shape)])
+        kl = analytic_kl(q, p)  # of latents that are enumerated z has other dimensions
+        return kl.expand(torch.broadcast_shapes(kl.shape, z.shape[: z.dim() - len(q.event_shape)]))
     except NotImplementedError:
         return q.log_prob(z) - p.log_prob(z)
 
@@ -43,8 +45,8 @@ def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         \log p(z_s \mid \cdot)]
 
     A KL is in closed form where PyTorch has one and no parent of the site in the model depends on it in the
-    guide, as of a guide that goes the model's way. What is masked adds nothing; scales, such as a weight
-    of the KL, are left aside.
+    guide, as of a guide that goes the model's way. Over latents that the guide enumerates it is the mean.
+    What is masked adds nothing; scales, such as a weight of the KL, are left aside.
 
     Args:
         model_trace: of a model, replayed against the guide's.
@@ -57,7 +59,37 @@ def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         name: -site["fn"].log_prob(site["value"]) for name, site in sites(model_trace) if site["is_observed"]
     }
     terms = observed | {name: kl_term(*parts) for name, *parts in latents(model_trace, guide_trace)}
-    return {name: scale_and_mask(term, mask=model_trace.nodes[name]["mask"]) for name, term in terms.items()}
+    masked = {n: scale_and_mask(term, mask=model_trace.nodes[n]["mask"]) for n, term in terms.items()}
+    return {name: over_values(guide_trace, term, mean) for name, term in masked.items()}
+
+
+def enumerated(guide_trace: Trace) -> dict[str, int]:
+    """The latents that a guide enumerates, each with the dimension of its values, from the right."""
+    found = {name: site["infer"].get("_enumerate_dim") for name, site in sites(guide_trace)}
+    return {name: dim for name, dim in found.items() if dim is not None}
+
+
+def over_values(guide_trace: Trace, term: Tensor, reduce: Callable[[Tensor, Tensor, int], Tensor]) -> Tensor:
+    """A term without the dimensions of latents that the guide enumerates.
+
+    Args:
+        guide_trace: of the guide.
+        term: of which the last dimensions are those without enumeration.
+        reduce: from a term, the log-probability of one latent's values and their dimension to what is left.
+    """
+    dims = enumerated(guide_trace)
+    for name, dim in reversed(dims.items()):  # those below may be drawn given those above
+        if term.dim() >= -dim:
+            site: Any = guide_trace.nodes[name]
+            term = reduce(term, site["fn"].log_prob(site["value"]), dim)
+    kept = -1 - max(dims.values(), default=-1 - term.dim())
+    return term.reshape(term.shape[-kept:]) if term.dim() > kept else term
+
+
+def mean(term: Tensor, log_q: Tensor, dim: int) -> Tensor:
+    """E_q of a term over one latent's values; those that q rules out may be infinite."""
+    weight = log_q.exp()
+    return (weight * term.where(weight > 0, 0.0)).sum(dim, keepdim=True)
 
 
 def in_closed_form(model_trace: Trace, guide_trace: Trace) -> dict[str, bool]:

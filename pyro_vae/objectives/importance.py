@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import math
 from collections.abc import Callable, Container, Iterator, Mapping
 from typing import Any
@@ -9,9 +10,11 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
 from pyro_vae.checks import Count, checked
+from pyro_vae.objectives.elbo import over_values
 from pyro_vae.program import Batch, Program, sites
 
 
@@ -21,6 +24,8 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
 
     x is all that is observed, without what is missing; z all that is not. Their mean over k is the ELBO; the
     log of the mean of their exponentials, the importance-weighted bound, rises to log p(x) as K grows.
+    Latents y that the guide enumerates are summed over, :math:`\log \sum_y p(x, y, z_{ky}) / q(z_{ky} | x, y)`,
+    which lies above the ELBO; where there are no others, it is log p(x).
 
     Args:
         program: whose latents and observations lie in its plate of data.
@@ -36,11 +41,18 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
     batch = program.read_batch(batch)
-    model, guide = traces(program, batch, num_particles)
+    model, guide = traces(program, batch, num_particles, enumerating=True)
     for trace in (model, guide):
         trace.compute_log_prob()
     log_p, log_q = log_ratio(model, guide, lambda site: _in_data(site, program))
-    return (log_p - log_q).expand(num_particles, program.num_data(batch))
+    log_w = over_values(guide, log_p - log_q, _log_sum)
+    return log_w.expand(num_particles, program.num_data(batch))
+
+
+def _log_sum(log_w: Tensor, log_q: Tensor, dim: int) -> Tensor:
+    """Weights summed over one latent's values, but for those that q rules out."""
+    fine = log_q > -math.inf
+    return (log_w.where(fine, 0.0) + log_q).where(fine, -math.inf).logsumexp(dim, keepdim=True)
 
 
 def log_ratio(
@@ -83,12 +95,23 @@ def _in_data(site: Any, program: Program) -> Tensor:
     return by_datum(site["log_prob"], program)
 
 
-def traces(program: Program, batch: Batch, num_particles: int) -> tuple[poutine.Trace, poutine.Trace]:
-    """The traces of the model, replayed against the guide's, and of the guide, of K particles each."""
+def traces(
+    program: Program, batch: Batch, num_particles: int, *, enumerating: bool = False
+) -> tuple[poutine.Trace, poutine.Trace]:
+    """The traces of the model, replayed against the guide's, and of the guide, of K particles each.
+
+    Latents that the guide asks to be enumerated are drawn as all others are, or indeed enumerated: then their
+    values are a further dimension to the left of the particles'.
+    """
     program.num_data(batch)  # which refuses other shapes in one line, as Pyro's traces do not
+    first, then = contextlib.nullcontext(), contextlib.nullcontext()
+    if enumerating:
+        first, then = EnumMessenger(-2 - program.max_plate_nesting), EnumMessenger()
     with pyro.plate("particles", num_particles, dim=-1 - program.max_plate_nesting):
-        guide = poutine.trace(program.guide).get_trace(batch)
-        model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
+        with first:
+            guide = poutine.trace(program.guide).get_trace(batch)
+        with then:
+            model = poutine.trace(poutine.replay(program.model, trace=guide)).get_trace(batch)
     return model, guide
 
 

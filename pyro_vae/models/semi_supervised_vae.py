@@ -1,0 +1,201 @@
+"""The VAE of data of which some have labels."""
+
+from __future__ import annotations
+
+import warnings
+from collections.abc import Mapping
+from typing import Any, Literal
+
+import pyro
+import pyro.distributions as dist
+import torch
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_vae import nets
+from pyro_vae.checks import Levels, NotNegative, check
+from pyro_vae.conditional import Conditional
+from pyro_vae.data import Split
+from pyro_vae.data.columns import Columns
+from pyro_vae.families import Family, Fixed, Of
+from pyro_vae.families.categorical import Label as LabelFamily
+from pyro_vae.families.named import Normal
+from pyro_vae.guides import as_guide
+from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
+from pyro_vae.models.parts import as_rows, check_shape, refuse_encoding, see, start_guide
+from pyro_vae.priors import Normal as StandardNormal
+from pyro_vae.priors import as_prior
+from pyro_vae.program import DataWarning, Program
+from pyro_vae.seen import Label, Latent
+
+
+class SemiSupervisedVAE(Program):
+    r"""A VAE of data of which some have labels, and a classifier: Kingma's M2.
+
+    .. math::
+
+        y_n \sim p(y), \qquad z_n \sim p(z), \qquad x_n \sim p(x \mid z = z_n, y = y_n), \qquad
+        q(y_n \mid x_n)\, q(z_n \mid x_n, y_n)
+
+    p(y) is uniform. A label that is not known (NaN) is a latent, site ``"y_unobserved"``, over whose K values
+    the ELBO is summed; of a datum with a label this latent is certain, in model and guide, so that its ELBO
+    is that of log p(x, y). ``pv.fit`` therefore takes ``TraceEnum_ELBO``, if no other loss is given.
+
+    Labels teach q(y|x), which the ELBO of labelled data does not contain, by a further term of training,
+
+    .. math:: \alpha \frac{N}{N_y} \sum_{n:\, y_n \text{ known}} \log q(y_n \mid x_n),
+
+    with N_y of the N training data labelled: ``alpha`` nats per datum for each nat of the classifier's mean
+    loss, however few labels there are. It is a factor of the guide in training mode, and of no ELBO that is
+    reported. Without it the classes that q(y|x) finds need not be those of the labels.
+
+    Args:
+        event_shape: shape of one datum, such as (1, 28, 28), or the columns of a table.
+        num_classes: K; labels, site ``"y"``, are whole numbers from 0 on.
+        latent_dim: D, the number of latents z per datum.
+        alpha: weight of the classifier's loss; 0 for none.
+        prior: p(z), as in ``pv.VAE``.
+        likelihood: p(x|z, y), likewise.
+        guide: the family of q(z|x, y), likewise.
+        classifier: factory of the network from x to the logits of q(y|x).
+        encoder: factory of the network from x and y to the guide's parameters; its ``in_shape`` is a tuple of
+            shapes, the label's that of one of K numbers that is 1.
+        decoder: factory of the network from z and y, likewise.
+
+    Raises:
+        ValueError: the shapes are empty, or the parts do not fit together.
+
+    Reference: Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep generative
+    models".
+
+    >>> vae = SemiSupervisedVAE((64,), num_classes=10, latent_dim=2)
+    >>> vae.classify(torch.rand(5, 64)).shape
+    torch.Size([5, 10])
+    """
+
+    labelled: Tensor
+
+    def __init__(
+        self,
+        event_shape: tuple[int, ...] | Columns,
+        *,
+        num_classes: Levels = 10,
+        latent_dim: int = 10,
+        alpha: NotNegative = 1.0,
+        prior: Family | Distribution = StandardNormal(),
+        likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
+        guide: Family | Of | type[Distribution] = Normal(),
+        classifier: nets.Net = nets.mlp(400, 400),
+        encoder: nets.Net = nets.mlp(400, 400),
+        decoder: nets.Net = nets.mlp(400, 400),
+    ):
+        super().__init__()
+        event_shape, self.columns, family = as_rows(event_shape, likelihood)
+        x, z = check_shape("SemiSupervisedVAE", event_shape, latent_dim)
+        nets.check_factories(classifier=classifier, encoder=encoder, decoder=decoder)
+        k = check("num_classes", num_classes, Levels)
+        self.alpha = check("alpha", alpha, NotNegative)
+        self.options = {
+            "event_shape": self.columns or x,
+            "num_classes": k,
+            "latent_dim": z[0],
+            "alpha": self.alpha,
+            "prior": prior,
+            "likelihood": family,
+            "guide": as_guide(guide),
+            "classifier": classifier,
+            "encoder": encoder,
+            "decoder": decoder,
+        }
+        self.event_shape, self.latent_dim, self.num_classes = x, z[0], k
+        self.event_shapes = {"x": x, "y": ()}
+        self.register_buffer("labelled", torch.ones(()))
+        self.p_y = Conditional("y", Fixed(dist.Categorical(logits=torch.zeros(k))), ())
+        self.p_z = Conditional("z", as_prior(prior), z)
+        refuse_encoding("SemiSupervisedVAE", self.p_z.family)
+        saw = see(x, self.columns)
+        self.q_y = Conditional("y_unobserved", LabelFamily(k), (), (saw,), classifier)
+        saw = see(x, self.columns)
+        self.q_z = Conditional(
+            "z", as_guide(guide), z, (saw, Label("y", k)), encoder, support=self.p_z.support
+        )
+        self.p_x = Conditional("x", family, x, (Latent("z", z), Label("y", k)), decoder)
+
+    def model(self, batch: Any) -> Tensor:
+        """The generative story: y ~ p(y), z ~ p(z), x ~ p(x|z, y)."""
+        label = self._labels(batch)
+        with self.plate(batch):
+            p_y = self.p_y()
+            seen = torch.where(label.isnan(), torch.nan, self.sample("y", p_y, {"y": label}))
+            y = torch.where(seen.isnan(), self.sample("y_unobserved", certain(p_y, seen)), seen)
+            z = self.sample("z", self.p_z())
+            return self.sample("x", self.p_x(z, y), batch)
+
+    def guide(self, batch: Any) -> Tensor:
+        """The inference story: y ~ q(y|x) where it is not known, z ~ q(z|x, y)."""
+        label = self._labels(batch)
+        q_y: Any = self.q_y(batch["x"])
+        with self.plate(batch):
+            if self.training and self.alpha:
+                log_q = q_y.log_prob(label.nan_to_num(0.0)).where(~label.isnan(), 0.0)
+                # A guide's log-density is taken off the ELBO.
+                pyro.factor("classified", -self.alpha / self.labelled * log_q, has_rsample=True)
+            y = pyro.sample("y_unobserved", certain(q_y, label), infer={"enumerate": "parallel"})
+            return self.sample("z", self.q_z(batch["x"], torch.where(label.isnan(), y, label)))
+
+    def prior(self) -> Distribution:
+        """p(z), event shape ``(D,)``."""
+        return self.p_z()
+
+    def decode(self, z: Tensor, y: Tensor) -> Distribution:
+        """p(x|z, y), for z ``[..., D]`` and classes y ``[...]``."""
+        return self.p_x(z, y)
+
+    def encode(self, x: Tensor, y: Tensor) -> Distribution:
+        """q(z|x, y), for x ``[..., *event_shape]`` and classes y ``[...]``."""
+        return self.q_z(x, y)
+
+    def classify(self, x: Any) -> Tensor:
+        """q(y|x), the probabilities of the classes, ``[N, K]``, for x ``[N, *event_shape]`` or a DataFrame."""
+        x = self.place(x)["x"]
+        with self.evaluating():
+            q_y: Any = self.q_y(x)
+            probabilities: Tensor = q_y.probs
+        return probabilities
+
+    def initialize(self, data: Split) -> None:
+        super().initialize(data)
+        start_guide(self.q_z, self.p_z)
+        known = 1 - data.missing("y")
+        self.labelled.fill_(max(known, 1 / len(data)))
+        if not self.alpha and known:
+            warnings.warn(
+                f"alpha=0: the labels of {round(known * len(data))} of {len(data)} training data do not "
+                "teach q(y|x), whose classes need then not be theirs; leave alpha out",
+                DataWarning,
+                stacklevel=2,
+            )
+
+    @property
+    def notes(self) -> tuple[str, ...]:  # type: ignore[override]
+        """What the labels add to training, which is none of the ELBO."""
+        weight = f"{self.alpha:g}" + f" / {self.labelled.item():.3g}" * bool(self.labelled < 1)
+        return (f"training adds {weight} log q(y|x) of each datum with a label, which no ELBO reports",)
+
+    def _labels(self, batch: Mapping[str, Tensor]) -> Tensor:
+        """The labels of a batch, ``[B]``, as reals, of which those that are not known, or absent, are NaN."""
+        if "y" in batch:
+            return batch["y"].to(batch["x"].dtype)
+        return batch["x"].new_full((len(batch["x"]),), torch.nan)
+
+
+def certain(p: Any, label: Tensor) -> Distribution:
+    """A distribution of labels, and of data whose label is known that which is certain of it.
+
+    Args:
+        p: a Categorical, of batch shape ``[]`` or ``[B]``.
+        label: ``[B]``, of which NaN is not known.
+    """
+    classes = torch.arange(p.logits.shape[-1], device=label.device)
+    sure = torch.where(label[..., None] == classes, 0.0, -torch.inf).to(p.logits)
+    return dist.Categorical(logits=torch.where(label.isnan()[..., None], p.logits, sure))

@@ -1,0 +1,209 @@
+"""A classifier that learns from rows with labels and without, under scikit-learn's conventions."""
+
+# scikit-learn's name for data:
+# ruff: noqa: N803
+
+from __future__ import annotations
+
+import math
+from collections.abc import Mapping, Sequence
+from functools import partial
+from typing import Any
+
+import numpy as np
+import torch
+from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.utils.multiclass import check_classification_targets
+from sklearn.utils.validation import check_is_fitted, validate_data
+from torch import Tensor, nn
+
+from pyro_vae import likelihoods, nets
+from pyro_vae.checks import Count, NotNegative, check_all
+from pyro_vae.data import load
+from pyro_vae.models import SemiSupervisedVAE
+from pyro_vae.program import seed_generators
+from pyro_vae.sklearn.columns import Columns
+from pyro_vae.sklearn.estimator import seed_of
+from pyro_vae.training import Interrupted, fit
+
+UNKNOWN = -1
+"""The label of rows that have none, as in ``sklearn.semi_supervised``."""
+
+
+class VAEClassifier(ClassifierMixin, BaseEstimator):
+    r"""Classes of rows, learned from those with a label and those without: ``pv.SemiSupervisedVAE``.
+
+    .. math:: p(y)\, p(z)\, p(x \mid z, y), \qquad q(y \mid x)\, q(z \mid x, y), \qquad
+        \text{predict\_proba: the mean of } q(y \mid x) \text{ over VAEs}
+
+    Rows whose label is -1 have none, as in ``sklearn.semi_supervised`` (in texts: an array of dtype object
+    that holds the number -1); where but one class would be left, -1 is a class. Columns are standardised,
+    and what lies far outside of those seen is moved nearer; columns of 0 and 1 alone are Bernoulli, others
+    Normal. Values that are NaN are not observed.
+
+    Args:
+        latent_dim: D, the number of latent variables z per row.
+        hidden_dims: widths of the hidden layers of all networks.
+        alpha: weight of the classifier's loss on rows with labels.
+        noise: of the classifier's input in training, in standard deviations of the columns.
+        n_estimators: VAEs, whose probabilities are averaged.
+        epochs: passes over the rows.
+        max_steps: gradient steps of each VAE, though they be fewer passes.
+        batch_size: rows per step.
+        lr: learning rate at its highest.
+        random_state: of the weights, the noise and the order of the data.
+        verbose: whether to show progress.
+
+    Attributes:
+        vaes_: the trained ``pv.SemiSupervisedVAE``s, of columns as they are learned.
+        classes_: the classes, in the order of their numbers.
+        n_features_in_: number of columns of the training data.
+        feature_names_in_: their names, where they have any.
+
+    Raises:
+        ValueError: as scikit-learn has it; or y has one class, or no column of X varies.
+        ConfigError: an argument will not do.
+
+    Reference: Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep generative
+    models".
+
+    >>> from sklearn.datasets import load_iris
+    >>> x, y = load_iris(return_X_y=True)
+    >>> some = np.where(np.arange(150) % 10 == 0, y, -1)
+    >>> VAEClassifier(epochs=5, random_state=0).fit(x, some).predict_proba(x).shape
+    (150, 3)
+    """
+
+    vaes_: list[SemiSupervisedVAE]
+    classes_: np.ndarray
+
+    def __init__(
+        self,
+        latent_dim: Count = 5,
+        *,
+        hidden_dims: Sequence[Count] = (128,),
+        alpha: NotNegative = 1.0,
+        noise: NotNegative = 0.5,
+        n_estimators: Count = 1,
+        epochs: Count = 200,
+        max_steps: Count = 1500,
+        batch_size: Count = 128,
+        lr: float = 2e-3,
+        random_state: int | np.random.RandomState | None = None,
+        verbose: bool | int = False,
+    ):
+        self.latent_dim = latent_dim
+        self.hidden_dims = hidden_dims
+        self.alpha = alpha
+        self.noise = noise
+        self.n_estimators = n_estimators
+        self.epochs = epochs
+        self.max_steps = max_steps
+        self.batch_size = batch_size
+        self.lr = lr
+        self.random_state = random_state
+        self.verbose = verbose
+
+    def fit(self, X: Any, y: Any) -> VAEClassifier:
+        """Trains on the rows of X ``[N, n_features]`` and their classes y ``[N]``, -1 where not known."""
+        fine = check_all(type(self).__init__, self.get_params(deep=False))
+        x, y = validate_data(self, X, y, **_NUMBERS, ensure_min_samples=2)
+        check_classification_targets(y)
+        codes = self._codes(y)
+        known = x[~np.isnan(x)]
+        self._binary = bool(np.isin(known, (0, 1)).all())
+        self._columns = Columns(x, powers=False)
+        if not self._columns.varies.any():
+            raise ValueError("no column of X varies, so that there is nothing to learn of; give one that does")
+        seed = seed_of(self.random_state)
+        self.vaes_ = [self._train(x, codes, (seed + i) % 2**32, fine) for i in range(fine["n_estimators"])]
+        return self
+
+    def predict_proba(self, X: Any) -> np.ndarray:
+        """q(y|x), the mean over VAEs, of each row of X ``[N, n_features]``, ``[N, K]``."""
+        check_is_fitted(self)
+        x = torch.tensor(self._learned(validate_data(self, X, **_NUMBERS, reset=False)))
+        found = torch.stack([vae.classify(x) for vae in self.vaes_]).mean(0)
+        probabilities: np.ndarray = found.cpu().numpy()
+        return probabilities
+
+    def predict(self, X: Any) -> np.ndarray:
+        """The most probable class of each row of X ``[N, n_features]``, ``[N]``."""
+        best = self.predict_proba(X).argmax(1)
+        predicted: np.ndarray = self.classes_[best]
+        return predicted
+
+    def __sklearn_tags__(self) -> Any:
+        tags = super().__sklearn_tags__()
+        tags.input_tags.allow_nan = True
+        return tags
+
+    def _codes(self, y: np.ndarray) -> Tensor:
+        """The number of each row's class, NaN where it is not known, ``[N]``."""
+        known = np.array([label != UNKNOWN for label in y.tolist()])
+        classes = np.unique(y[known])
+        if len(classes) == 1 and not known.all():
+            known, classes = np.ones(len(y), bool), np.unique(y)
+        if len(classes) < 2:
+            raise ValueError(
+                f"y has one class, or none ({classes.tolist()}), beside rows without a label (-1); give at "
+                "least one row of each of two classes"
+            )
+        self.classes_ = classes
+        codes = torch.full((len(y),), math.nan)
+        codes[torch.from_numpy(known)] = torch.from_numpy(np.searchsorted(classes, y[known])).float()
+        return codes
+
+    def _learned(self, x: np.ndarray) -> np.ndarray:
+        """Rows ``[N, n_features]`` as they are learned, ``[N, n_varying]``."""
+        return x[:, self._columns.varies] if self._binary else self._columns.learned(x)
+
+    def _train(self, x: np.ndarray, codes: Tensor, seed: int, fine: Mapping[str, Any]) -> SemiSupervisedVAE:
+        values = torch.tensor(self._learned(x), dtype=torch.float32)
+        data = load({"x": values, "y": codes}, validation=0.0, test=0.0)
+        net = nets.mlp(*fine["hidden_dims"])
+        with torch.random.fork_rng([]):
+            seed_generators(seed, torch.device("cpu"))
+            vae = SemiSupervisedVAE(
+                tuple(values.shape[1:]),
+                num_classes=len(self.classes_),
+                latent_dim=fine["latent_dim"],
+                alpha=fine["alpha"],
+                likelihood=likelihoods.Bernoulli() if self._binary else likelihoods.Normal("per_element"),
+                classifier=partial(_noisy, net=net, noise=fine["noise"]),
+                encoder=net,
+                decoder=net,
+            )
+        batches = math.ceil(len(values) / fine["batch_size"])
+        try:
+            fit(
+                vae,
+                data,
+                epochs=min(fine["epochs"], math.ceil(fine["max_steps"] / batches)),
+                batch_size=fine["batch_size"],
+                lr=fine["lr"],
+                device="cpu",
+                seed=seed,
+                progress=bool(self.verbose),
+            )
+        except Interrupted:  # which tells how to keep a run
+            raise KeyboardInterrupt from None
+        return vae.double()
+
+
+_NUMBERS: dict[str, Any] = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}
+
+
+class _Noise(nn.Module):
+    """Adds noise in training, so that a classifier does not hang on a few rows' very values."""
+
+    def __init__(self, scale: float):
+        super().__init__()
+        self.scale = scale
+
+    def forward(self, x: Tensor) -> Tensor:
+        return x + self.scale * torch.randn_like(x) if self.training else x
+
+
+def _noisy(in_shape: Any, out_shape: Any, net: nets.Net, noise: float) -> nn.Module:
+    return nn.Sequential(_Noise(noise), net(in_shape, out_shape))

@@ -1,0 +1,116 @@
+"""The classifier keeps scikit-learn's contract, and learns from rows without labels."""
+
+import pickle
+
+import numpy as np
+import pytest
+from sklearn.base import clone
+from sklearn.datasets import load_digits, load_wine
+from sklearn.utils.estimator_checks import estimator_checks_generator
+
+import pyro_vae as pv
+from pyro_vae.sklearn import VAEClassifier
+
+TINY = {"latent_dim": 2, "hidden_dims": (16,), "max_steps": 60, "lr": 1e-2, "random_state": 0}
+CHECKS = [check for _, check in estimator_checks_generator(VAEClassifier(**TINY))]
+
+
+@pytest.mark.parametrize("check", CHECKS, ids=lambda check: check.func.__name__)
+def test_scikit_learn_contract(check):
+    check(VAEClassifier(**TINY))
+
+
+def hidden(y, each, seed=0):
+    """Labels of which so many of each class are known, and which are not."""
+    random = np.random.default_rng(seed)
+    known = np.concatenate([random.permutation(np.flatnonzero(y == k))[:each] for k in np.unique(y)])
+    unknown = np.setdiff1d(np.arange(len(y)), known)
+    some = y.copy()
+    some[unknown] = -1
+    return some, unknown
+
+
+@pytest.fixture(scope="module")
+def wine():
+    x, y = load_wine(return_X_y=True)
+    some, unknown = hidden(y, 5)
+    return x, y, some, unknown, VAEClassifier(random_state=0, max_steps=200).fit(x, some)
+
+
+def test_wine_of_15_labels(wine):
+    x, y, _, unknown, model = wine
+    assert model.score(x[unknown], y[unknown]) > 0.9
+    probabilities = model.predict_proba(x)
+    np.testing.assert_allclose(probabilities.sum(1), 1.0)
+    assert (model.classes_[probabilities.argmax(1)] == model.predict(x)).all()
+
+
+def test_classes_by_their_names(wine):
+    x, y, some, _, model = wine
+    names = np.array(["barolo", "grignolino", "barbera"], dtype=object)
+    of_names = np.where(some == -1, -1, names[some])
+    other = clone(model).fit(x, of_names)
+    assert other.classes_.tolist() == sorted(names)
+    assert set(other.predict(x)) <= set(names)
+    order = np.argsort(names)  # classes are numbered by their names, so that weights meet others
+    assert (np.argsort(order)[y] == np.searchsorted(sorted(names), names[y].astype(str))).all()
+    assert other.score(x, names[y].astype(object)) > 0.9
+
+
+def test_units_do_not_matter(wine):
+    x, _, some, _, model = wine
+    other = clone(model).fit(x * np.logspace(-6, 6, x.shape[1]) + 7.0, some)
+    twin = other.predict_proba(x * np.logspace(-6, 6, x.shape[1]) + 7.0)
+    np.testing.assert_allclose(twin, model.predict_proba(x), atol=0.05)
+
+
+def test_missing_values_and_constant_columns(wine):
+    x, y, some, unknown, model = wine
+    holes = np.where(np.random.default_rng(0).random(x.shape) < 0.1, np.nan, x)
+    holes = np.hstack([holes, np.full((len(x), 1), 3.0), np.full((len(x), 1), np.nan)])
+    other = clone(model).fit(holes, some)
+    assert other.score(holes[unknown], y[unknown]) > 0.8
+    assert np.isfinite(other.predict_proba(np.full((2, holes.shape[1]), np.nan))).all()
+
+
+def test_binary_columns_are_bernoulli():
+    x, y = load_digits(return_X_y=True)
+    x, y = (x[:300] > 7).astype(float), y[:300]
+    model = VAEClassifier(**TINY | {"n_estimators": 2}).fit(x, hidden(y, 5)[0])
+    assert len(model.vaes_) == 2
+    assert {vae.p_x.family.name for vae in model.vaes_} == {"Bernoulli"}
+    found = np.stack([vae.classify(_tensor(model, x)).numpy() for vae in model.vaes_])
+    assert (found[0] != found[1]).any()
+    np.testing.assert_array_equal(model.predict_proba(x), found.mean(0))
+
+
+def _tensor(model, x):
+    import torch
+
+    return torch.tensor(x[:, model._columns.varies])
+
+
+def test_the_same_seed_gives_the_same_bits(wine):
+    x, _, some, _, model = wine
+    again = clone(model).fit(x, some)
+    np.testing.assert_array_equal(again.predict_proba(x), model.predict_proba(x))
+    np.testing.assert_array_equal(pickle.loads(pickle.dumps(model)).predict(x), model.predict(x))
+
+
+def test_what_will_not_do_is_refused():
+    x = np.random.default_rng(0).normal(size=(20, 3))
+    with pytest.raises(ValueError, match="one class, or none"):
+        VAEClassifier(**TINY).fit(x, np.full(20, -1))
+    with pytest.raises(ValueError, match="no column of X varies"):
+        VAEClassifier(**TINY).fit(np.ones((20, 3)), np.arange(20) % 2)
+    with pytest.raises(pv.checks.ConfigError, match="alpha=-1"):
+        VAEClassifier(alpha=-1.0).fit(x, np.arange(20) % 2)
+    two = VAEClassifier(**TINY).fit(x, np.where(np.arange(20) % 2, 1, -1))
+    assert two.classes_.tolist() == [-1, 1]
+
+
+@pytest.mark.slow
+def test_digits_of_50_labels():
+    x, y = load_digits(return_X_y=True)
+    some, unknown = hidden(y, 5)
+    assert VAEClassifier(random_state=0).fit(x, some).score(x[unknown], y[unknown]) > 0.9

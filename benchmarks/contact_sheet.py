@@ -68,12 +68,12 @@ def colour_images(number: int) -> tuple[Tensor, Tensor]:
     return (blob[:, None] * colour[..., None, None]).clamp(0, 1), hue
 
 
-def series(number: int) -> tuple[Tensor, Tensor]:
-    """Two waves of a phase and a noise: ``[number, 40, 2]``; and their phases."""
+def series(number: int) -> Tensor:
+    """Two waves of a phase and a noise: ``[number, 40, 2]``."""
     phase = 2 * math.pi * torch.rand(number)
     angles = torch.linspace(0, 2 * math.pi, 40) + phase[:, None]
     waves = torch.stack([angles.sin(), 0.5 * (2 * angles).cos()], -1)
-    return waves + 0.1 * torch.randn(number, 40, 2), phase
+    return waves + 0.1 * torch.randn(number, 40, 2)
 
 
 def table(number: int) -> Any:
@@ -81,7 +81,8 @@ def table(number: int) -> Any:
     try:
         from palmerpenguins import load_penguins
 
-        frame = load_penguins().drop(columns="year").head(number)
+        frame = load_penguins().drop(columns="year")
+        frame = frame.sample(min(number, len(frame)), random_state=0)
     except ImportError:
         kind, mass = torch.arange(number) % 3, 4200 + 800 * torch.randn(number)
         frame = pd.DataFrame(
@@ -159,7 +160,7 @@ def colour(build: Callable[[Any], pv.Program], classes: int = 0) -> Callable[[Si
 
     def make(size: Size) -> Kind:
         x, hue = colour_images(size.number)
-        names = [f"hue {int(classes * h)}" for h in hue.tolist()]
+        names = [f"hue {int(classes * h):03d}" for h in hue.tolist()]
         data = pv.data.load(x, labels=names if classes else None, test=0.3)
         return fitted(build(data), data, size)
 
@@ -167,16 +168,14 @@ def colour(build: Callable[[Any], pv.Program], classes: int = 0) -> Callable[[Si
 
 
 def numbers(size: Size) -> Kind:
-    """Vectors, with labels that are numbers."""
-    x, phase = series(size.number)
-    cut = 2 * size.number // 3
-    data = pv.data.load(x[:cut, :, 0], test=x[cut:, :, 0])
-    return fitted(pv.VAE(data.event_shape, 1, **NORMAL), data, size, labels=phase[cut:])
+    """Vectors, with labels that are numbers: where each begins."""
+    data = pv.data.load(series(size.number)[..., 0], test=0.3)
+    return fitted(pv.VAE(data.event_shape, 1, **NORMAL), data, size, labels=data.test[:][:, 0])
 
 
 def waves(size: Size) -> Kind:
     """Series of two numbers."""
-    data = pv.data.load(series(size.number)[0], test=0.3)
+    data = pv.data.load(series(size.number), test=0.3)
     return fitted(pv.VAE(data.event_shape, 2, **NORMAL), data, size)
 
 

@@ -9,9 +9,12 @@ from pyro_vae.distributed import ProcessError, joined
 
 if __name__ == "__main__":
     try:
-        with joined() as group, open(os.devnull, "w") as nowhere:
-            with contextlib.redirect_stdout(nowhere if group.rank else sys.stdout):  # the first tells of it
-                code = main()
+        with (
+            joined() as group,
+            open(os.devnull, "w") as nowhere,
+            contextlib.redirect_stdout(nowhere if group.rank else sys.stdout),  # the first tells of it
+        ):
+            code = main()
     except ProcessError as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         code = 1

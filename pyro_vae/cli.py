@@ -264,7 +264,8 @@ def explore_run(
     """Opens a page in the browser on what a run has learnt: the latent plane, a datum's posterior, learning.
 
     Drag a point and see what it decodes to; draw a datum, or make parts of it not known, and see q(z|x) move
-    beside the true posterior. Of the folder of a comparison its runs are a menu. Ends when the page is closed.
+    beside the true posterior. Of the folder of a comparison its runs are a menu. It ends when the page is
+    closed.
 
     Args:
         run: folder of the run, or of a comparison.

@@ -1,10 +1,10 @@
-"""One run by several processes: each takes its share of every batch, and all go the same way.
+r"""One run by several processes: each takes its share of every batch, and all go the same way.
 
 Which processes there are is told by the environment that ``torchrun`` sets; without it nothing here is used.
 Of a batch of B data process r of R takes rows floor(r B / R) to floor((r + 1) B / R), and what a step needs
 of the whole batch, the loss, the ELBO's terms and the gradients, is
 
-.. math:: \\sum_r \\frac{B_r}{B} \\, (\\text{mean over the } B_r \\text{ data of process } r),
+.. math:: \sum_r \frac{B_r}{B} \, (\text{mean over the } B_r \text{ data of process } r),
 
 one all-reduce of one flat tensor in each step. Its result has the same bits in all processes, and so have
 the weights that are updated by it.
@@ -15,6 +15,7 @@ from __future__ import annotations
 import contextlib
 import dataclasses
 import datetime
+import functools
 import math
 import os
 import pickle
@@ -178,14 +179,14 @@ class Average:
         self._ends = False
 
     def __call__(self, values: list[Tensor]) -> list[Tensor]:
-        """Means of tensors, in new memory that is overwritten in the next step."""
+        """Means of tensors, in memory that the next step overwrites."""
         import torch.distributed as dist
 
         sizes = [value.numel() for value in values]
         if self._sizes is None:
             self.group.agree("the parameters that have a gradient", sizes)
             self._sizes = sizes
-            dtype = torch.result_type(values[0], values[-1])
+            dtype = functools.reduce(torch.promote_types, (value.dtype for value in values))
             self._flat = values[0].new_empty(sum(sizes) + 1, dtype=dtype)
         if sizes != self._sizes:  # which the others do not know of
             raise ProcessError(
@@ -233,11 +234,14 @@ def joined() -> Iterator[Group]:
     if there:
         yield Group(dist.get_rank(), dist.get_world_size())
         return
+    from torch.distributed.distributed_c10d import PrefixStore
+    from torch.distributed.rendezvous import rendezvous
+
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _answering():
-        store, rank, size = next(dist.rendezvous("env://", timeout=TIMEOUT))
+        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
         # torchrun keeps the store when it starts processes anew, and in it where those were that ended.
-        store = dist.PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield Group(rank, size)

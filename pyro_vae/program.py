@@ -16,7 +16,7 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.util import site_is_subsample
@@ -139,9 +139,15 @@ class Program(nn.Module):
         raise NotImplementedError(f"{type(self).__name__} has no guide(self, batch)")
 
     def objective(self) -> ELBO:
-        """What ``pv.fit`` minimises unless it is told: ``TraceEnum_ELBO()``, if the guide enumerates."""
-        enumerates = any(conditional.family.enumerates for conditional in self.conditionals())
-        return TraceEnum_ELBO() if enumerates else Trace_ELBO()
+        """What ``pv.fit`` minimises unless it is told.
+
+        ``Trace_ELBO()``, but ``TraceEnum_ELBO()`` if the guide enumerates, and ``TraceGraph_ELBO()``, whose
+        score functions are less noisy, if it has some.
+        """
+        families = [conditional.family for conditional in self.conditionals()]
+        if any(family.enumerates for family in families):
+            return TraceEnum_ELBO()
+        return TraceGraph_ELBO() if any(family.scores for family in families) else Trace_ELBO()
 
     def plate(self, batch: Mapping[str, Tensor]) -> Any:
         """The plate ``"data"``, over the B data of a batch.

@@ -45,6 +45,7 @@ _KINDS: dict[str, tuple[Any, Any, tuple[type, ...]]] = {
     "distribution": (dist, None, (Distribution, Transform)),
     "encoder": (None, nets, (nn.Module, _FUNCTION)),
     "decoder": (None, nets, (nn.Module, _FUNCTION)),
+    "classifier": (None, nets, (nn.Module, _FUNCTION)),
     "between": (None, nets, (nn.Module, _FUNCTION)),
     "selection": (None, nets, (nn.Module, _FUNCTION)),
     "optimizer": (torch.optim, None, (torch.optim.Optimizer, _FUNCTION)),
@@ -73,7 +74,7 @@ UNUSABLE = {
 }
 """What Pyro and PyTorch have but training cannot use."""
 
-PARTS = ("prior", "likelihood", "guide", "encoder", "decoder", "between", "selection")
+PARTS = ("prior", "likelihood", "guide", "encoder", "decoder", "classifier", "between", "selection")
 """Kinds that models are made of."""
 
 Trust = str | Iterable[str]

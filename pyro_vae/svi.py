@@ -381,7 +381,9 @@ class SVI(pyro.infer.SVI):
         norm = _norm(values, loss)
         if self.clip_norm is not None:
             torch._foreach_mul_(values, _clip(self.clip_norm, norm))
-        return loss, norm, terms, gradients | dict(zip(trained, values, strict=True))
+        gradients = gradients | dict(zip(trained, values, strict=True))
+        # What is read later needs memory of its own: the next step overwrites what was given.
+        return loss.clone(), norm, terms.clone(), gradients
 
     def _programs(self, within: Context | None = None) -> list[Traced]:
         """Model and guide, which keep the trace of their last run."""

@@ -17,7 +17,7 @@ from pyro_vae.data import Split
 from pyro_vae.distributions import elements
 from pyro_vae.evaluate.latents import by_latent
 from pyro_vae.objectives.elbo import latents
-from pyro_vae.objectives.importance import by_datum, log_density, traces
+from pyro_vae.objectives.importance import by_datum, log_density, traces, unscaled
 from pyro_vae.program import Batch, Program, sites
 from pyro_vae.seen import observing
 
@@ -181,7 +181,7 @@ def _over_data(
         trace.compute_log_prob(lambda name, site: name in role)
         prefix = torch.zeros(size, device=program.device, dtype=program.dtype)
         for name, own in role.items():
-            density = by_datum(trace.nodes[name]["log_prob"], program).expand(size)
+            density = by_datum(unscaled(trace.nodes[name]), program).expand(size)
             prefix = prefix + density
             yield ("prefix", name), prefix.logsumexp(1)
             fn: Any = trace.nodes[name]["fn"]

@@ -31,6 +31,8 @@ WIDTH = 4.0
 SHARE, LEAST = 4, 20
 """The run that finds the steps has so many times fewer temperatures, and at least so many; before it leaves
 the lower end, it takes as many steps there."""
+SHORT = 1.0
+"""Nats that an estimate may be too low by, as far as the spread of the chains tells, without a warning."""
 FEW = 0.4
 """A share of accepted proposals below which chains are told to hardly move."""
 
@@ -49,6 +51,8 @@ class AIS:
         num_temperatures: T, from 0 to 1.
         num_chains: C, per datum.
         measure: what the densities are densities of; compare only like with like.
+        shortfall: about how far the estimate lies below log p(x), ``[N]``, by the spread of the chains: see
+            ``shortfall``; NaN of one chain. ``draws_error`` knows nothing of it.
     """
 
     log_likelihood: float
@@ -60,6 +64,7 @@ class AIS:
     num_temperatures: int
     num_chains: int
     measure: str
+    shortfall: Tensor = field(default_factory=lambda: torch.empty(0), repr=False)
 
     def __str__(self) -> str:
         return (
@@ -155,9 +160,12 @@ def ais(
     log_w, accepted = over_batches(program, split, terms, rows, seed, text, progress)
     per_datum, acceptance = importance_weighted_bound(log_w), accepted.mean(0)
     warn_of_few(acceptance, num_temperatures)
+    short = shortfall(log_w)
+    _warn_of_spread(short, log_w, num_temperatures, start)
     mean, error, draws = per_datum.mean().item(), standard_error(per_datum), draws_error(log_w)
     measure, _ = measure_of(program, split)
-    return AIS(mean, error, draws, per_datum, acceptance, start, num_temperatures, num_chains, measure)
+    made = acceptance, start, num_temperatures, num_chains, measure
+    return AIS(mean, error, draws, per_datum, *made, short)
 
 
 class Path:
@@ -321,6 +329,36 @@ def draws_error(log_w: Tensor) -> float:
     """Standard error of the mean over data of log mean w that the draws ``[C, N]`` add; NaN of one draw."""
     w = (log_w - log_w.logsumexp(0)).exp() * len(log_w)  # whose mean is 1
     return ((w.var(0) / len(w)).sum().sqrt() / w.shape[1]).item() if len(w) > 1 else math.nan
+
+
+def shortfall(log_w: Tensor) -> Tensor:
+    r"""About how far the log of the mean weight lies below log p(x), of each datum, of chains ``[C, N]``.
+
+    .. math:: \log p(x) = E[\log w] + \tfrac12 \mathrm{Var}[\log w]
+
+    for Normal log weights, as those of a path with many temperatures are; less what the mean of C weights has
+    of it. It sees what few chains that all end far too low do not: their errors look small.
+
+    Reference: Neal, 2001, "Annealed importance sampling", section 4.
+    """
+    if len(log_w) < 2:
+        return torch.full_like(log_w[0], math.nan)
+    return (0.5 * log_w.var(0) + log_w.mean(0) - importance_weighted_bound(log_w)).clamp(min=0.0)
+
+
+def _warn_of_spread(short: Tensor, log_w: Tensor, num_temperatures: int, start: Start) -> None:
+    """Tells of data whose chains end so far apart that the best of them is far below log p(x)."""
+    low = short > SHORT
+    if low.any():
+        at = int(short.nan_to_num(0.0).argmax())
+        prior = ', or anneal from the prior, start="prior"' if start == "guide" else ""
+        warnings.warn(
+            f"log p(x) of {int(low.sum())} of {len(low)} data is too low, by about {short[at].item():.3g} "
+            f"nats of datum {at}, as its chains' log weights spread by ± {log_w[:, at].std().item():.2g}; "
+            f"take more temperatures, num_temperatures={4 * num_temperatures}{prior}",
+            DataWarning,
+            stacklevel=4,
+        )
 
 
 def accepted(acceptance: Tensor) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import warnings
 from dataclasses import dataclass, field
+from typing import Any
 
 import torch
 from torch import Tensor
@@ -11,7 +12,7 @@ from torch import Tensor
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.evaluate.calibration import told
 from pyro_vae.evaluate.door import Data, as_split, check
-from pyro_vae.evaluate.predict import FEW, predict
+from pyro_vae.evaluate.predict import FEW, Steps, predict
 from pyro_vae.evaluate.uniform import UniformRanks
 from pyro_vae.program import DataWarning, Program
 
@@ -65,6 +66,7 @@ def intervals(
     num_rows: Count = 200,
     num_samples: Count = 99,
     num_particles: Count = 1000,
+    hmc: Steps = 0,
     seed: Seed = 0,
     progress: bool = False,
 ) -> Intervals:
@@ -81,7 +83,8 @@ def intervals(
         data: held-out rows: a split, a DataFrame, a batch, or a tensor ``[N, D]``.
         num_rows: so many of them, at most, drawn at random.
         num_samples: S, draws of each value.
-        num_particles: importance samples of each draw, as in ``pv.predict``.
+        num_particles: importance samples of each draw, as in ``pv.predict``, and so is hmc.
+        hmc: steps by which each draw of the latents then moves on.
         seed: of the draws.
         progress: whether to show a bar for each column.
 
@@ -118,9 +121,8 @@ def intervals(
         own = (seed + j) % 2**32
         with warnings.catch_warnings(record=True) as caught:
             warnings.simplefilter("always", DataWarning)
-            found = predict(
-                program, hidden, num_samples, num_particles=num_particles, seed=own, progress=progress
-            )["x"]
+            how: Any = {"num_particles": num_particles, "hmc": hmc, "seed": own, "progress": progress}
+            found = predict(program, hidden, num_samples, **how)["x"]
         few += [names[j]] * any(issubclass(one.category, DataWarning) for one in caught)
         draws, value = found.reshape(num_samples, -1, x.shape[1])[..., j], x[known, j]
         with program.evaluating(own):
@@ -130,9 +132,12 @@ def intervals(
         p_values[column] = float(UniformRanks(len(ranks), num_samples).p_values(ranks[:, None])[0])
         places[known.cpu(), column] = place.double().cpu() / (num_samples + 1)
     if few:
+        told, mend = f"the effective sample size is below {FEW:g}", f"num_particles={10 * num_particles}"
+        if hmc:
+            told, mend = "fewer than half of HMC's proposals were accepted", f"hmc={2 * hmc}"
         warnings.warn(
-            f"the effective sample size is below {FEW:g} of some rows, so that draws of {', '.join(few)} are "
-            f"of few latents; take more: pv.evaluate.intervals(..., num_particles={10 * num_particles})",
+            f"{told} of some rows, so that draws of {', '.join(few)} are of few latents; take more: "
+            f"pv.evaluate.intervals(..., {mend})",
             DataWarning,
             stacklevel=3,
         )

@@ -134,7 +134,9 @@ class Answers:
             steps = check("steps", asked["steps"], Count)
             self.learner.step(min(steps, MOST_STEPS))
             self.learning.update()
-        row = {name: value if math.isfinite(value) else None for name, value in self.learner.history[-1].items()}
+        row = {
+            name: value if math.isfinite(value) else None for name, value in self.learner.history[-1].items()
+        }
         return {
             "row": row,
             "codes": rounded(self.learning.codes, 4),

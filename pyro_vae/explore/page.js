@@ -23,20 +23,19 @@ async function ask(name, values = {}) {
   return found;
 }
 
-// Asks one at a time; of those that come meanwhile the latest is asked next, and the others never.
+// Asks one at a time; of those that come meanwhile the latest is asked next, and the others never. The promise is
+// kept when nothing is left to ask.
 function latest(work) {
-  let busy = false, next = null;
-  return async (...args) => {
-    next = args;
-    if (busy) return;
-    busy = true;
+  let running = null, next = null;
+  const all = async () => {
     while (next) {
       const now = next;
       next = null;
       try { await work(...now); $("error").hidden = true; } catch (error) { tell(error.message); }
     }
-    busy = false;
+    running = null;
   };
+  return (...args) => { next = args; return (running ??= all()); };
 }
 
 function later(work, delay) { // once it has rested

@@ -31,16 +31,17 @@ def explore(
 ) -> None:
     """Opens a page in the browser on what a run has learnt, and answers it until it is closed.
 
-    The latent plane with the codes of the data, and what each point of it decodes to; a datum chosen, drawn or
-    with parts that are not known, with q(z|x) beside the true posterior; each latent with its KL; one datum
-    turning into another; steps of SVI on a copy. All is computed here and nothing is fetched: the page is
-    served to this machine alone, under a token. It returns when the page is closed, after half an hour without
-    it, or at Ctrl-C. Meanwhile it computes in the thread that called it, and no other thread may train.
+    The latent plane with the codes of the data, and what each point of it decodes to; a datum chosen, drawn
+    or with parts that are not known, with q(z|x) beside the true posterior; each latent with its KL; one
+    datum turning into another; steps of SVI on a copy. All is computed here and nothing is fetched: the page
+    is served to this machine alone, under a token. It returns when the page is closed, after half an hour
+    without it, or at Ctrl-C. Meanwhile it computes in the thread that called it, and no other may train.
 
     Args:
         run: of ``pv.fit``; its folder; the folder of a comparison, whose runs are a menu; or a program.
         data: of a program: data as ``pv.data.load`` makes them, a split, a batch, a DataFrame (whose
-            ``attrs["units"]`` may tell units by column) or a tensor; of a run whose data were in memory, those.
+            ``attrs["units"]`` may tell units by column) or a tensor; of a folder whose data were in memory,
+            those, as ``pv.data.load`` made them.
         site: of the latents that are shown; by default the first in the model's order that is a vector, of a
             HierarchicalVAE the highest level.
         port: to listen at; 0 takes a free one.
@@ -128,5 +129,3 @@ def _html(kept: Any, token: str = "", nonce: str = "") -> str:
     for name, text in (("token", token), ("nonce", nonce), ("script", "\n".join(scripts)), ("frozen", data)):
         page = page.replace(f"{{{{{name}}}}}", text)
     return page
-
-

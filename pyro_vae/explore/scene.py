@@ -6,7 +6,7 @@ import contextlib
 import math
 import warnings
 from collections.abc import Mapping, Sequence
-from typing import Any
+from typing import Any, cast
 
 import numpy as np
 import pyro
@@ -100,7 +100,7 @@ class Scene:
             self.mapped = domain(support(node["fn"])) != "the reals"
             draws = node["fn"].sample((DRAWS,)).reshape(DRAWS, -1, *self.shape)[:, :1]
             self.reach = _ends(self.reals.pack({self.site: draws})[:, 0])
-            x, self.centre = shown(trace, "x")
+            self.centre = shown(trace, "x")[1]
         self.update()
         self.latents = self._anatomy()
 
@@ -188,7 +188,7 @@ class Scene:
             mean = self.reals.pack({self.site: values[self.site][None]})[0]
             with pyro.plate("particles", DRAWS, dim=-1 - self.program.max_plate_nesting):
                 guide = poutine.trace(self.program.guide).get_trace(datum)
-            draws = self.reals.pack({self.site: guide.nodes[self.site]["value"]})[:, 0]
+            draws = self.reals.pack({self.site: cast(Any, guide.nodes)[self.site]["value"]})[:, 0]
             _, directions = self.plane(plane)
             centred = draws - draws.mean(0)
             flat = centred @ directions.T
@@ -205,7 +205,7 @@ class Scene:
         }
 
     def _bound(self, datum: Batch) -> tuple[float, float]:
-        """ELBO and KL of one datum: the mean of log weights, whose noise vanishes as q nears the posterior."""
+        """ELBO and KL of a datum: the mean of log weights, whose noise vanishes as q nears the posterior."""
         model, guide = traces(self.program, datum, BOUND)
         terms = elbo_terms(model, guide)
         latent = [name for name in terms if not model.nodes[name]["is_observed"]]
@@ -286,7 +286,7 @@ class Scene:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is not shown
             found = evaluate.anatomy(self.program, some, [0] * len(some), num_samples=4, num_aggregate=2)
-        own = found.sites[self.site] if self.site in found.sites else None
+        own = found.sites.get(self.site)
         told = own is not None and own.num_latents == self.dim
         kl = own.kl_by_latent if own is not None and told else torch.full((self.dim,), math.nan)
         dead = torch.zeros(self.dim, dtype=torch.bool)
@@ -336,7 +336,7 @@ def _choose(program: Program, latents: Mapping[str, Any], guided: Batch, site: s
     if not chosen:
         raise ValueError(
             f"the explorer moves latents that are vectors of real numbers, and the {kind} has "
-            f"{', '.join(site and [site] or latents) or 'none'}, which {'is' if site else 'are'} not; of "
+            f"{site or ', '.join(latents) or 'none'}, which {'is' if site else 'are'} not; of "
             "discrete latents look at pv.figures.samples"
         )
     wide = [name for name in chosen if math.prod(latents[name]["fn"].event_shape) > 1]
@@ -349,14 +349,14 @@ def _is_vector(p: Any) -> bool:
 
 def _principal(codes: Tensor) -> tuple[Tensor, Tensor, list[float]]:
     """Origin, directions and shares of the variance of the codes' main plane; of two latents their own."""
-    number, dim = codes.shape
+    dim = codes.shape[1]
     if dim <= 2:
         return codes.new_zeros(dim), torch.eye(2, dim).to(codes), []
     centred = codes - codes.mean(0)
     _, s, directions = torch.linalg.svd(centred, full_matrices=False)
     directions = torch.cat([directions, directions.new_zeros(2, dim)])[:2]  # of a single datum
     shares = (s.square() / s.square().sum().clamp(min=1e-30)).tolist()
-    return codes.mean(0), directions, (shares + [0.0, 0.0])[:2]
+    return codes.mean(0), directions, [*shares, 0.0][:2]
 
 
 def _ends(u: Tensor, tail: float = 0.002) -> Tensor:
@@ -378,5 +378,8 @@ def rounded(values: Tensor, digits: int = 5) -> Any:
     with np.errstate(all="ignore"):
         size = 10.0 ** (digits - 1 - np.floor(np.log10(np.abs(np.where(array == 0, 1.0, array)))))
         found = np.where(np.isfinite(array), np.round(array * size) / size, array)
-    whole: Any = np.where(np.isfinite(found), found, None) if not np.isfinite(found).all() else found
-    return whole.tolist()
+    known = np.isfinite(found)
+    if not known.all():
+        found = found.astype(object)
+        found[~known] = None
+    return found.tolist()

@@ -33,9 +33,10 @@ CONNECTIONS, WAITING = 24, 32
 """At once; and questions that wait for an answer."""
 PATIENCE = 10.0
 """Seconds after which a connection that says nothing is closed."""
-LEAVING, IDLE = 4.0, 1800.0
-"""Seconds without a question, after which the server ends: since the page was closed (a page that is loaded
-anew asks at once), and in any case (an open page asks each minute)."""
+LEAVING, LOADING, IDLE = 4.0, 20.0, 1800.0
+"""Seconds without a question, after which the server ends: since a page was closed; since a page was sent,
+though another be closed meanwhile, as when it is loaded anew; and in any case (an open page asks each
+minute)."""
 
 Answer = Callable[[Mapping[str, Any]], Any]
 
@@ -59,13 +60,15 @@ class Server(ThreadingHTTPServer):
         try:
             super().__init__((HOST, port), _Handler)
         except (OSError, OverflowError) as error:
-            raise ConfigError(f"port={port} cannot be listened at ({error}); port=0 takes a free one") from error
+            raise ConfigError(
+                f"port={port} cannot be listened at ({error}); port=0 takes a free one"
+            ) from error
         self.token = secrets.token_urlsafe(24)
         self.nonce = secrets.token_urlsafe(16)
         self.page, self.answers = page(self.token, self.nonce).encode(), answers
         self.hosts = {f"{name}:{self.server_port}" for name in (HOST, "localhost")}
         self.questions: queue.Queue[tuple[str, Any, Future[Any]]] = queue.Queue(WAITING)
-        self.ends_at = time.monotonic() + IDLE
+        self.ends_at, self.sent_at = time.monotonic() + IDLE, -LOADING
         self._places = threading.BoundedSemaphore(CONNECTIONS)
 
     def server_bind(self) -> None:
@@ -92,6 +95,8 @@ class Server(ThreadingHTTPServer):
         finally:
             self.shutdown()
             self.server_close()
+            while not self.questions.empty():  # nobody will answer them
+                self.questions.get()[2].cancel()
 
     def ask(self, name: str, values: Any) -> Any:
         """Of a handler: waits for the answer.
@@ -110,8 +115,9 @@ class Server(ThreadingHTTPServer):
             answered.set_exception(error)
 
     def heard(self, leaving: bool = False) -> None:
-        """Puts off the end."""
-        self.ends_at = time.monotonic() + (LEAVING if leaving else IDLE)
+        """Puts off the end, or brings it near."""
+        now = time.monotonic()
+        self.ends_at = max(now + LEAVING, self.sent_at + LOADING) if leaving else now + IDLE
 
     def process_request(self, request: Any, client_address: Any) -> None:
         """Closes a connection at once, where there are too many."""
@@ -150,41 +156,48 @@ class _Handler(BaseHTTPRequestHandler):
             self._refuse(403, "open the address that was printed, with its token")
         else:
             self.server.heard()
+            self.server.sent_at = time.monotonic()
             self._send(200, self.server.page, "text/html; charset=utf-8")
 
     def do_POST(self) -> None:
         if not self._is_ours():
             return
-        name = self.path.removeprefix("/")
+        code, answer = self._answer(self.path.removeprefix("/"))
+        if code != 200:
+            self._refuse(code, answer)
+            return
+        content = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
+        self._send(200, content, "application/json")
+
+    def _answer(self, name: str) -> tuple[int, Any]:
+        """The answer to a question, or why there is none, and the code that says which."""
         if name not in self.server.answers and name not in ("here", "leave"):
-            return self._refuse(404, "no such question")
+            return 404, "no such question"
         length = self.headers.get("Content-Length", "")
         if not length.isdecimal() or "Transfer-Encoding" in self.headers:
-            return self._refuse(411, "a question tells its length")
-        if int(length) > LARGEST:
-            return self._refuse(413, f"a question has up to {LARGEST} bytes")
+            return 411, "a question tells its length"
+        if len(length) > 9 or int(length) > LARGEST:
+            return 413, f"a question has up to {LARGEST} bytes"
         try:
             values = json.loads(self.rfile.read(int(length)), parse_constant=_no_number)
             if not isinstance(values, dict):
                 raise ValueError
         except (ValueError, RecursionError):
-            return self._refuse(400, "a question is a JSON object")
+            return 400, "a question is a JSON object"
         if not self._knows(values.pop("token", "")):
-            return self._refuse(403, "the token is that of another page; open the address that was printed")
+            return 403, "the token is that of another page; open the address that was printed"
         self.server.heard(leaving=name == "leave")
         if name in ("here", "leave"):
-            return self._send(200, b"{}", "application/json")
+            return 200, {}
         try:
-            answer = self.server.ask(name, values)
+            return 200, self.server.ask(name, values)
         except queue.Full:
-            return self._refuse(503, "too many questions wait for an answer")
+            return 503, "too many questions wait for an answer"
         except (ConfigError, DataError, ValueError, RuntimeError) as error:
-            return self._refuse(400, str(error).split("\n")[0][:500])
+            return 400, str(error).split("\n")[0][:500]
         except Exception as error:
             traceback.print_exception(error)
-            return self._refuse(500, f"a mistake in the package itself: {type(error).__name__}")
-        content = json.dumps(answer, allow_nan=False, separators=(",", ":")).encode()
-        return self._send(200, content, "application/json")
+            return 500, f"a mistake in the package itself: {type(error).__name__}"
 
     def _is_ours(self) -> bool:
         """Refuses what another page in this browser, or a name that leads here, may have sent."""
@@ -195,7 +208,7 @@ class _Handler(BaseHTTPRequestHandler):
         return False
 
     def _knows(self, token: Any) -> bool:
-        return hmac.compare_digest(str(token).encode(), self.server.token.encode())
+        return hmac.compare_digest(str(token).encode(errors="replace"), self.server.token.encode())
 
     def _refuse(self, code: int, message: str) -> None:
         self.close_connection = True

@@ -62,7 +62,7 @@ def entries(run: Any, data: Any = None, trust: Trust = ()) -> list[Entry]:
         ConfigError: it is none of these, or a program is without data.
     """
     if isinstance(run, Run):
-        subject = _subject(str(run.folder or run.data.name), run.program, run.data)
+        subject = _subject(run.folder.name if run.folder else run.data.name, run.program, run.data)
         return [Entry(subject.name, _parts(run.program), lambda: subject)]
     if isinstance(run, Program):
         if data is None:
@@ -76,13 +76,13 @@ def entries(run: Any, data: Any = None, trust: Trust = ()) -> list[Entry]:
     folder = Path(run)
     within = [] if (folder / checkpoint.CONFIG).exists() else sorted(folder.glob(f"*/{checkpoint.CONFIG}"))
     folders = [path.parent for path in within] or [folder]
-    return [Entry(str(path), _written(path), _reader(path, data, trust)) for path in folders]
+    return [Entry(path.resolve().name, _written(path), _reader(path, data, trust)) for path in folders]
 
 
 def _reader(folder: Path, data: Any, trust: Trust) -> Callable[[], Subject]:
     def read() -> Subject:
         run = reopen(folder, data=data, trust=trust)
-        return _subject(str(folder), run.program, run.data)
+        return _subject(folder.resolve().name, run.program, run.data)
 
     return read
 

@@ -43,6 +43,7 @@ class Family(nn.Module, ABC):
         support: where its values lie.
         reparameterised: whether its draws carry gradients, as those of a guide must.
         invertible: whether it has a density at points that it did not draw itself.
+        scores: whether, as a guide, its gradients are those of the score function.
         enumerates: whether, as a guide, it has its values enumerated.
         note: what else there is to tell of it.
     """
@@ -54,6 +55,7 @@ class Family(nn.Module, ABC):
     reparameterised: bool = True
     invertible: bool = True
     enumerates: bool = False
+    scores: bool = False
     note: str = ""
 
     def setup(self, event_shape: Shape) -> None:

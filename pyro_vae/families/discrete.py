@@ -139,7 +139,8 @@ class Discrete(_Values):
                 f'gradients="enumerate" of latents of {_count(self.states)} joint values is more than the '
                 f"{MOST:,} that are summed over; leave it out, or take fewer latents"
             )
-        self.enumerates, self.reparameterised = self.how == "enumerate", self.how == "relaxed"
+        self.enumerates, self.scores = self.how == "enumerate", self.how == "score"
+        self.reparameterised = self.how == "relaxed"
 
     def forward(self, raw: Tensor) -> Distribution:
         warm = self.temperature if self.how == "relaxed" else None

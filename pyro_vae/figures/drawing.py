@@ -93,7 +93,7 @@ def on(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
 def wrapped(title: str, width: float, size: float = 12) -> str:
     """A title broken into lines that so many inches hold, at this size of font; formulas stay whole."""
     whole = re.sub(r"\([^()]*\)| [=~] ", lambda found: found[0].replace(" ", "\xa0"), title)
-    return "\n".join(textwrap.wrap(whole, max(20, int(155 * width / size)))).replace("\xa0", " ")
+    return "\n".join(textwrap.wrap(whole, max(20, int(130 * width / size)))).replace("\xa0", " ")
 
 
 @checked
@@ -307,7 +307,7 @@ def curve(axes: Axes, history: Sequence[dict[str, float]], key: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize="small" if sites else None)
+    axes.legend(fontsize=7 if sites else None, ncols=2 if sites else 1)
 
 
 def colours(number: int) -> list[Any]:

@@ -52,7 +52,8 @@ def heat(names: Sequence[str], drawn: Pictures, host: Any = None) -> Figure:
         axes.set_facecolor(NOT_OBSERVED)
         image = axes.imshow(cells[:, shown].T, aspect="auto", vmin=0, vmax=1, interpolation="nearest")
         axes.set_xticks(range(len(drawn.columns)), drawn.columns, rotation=90, fontsize=7)
-        axes.set_title(drawn.labels[i] if i < len(drawn.labels) else "", fontsize=8)
+        label = drawn.labels[i] if i < len(drawn.labels) else ""
+        axes.set_title(f"{drawn.down} = {label}" if drawn.down else label, fontsize=8)
         axes.set_xlabel(drawn.across, fontsize=8)
         axes.tick_params(length=0)
     panels[0].set_yticks(range(len(shown)), [cut(names[j], 24) for j in shown], fontsize=7)

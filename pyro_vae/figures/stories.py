@@ -21,6 +21,8 @@ from pyro_vae.seen import observing
 
 Datum = Mapping[str, Any] | Tensor | np.ndarray
 Data = Split | Datum | DataFrame
+DRAWS = 200
+"""Of each datum's predictive distribution."""
 
 
 class centred(Messenger):  # named as Pyro names its handlers
@@ -101,6 +103,19 @@ def told(program: Program, batch: Batch, values: Batch, site: str = "x", *, draw
                 trace = poutine.trace(model).get_trace(batch)
     shown(trace, site)
     return trace
+
+
+def predictive(program: Program, batch: Batch) -> Trace:
+    """The trace of x' ~ p(x'|z), z ~ q(z|x), ``DRAWS`` for each datum, one after the other."""
+    every = repeated(batch, DRAWS)
+    guide = poutine.trace(program.guide).get_trace(every)
+    z = {name: site["value"] for name, site in sites(guide) if not site["is_observed"]}
+    return told(program, every, z, draw=True)
+
+
+def by_datum(draws: Tensor) -> Tensor:
+    """What is of a ``predictive`` trace, ``[DRAWS, B, *event_shape]``."""
+    return draws.unflatten(0, (-1, DRAWS)).transpose(0, 1)
 
 
 def shown(trace: Trace, site: str) -> tuple[Tensor, str]:

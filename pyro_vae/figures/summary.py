@@ -5,10 +5,10 @@ from __future__ import annotations
 import contextlib
 import re
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
 import torch
-from pyro import poutine
 from torch import Tensor
 
 from pyro_vae import evaluate
@@ -17,14 +17,24 @@ from pyro_vae.data import Data, Split
 from pyro_vae.evaluate import ELBO, LogLikelihood
 from pyro_vae.figures.drawing import Cells, Figure, Pictures, curve, wrapped
 from pyro_vae.figures.latent import mapped, traversed
-from pyro_vae.figures.stories import density, inferred, latent_sites, repeated, shown, some, told
+from pyro_vae.figures.stories import (
+    by_datum,
+    density,
+    inferred,
+    labels_given,
+    latent_sites,
+    predictive,
+    shown,
+    some,
+    told,
+)
 from pyro_vae.figures.tables import by_column, reconstructed
-from pyro_vae.program import Batch, Program, sites
+from pyro_vae.program import Program, sites
 
 NUM_DATA, NUM_SAMPLES = 1000, 100
 """Held-out data that are measured where no measurements are given, and importance samples for each."""
-DRAWS = 200
-"""Of each datum's predictive distribution."""
+ROWS = 6
+"""Of traversals, where one datum has fewer latents."""
 
 
 @runtime_checkable
@@ -41,8 +51,8 @@ def summary(run: Run, bound: ELBO | None = None, estimate: LogLikelihood | None 
     r"""One picture of a run, to be shown around.
 
     There are the map of a latent plane, or else the latents of which a datum says most, one at a time; data
-    and their reconstructions, with the uncertainty of :math:`x' \sim \int p(x' \mid z) q(z \mid x)\,\mathrm d
-    z`, a standard deviation or the central 90 %; curves of the training; and the numbers in words. Of a table
+    and their reconstructions, with the standard deviation that these have over z ~ q(z|x), or of curves the
+    central 90 % of x' ~ p(x'|z); new draws; curves of the training; and the numbers in words. Of a table
     there are its columns. What a program does not have is left out. Images of fewer than 16 pixels along a
     side are drawn smooth, and that is said.
 
@@ -65,20 +75,19 @@ def summary(run: Run, bound: ELBO | None = None, estimate: LogLikelihood | None 
         by_column({"draws": program}, part, None, 0, "raws of the model", host=main, most=9)
         reconstructed(program, part, host=above, most=6)
     else:
-        first = part.batch(slice(0, 1))
+        labels = dict.fromkeys(program.classes, 0)
         # Each refuses, in words, a program that it is not for.
         _first(
-            lambda: _draw(main, mapped(program, 12)),
-            lambda: _draw(main, traversed(program, first, 9, 7)),
+            lambda: _draw(main, mapped(program, 12, labels)),
+            lambda: _draw(main, _traversed(program, part)),
         )
         _first(lambda: _reconstructed(above, program, part))
     if run.history:
         for axes, key in zip(below.subplots(1, 2), ("elbo", "kl"), strict=True):
             curve(axes, run.history, key)
             axes.title.set_size(10)
-            axes.legend(fontsize=8)
             axes.tick_params(labelsize=8)
-    told = _words(run, measured, name, bound, estimate)
+    told = [wrapped(line, 5.6, 10) for line in _words(run, measured, name, bound, estimate)]
     words.text(0.02, 0.95, "\n".join(told), va="top", fontsize=10, linespacing=1.5)
     return figure
 
@@ -91,13 +100,40 @@ def _first(*makers: Callable[[], Any]) -> Any:
     return None
 
 
+def _traversed(program: Program, part: Split) -> Pictures:
+    """The traversals of all levels of latents in one, of several data where there are few."""
+    with program.evaluating():
+        batch = program.place(part.batch(slice(0, 1)))
+        names = latent_sites(told(program, batch, inferred(program, batch)[1]))
+    each = max(2, 7 // len(names))
+
+    def of(i: int) -> list[Pictures]:
+        datum = part.batch(slice(i, i + 1))
+        found = [_first(partial(traversed, program, datum, 9, each, site)) for site in names]
+        return [pictures for pictures in found if pictures]
+
+    if not (found := of(0)):
+        raise ValueError("there is no latent that can be varied over quantiles")
+    for i in range(1, min(len(part), ROWS // sum(len(pictures.rows) for pictures in found))):
+        found += of(i)
+    same = len({tuple(pictures.columns) for pictures in found}) == 1
+    steps = [f"{q:.0%}" for q in torch.linspace(0.05, 0.95, 9).tolist()]
+    return Pictures(
+        [row for pictures in found for row in pictures.rows],
+        found[0].title if len(names) == 1 else "One latent of a datum at a time, over quantiles of its prior",
+        [label for pictures in found for label in pictures.labels],
+        found[0].columns if same else ["datum", *steps],
+    )
+
+
 def _draw(host: Any, pictures: Pictures) -> None:
     cells = Cells(pictures)
     axes = host.subplots()
     cells.draw(axes, smooth=True)
     axes.tick_params(labelsize=8)
     note = f" ({cells.height} x {cells.width} pixels, drawn smooth)" if cells.tiny else ""
-    axes.set_title(wrapped(pictures.title + note, 6, 10), fontsize=10)
+    axes.set_title(wrapped(pictures.title + note, 5.8, 10), fontsize=10)
+    axes.set_anchor("N")
 
 
 def _reconstructed(host: Any, program: Program, part: Split) -> None:
@@ -105,18 +141,24 @@ def _reconstructed(host: Any, program: Program, part: Split) -> None:
     with program.evaluating():
         batch = some(program, part, 10, "x")
         trace = told(program, batch, inferred(program, batch)[1])
-        names, (centre, kind) = latent_sites(trace), shown(trace, "x")
-        draws = predictive(program, batch)
+        centre, kind = shown(trace, "x")
+        of = density("x", *latent_sites(trace), *labels_given(program, trace))
+        again = predictive(program, batch)
         new = shown(told(program, batch, {}, draw=True), "x")[0]
     x = batch["x"]
     if Cells(Pictures([x], "")).curves:
-        _bands(host, x[:8], centre[:8], draws[:, :8])
+        _bands(host, x[:8], centre[:8], by_datum(dict(sites(again))["x"]["value"])[:, :8])
         return
     low, high = x[~x.isnan()].min(), x[~x.isnan()].max()
-    spread = draws.std(0)
-    rows = [x, centre.clamp(low, high), low + (high - low) * spread / spread.max(), new.clamp(low, high)]
+    spread = by_datum(shown(again, "x")[0]).std(0)
+    rows = [
+        x,
+        centre.clamp(low, high),
+        low + (high - low) * spread / (spread.max() or 1),
+        new.clamp(low, high),
+    ]
     labels = ["data", "reconstructed", f"± (white: {spread.max():.2g})", "drawn anew"]
-    title = f"The {kind} of {density('x', *names)} for data, the standard deviation of p(x'|x), and new draws"
+    title = f"The {kind} of {of} for data, its standard deviation over q, and new ones"
     _draw(host, Pictures(rows, title, labels))
 
 
@@ -133,15 +175,6 @@ def _bands(host: Any, x: Tensor, centre: Tensor, draws: Tensor) -> None:
         axes.tick_params(labelsize=7)
     host.suptitle("Data (dots), reconstructions and the central 90 % of p(x'|x)", fontsize=10)
     host.supxlabel("index, or time", fontsize=8)
-
-
-def predictive(program: Program, batch: Batch) -> Tensor:
-    """Draws of x' ~ p(x'|z), z ~ q(z|x): ``[DRAWS, B, *event_shape]``."""
-    every = repeated(batch, DRAWS)
-    guide = poutine.trace(program.guide).get_trace(every)
-    z = {name: site["value"] for name, site in sites(guide) if not site["is_observed"]}
-    drawn: Tensor = dict(sites(told(program, every, z, draw=True)))["x"]["value"]
-    return drawn.unflatten(0, (-1, DRAWS)).transpose(0, 1)
 
 
 def _words(run: Run, measured: Split, name: str, bound: ELBO, estimate: LogLikelihood) -> list[str]:
@@ -161,5 +194,5 @@ def _words(run: Run, measured: Split, name: str, bound: ELBO, estimate: LogLikel
         f", by {estimate.num_samples} importance samples",
         f"    ELBO {bound.elbo:.2f} ± {bound.standard_error:.2f}, {gap:.2f} below: "
         f"reconstruction {bound.reconstruction:.2f}, KL {bound.kl:.2f}",
-        "; ".join(f"{number} latents of {site} vary with the data" for site, number in active.items()),
+        "Latents that vary with the data: " + ", ".join(f"{n} of {site}" for site, n in active.items()),
     ]

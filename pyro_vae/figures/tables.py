@@ -14,13 +14,15 @@ from matplotlib.ticker import MaxNLocator
 from pyro_vae.checks import Seed, checked
 from pyro_vae.data.columns import Column
 from pyro_vae.figures.drawing import Figure, wrapped
-from pyro_vae.figures.stories import Data, inferred, repeated, shown, some, told
+from pyro_vae.figures.stories import Data, by_datum, inferred, predictive, repeated, shown, some, told
 from pyro_vae.program import Batch, Program, sites
 
 MOST, MOST_PAIRS = 20, 5
 """Columns drawn, where not all are; and of those whose pairs are drawn."""
 ROWS, DRAWS = 5000, 2000
 """Rows of data drawn, at most; and draws, at least."""
+BARRED = 50
+"""Rows whose predictive intervals are drawn."""
 BARS = 12
 """Values that are bars beside each other, and not the bins of a histogram."""
 DATA, DRAWN = "0.75", "C0"
@@ -119,12 +121,18 @@ def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *,
 
 
 def reconstructed(program: Program, data: Data, host: Any = None, most: int = MOST) -> Figure:
-    """Each column of a table: its values, and the centres of p(x|z) at the centre of q(z|x)."""
+    """Each column of a table: its values, and the centres of p(x|z) at the centre of q(z|x).
+
+    Of the first rows there is also where the central 90 % of x' ~ p(x'|z), z ~ q(z|x), lie.
+    """
     with program.evaluating():
         batch = some(program, data, ROWS, "x")
         trace = told(program, batch, inferred(program, batch)[1])
         y, centre = shown(trace, "x")
         found, made = _table(program, batch["x"]), _table(program, y)
+        again = dict(sites(predictive(program, {name: v[:BARRED] for name, v in batch.items()})))
+        draws = by_datum(again["x"]["value"])
+        low, high = (_table(program, draws.quantile(q, 0)) for q in (0.05, 0.95))
     found = {name: found[name] for name in made}
     error = {name: _error(_of(program, name), found[name], made[name]) for name in made}
     chosen, why = _choose(program, None, most, error.get, "whose errors are largest")
@@ -145,13 +153,14 @@ def reconstructed(program: Program, data: Data, host: Any = None, most: int = MO
             axes.set_xlim(0, 1)
             axes.set_xlabel("share reconstructed right", fontsize=7)
         else:
-            low, high = _limits(column, x)
-            if _in_logs(column, (low, high)):
+            ends = _limits(column, x)
+            if _in_logs(column, ends):
                 axes.set(xscale="log", yscale="log")
-            axes.plot([low, high], [low, high], color="0.6", linewidth=0.8)
+            axes.plot(ends, ends, color="0.6", linewidth=0.8)
             axes.scatter(x[known], y[known], s=4, alpha=0.4, color=DRAWN, linewidths=0)
-            axes.set_xlim(low, high)
-            axes.set_ylim(low, high)
+            axes.vlines(x[:BARRED], low[name], high[name], color=DRAWN, alpha=0.25, linewidth=0.8)
+            axes.set_xlim(ends)
+            axes.set_ylim(ends)
             axes.set_xlabel("data", fontsize=7)
             axes.set_ylabel("reconstruction", fontsize=7)
         _name(axes, name, units.get(name), x)
@@ -159,7 +168,8 @@ def reconstructed(program: Program, data: Data, host: Any = None, most: int = MO
     return _panels(
         chosen,
         draw,
-        f"Data and reconstructions, the {centre} of p(x|z), of categories the likeliest{why}",
+        f"Data, reconstructions (the {centre} of p(x|z), of categories the likeliest) and lines, 90 % of "
+        f"p(x'|x){why}",
         [],
         host,
     )

@@ -10,6 +10,7 @@ from typing import Any
 import pyro
 import torch
 from pyro import poutine
+from pyro.distributions.util import scale_and_mask
 from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
@@ -22,8 +23,9 @@ from pyro_vae.program import Batch, Program, sites
 def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particles: Count = 1) -> Tensor:
     r"""Log importance weights :math:`\log w_k = \log p(x, z_k) - \log q(z_k | x)`, z_k ~ q(z|x).
 
-    x is all that is observed, without what is missing; z all that is not. Their mean over k is the ELBO; the
-    log of the mean of their exponentials, the importance-weighted bound, rises to log p(x) as K grows.
+    x is all that is observed, without what is missing; z all that is not. What ``poutine.scale`` weighs in
+    training is left aside, as the model's draws know nothing of it. Their mean over k is the ELBO; the log of
+    the mean of their exponentials, the importance-weighted bound, rises to log p(x) as K grows.
     Latents y that the guide enumerates are summed over, :math:`\log \sum_y p(x, y, z_{ky}) / q(z_{ky} | x, y)`,
     which lies above the ELBO; where there are no others, it is log p(x).
 
@@ -92,7 +94,12 @@ def _in_data(site: Any, program: Program) -> Tensor:
         raise ValueError(
             f"site {site['name']!r} lies outside the plate 'data', so that it has no weight datum by datum"
         )
-    return by_datum(site["log_prob"], program)
+    return by_datum(unscaled(site), program)
+
+
+def unscaled(site: Any) -> Tensor:
+    """A site's log-density, once computed, without what scales it and what is masked of it."""
+    return scale_and_mask(site["unscaled_log_prob"], mask=site["mask"])
 
 
 def traces(

@@ -15,13 +15,29 @@ Share = Annotated[float, Limit(math.ulp(0.0), math.nextafter(1.0, 2.0), "above 0
 
 
 class Schedule:
-    """A function of the epochs done, such as 0.5."""
+    """A function of the epochs done, such as 0.5, that comes to an end, ``end``."""
+
+    end: float
 
     def __post_init__(self) -> None:
         check_all(type(self).__init__, vars(self))
 
     def __call__(self, epoch: float) -> float:
         raise NotImplementedError
+
+    def whole(self, epochs: int) -> int:
+        """The next number of epochs, from so many on, after which it is at its end."""
+        raise NotImplementedError
+
+    def unfinished(self, epochs: int) -> str:
+        """What is to be said where a run of so many epochs stops on the way to ``end``; else nothing."""
+        last = self(math.nextafter(epochs, 0.0))
+        if math.isclose(last, self.end, rel_tol=0.01, abs_tol=0.01):
+            return ""
+        return (
+            f"beta={self!r} is at {last:.2g} when {epochs} epochs end, and not at {self.end:g}, so that the "
+            f"model that is kept was trained on another objective; take epochs={self.whole(epochs)}"
+        )
 
 
 @dataclass(frozen=True)
@@ -45,6 +61,9 @@ class Linear(Schedule):
 
     def __call__(self, epoch: float) -> float:
         return self.start + (self.end - self.start) * min(epoch / self.epochs, 1.0)
+
+    def whole(self, epochs: int) -> int:
+        return max(epochs, math.ceil(self.epochs))
 
 
 @dataclass(frozen=True)
@@ -70,10 +89,15 @@ class Monotone(Schedule):
         share = 0.5 - 0.5 * math.cos(math.pi * min(epoch / self.epochs, 1.0))
         return self.start + (self.end - self.start) * share
 
+    def whole(self, epochs: int) -> int:
+        return max(epochs, math.ceil(self.epochs))
+
 
 @dataclass(frozen=True)
 class Cyclical(Schedule):
     """From 0 to ``end`` in a line, again in each period: latents that collapsed get another chance.
+
+    A run of a whole number of periods stops at ``end``.
 
     Args:
         period: epochs of a cycle.
@@ -93,6 +117,9 @@ class Cyclical(Schedule):
 
     def __call__(self, epoch: float) -> float:
         return self.end * min(epoch % self.period / self.period / self.rise, 1.0)
+
+    def whole(self, epochs: int) -> int:
+        return math.floor(math.ceil(epochs / self.period) * self.period)
 
 
 __all__ = ["Cyclical", "Linear", "Monotone"]

@@ -109,8 +109,8 @@ def _model(subject: Subject) -> Iterator[Any]:
 def _of_model(subject: Subject) -> str:
     loss = subject.found.get("loss")
     return (
-        f"A {type(subject.program).__name__} of {subject.found['parameters']:,} learned numbers, trained on "
-        f"{len(subject.run.data.train):,} data{f' by {loss}' if loss else ''}."
+        f"This {type(subject.program).__name__} has {subject.found['parameters']:,} learned numbers, and was "
+        f"trained on {len(subject.run.data.train):,} data{f' by {loss}' if loss else ''}."
     )
 
 

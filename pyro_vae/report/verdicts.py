@@ -107,10 +107,11 @@ def likelihood(estimate: LogLikelihood, annealed: AIS | None, certificate: Sandw
         )
     heavy = int((estimate.pareto_k > HEAVY).sum())
     but = f" (but for {heavy} of {len(estimate.per_datum)} data, of few weights)" if heavy else ""
+    width, width_error = certificate.width, certificate.width_error
+    within = max(abs(mean) + 2 * error, width + 2 * width_error)
     return (
-        f"{sentence}, and to be trusted{but}: annealing finds the same ({mean:+.3f} ± {error:.3f}), and on data "
-        f"that the model simulated its bounds are {certificate.width:.3f} ± {certificate.width_error:.3f} "
-        "apart."
+        f"{sentence}, and to be trusted within {within:.2f}{but}: annealing finds {mean:+.3f} ± {error:.3f} "
+        f"more, and on data that the model simulated its bounds are {width:.3f} ± {width_error:.3f} apart."
     )
 
 

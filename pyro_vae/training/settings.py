@@ -18,6 +18,7 @@ from pyro.optim import PyroOptim
 from pyro_vae import registry
 from pyro_vae.checks import ConfigError, Count, NotNegative, Positive, Seed, Whole
 from pyro_vae.registry import Trust
+from pyro_vae.training.devices import find_device as find_device
 from pyro_vae.training.schedules import SCHEDULES
 
 Rate = Positive | Callable[[float], float]
@@ -50,7 +51,8 @@ class Settings:
             an epoch are eager in runs of less than 1000 epochs.
         precision: float32; or bf16: the networks' matrix products and convolutions in bfloat16 while
             training, with distributions, the KL, parameters and all evaluation in float32.
-        device: cpu, cuda, or auto: cuda if there is one.
+        device: cpu, cuda, one of several (cuda:1), or auto: cuda if there is one. On mps and others steps are
+            eager.
         seed: of the noise, the order of the data and the dynamic binarisation.
         save_every: steps after which a checkpoint is written within an epoch, besides that at its end.
         keep: epochs whose checkpoints stay, the last ones, as checkpoint-EPOCH.safetensors.
@@ -183,18 +185,3 @@ def _read(name: str, value: Any, trust: Trust) -> Any:
     ):
         return value  # one of this package's, or none
     return registry.read(name, value, trust)
-
-
-def find_device(device: str) -> torch.device:
-    """The device of a name; ``auto`` is cuda if there is one, else cpu.
-
-    Raises:
-        ConfigError: there is no such device.
-    """
-    if device == "auto":
-        device = "cuda" if torch.cuda.is_available() else "cpu"
-    try:
-        return torch.zeros((), device=device).device
-    except (RuntimeError, AssertionError) as error:
-        reason = str(error).splitlines()[0]
-        raise ConfigError(f"device={device!r} cannot be used ({reason}); device='cpu' can") from error

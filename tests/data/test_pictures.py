@@ -121,7 +121,7 @@ def test_turned_upright(orientation, turned, suffix):
 
 
 def test_cropped_and_scaled():
-    """The middle square of 40 x 60 pixels, each of 10 x 10 a mean over those that it covers, and some around."""
+    """The middle square of 40 x 60 pixels, each of 10 x 10 a mean over those it covers and some around."""
     wide = np.zeros((40, 60), np.uint8)
     wide[:, 10:30], wide[:, 30:50] = 50, 200
     found = one(Image.fromarray(wide), size=10)[0]
@@ -197,7 +197,7 @@ def test_on_the_command_line(folder):
     save(grey(9, (6, 6)), "cats/odd.png")
     options = {"data": folder, "image-size": "(4, 4)", "stream": "true", "epochs": "1", "folder": "run"}
     command = [word for name, value in options.items() for word in (f"--{name}", value)]
-    assert main(["train", *command, "--encoder", "MLP([4])", "--decoder", "MLP([4])"]) == 0
+    assert main(["train", *command, "--encoder.hidden_dims", "[4]", "--decoder.hidden_dims", "[4]"]) == 0
     data = pv.training.reopen("run").data
     assert data.event_shape == (1, 4, 4)
     assert isinstance(data.train.sources["x"], Streamed)

@@ -5,6 +5,7 @@ Most of it runs what the engine records, uncompiled, which is quicker than Pyro'
 
 import importlib
 import math
+import warnings
 
 import pyro
 import pyro.distributions as dist
@@ -16,6 +17,7 @@ from models.linear import system
 import pyro_vae as pv
 from pyro_vae.data import DataError
 from pyro_vae.evaluate.hamiltonian import begin, move
+from pyro_vae.objectives import importance_weighted_bound
 from pyro_vae.program import DataWarning
 
 pytestmark = pytest.mark.usefixtures("double", "uncompiled")
@@ -65,6 +67,33 @@ def test_a_narrow_guide_off_the_mark_is_corrected(start):
     assert estimate.log_likelihood == pytest.approx(s.log_p.mean().item(), abs=0.25)
     far = ais(s.program, s.batch, start="guide", num_temperatures=2, num_chains=40)
     assert far.log_likelihood < s.log_p.mean() - 2
+
+
+def test_that_chains_end_too_low_is_told():
+    """Of a guide 10 standard deviations off, whose chains do not get there: their error looks small."""
+    s = system("VAE", exact=True)
+    wrong(s, 0.1, 10.0)
+    options = {"num_temperatures": 20, "num_chains": 8}
+    with pytest.warns(DataWarning, match=r"of 6 of 6 data is too low, by about .* start=\"prior\""):
+        estimate = ais(s.program, s.batch, **options)
+    low = (s.log_p - estimate.per_datum).mean().item()
+    assert low > 5 > 1 > estimate.draws_error
+    assert low / 3 < estimate.shortfall.mean() < 3 * low
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        near = ais(s.program, s.batch, start="prior", **options)
+    assert near.shortfall.max() < 1
+    assert ais(s.program, s.batch, num_temperatures=20, num_chains=1).shortfall.isnan().all()
+
+
+def test_shortfall_of_normal_log_weights():
+    """Of many chains nothing is left; of few far apart, half their variance less the best of them."""
+    torch.manual_seed(0)
+    shortfall = importlib.import_module("pyro_vae.evaluate.ais").shortfall
+    assert shortfall(torch.randn(100_000, 5)).max() < 0.05
+    log_w = 30 * torch.randn(16, 2000)
+    expected = -importance_weighted_bound(log_w).mean() + 450  # log of the mean of exp(30 Normal)
+    assert shortfall(log_w).mean().item() == pytest.approx(expected.item(), rel=0.05)
 
 
 @both_ends

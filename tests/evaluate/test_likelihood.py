@@ -222,3 +222,36 @@ def test_masked_sites_add_nothing():
     found = pv.evaluate.elbo(Masked(), x, num_samples=4000, batch_size=24_000)
     weights = log_weights(Masked(), x, 4000).mean().item()
     assert found.elbo == pytest.approx(weights, abs=6 * found.draws_error + 0.01)
+
+
+class Scaled(pv.Program):
+    """Whose terms weigh more in training."""
+
+    factor = 3.0
+
+    def model(self, batch):
+        with self.plate(batch), poutine.scale(scale=self.factor):
+            z = pyro.sample("z", dist.Normal(torch.zeros(2), 1.0).to_event(1))
+            with poutine.scale(scale=self.factor):
+                self.sample("x", dist.Normal(z, 1.0).to_event(1), batch)
+
+    def guide(self, batch):
+        with self.plate(batch), poutine.scale(scale=self.factor):
+            pyro.sample("z", dist.Normal(0.5 * batch["x"], 0.7).to_event(1))
+
+
+def test_scales_are_of_training_alone():
+    """Whatever weighs a density, what is measured is what the model draws from: p(x) = Normal(0, 2)."""
+    x = torch.randn(6, 2)
+    scaled, plain = Scaled(), Scaled()
+    plain.factor = 1.0
+    for evaluate, options in (
+        (pv.evaluate.elbo, {"num_samples": 20}),
+        (pv.evaluate.log_likelihood, {"num_samples": 20}),
+        (pv.evaluate.anatomy, {"num_aggregate": 20}),
+        (pv.evaluate.ais, {"num_temperatures": 5, "num_chains": 2}),
+    ):
+        assert str(evaluate(scaled, x, **options)) == str(evaluate(plain, x, **options))
+    truth = dist.Normal(0.0, 2**0.5).log_prob(x).sum(1)
+    found = pv.evaluate.log_likelihood(scaled, x, num_samples=5000)
+    torch.testing.assert_close(found.per_datum, truth.double(), atol=0.05, rtol=0)

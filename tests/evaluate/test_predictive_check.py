@@ -1,5 +1,6 @@
 import math
 import sys
+import warnings
 from importlib.util import find_spec
 from pathlib import Path
 
@@ -16,6 +17,7 @@ from pyro_vae.data import DataError
 from pyro_vae.data.columns import Column, Columns
 from pyro_vae.evaluate.predictive_check import _distance
 from pyro_vae.evaluate.two_sample import classifier_test, frechet_distance, precision_recall
+from pyro_vae.program import DataWarning
 
 sys.path.insert(0, str(Path(__file__).parents[1] / "models"))
 from linear import SCALE, _layer, system
@@ -325,6 +327,23 @@ def test_intervals_of_a_right_model_hold_what_they_say(linear):
     assert wide.p_value < 1e-3
     assert wide.coverage(0.5).min() > 0.55
     assert "50 %" in str(wide)
+
+
+def test_draws_of_intervals_are_moved_on(linear):
+    """As ``predict`` moves them: each column hidden in turn, under a seed of its own."""
+    x, options = drawn(linear, 3), {"num_samples": 9, "num_particles": 20, "hmc": 2}
+    with warnings.catch_warnings():
+        warnings.simplefilter("ignore", DataWarning)
+        found = pv.evaluate.intervals(linear, x, num_rows=3, **options)
+        with linear.evaluating(0):
+            rows = x[torch.randperm(3)]
+        hidden = rows.index_fill(1, torch.tensor([1]), torch.nan)
+        draws = pv.predict(linear, hidden, 9, num_particles=20, hmc=2, seed=1)["x"].reshape(9, 3, 5)
+    below = (draws[..., 1] < rows[:, 1]).sum(0) / 10
+    assert ((found.places[:, 1] - below) >= 0).all()
+    assert ((found.places[:, 1] - below) <= 0.1).all()
+    with pytest.warns(DataWarning, match=r"HMC's proposals were accepted .* intervals\(\.\.\., hmc=2\)"):
+        pv.evaluate.intervals(linear, x, num_rows=1, **options | {"hmc": 1})
 
 
 def test_intervals_are_of_rows():

@@ -29,10 +29,7 @@ def driver(width: int = 1500, height: int = 1000, dark: bool = False) -> Any:
     options.add_argument(f"--window-size={width},{height}")
     options.set_capability("goog:loggingPrefs", {"browser": "ALL"})
     found = selenium.Chrome(options, selenium.ChromeService(shutil.which("chromedriver")))
-    found.execute_cdp_cmd(
-        "Emulation.setDeviceMetricsOverride",
-        {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600},
-    )
+    screen(found, width, height)
     if dark:
         found.execute_cdp_cmd(
             "Emulation.setEmulatedMedia",
@@ -41,11 +38,19 @@ def driver(width: int = 1500, height: int = 1000, dark: bool = False) -> Any:
     return found
 
 
+def screen(browser: Any, width: int, height: int) -> None:
+    """Sets the size of what is seen, which a window has a least one of."""
+    size = {"width": width, "height": height, "deviceScaleFactor": 1, "mobile": width < 600}
+    browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
+
+
 @contextmanager
 def served(run: str | Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``pyro-vae explore`` of a folder, and the address that it printed."""
     command = [sys.executable, "-m", "pyro_vae", "explore", str(run), "--browser", "False", *options]
-    process = subprocess.Popen(command, stdout=subprocess.PIPE, text=True, env=os.environ, start_new_session=True)
+    process = subprocess.Popen(
+        command, stdout=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
+    )
     try:
         assert process.stdout is not None
         line = process.stdout.readline()
@@ -53,7 +58,14 @@ def served(run: str | Path, *options: str) -> Iterator[tuple[subprocess.Popen[st
         yield process, line.strip()
     finally:
         process.kill()
-        process.wait()
+        process.communicate()
+
+
+def told(milliseconds: list[float]) -> str:
+    """Median and 95th percentile, in a line."""
+    found = sorted(milliseconds)
+    median, late = found[len(found) // 2], found[int(0.95 * len(found))]
+    return f"from drag to picture: median {median:.1f} ms, 95th percentile {late:.1f} ms, of {len(found)}"
 
 
 def wait(browser: Any, script: str, seconds: float = 30) -> Any:

@@ -32,7 +32,10 @@ def scene(program, data, **options):
 
 def centres(grid):
     """The middles of a grid's cells, ``[SIDE, SIDE, 2]``, rows along the second coordinate."""
-    first, second = (low + (torch.arange(SIDE) + 0.5) * (high - low) / SIDE for low, high in zip(grid.low, grid.high, strict=True))
+    first, second = (
+        low + (torch.arange(SIDE) + 0.5) * (high - low) / SIDE
+        for low, high in zip(grid.low, grid.high, strict=True)
+    )
     return torch.stack(torch.meshgrid(first, second, indexing="xy"), -1)
 
 
@@ -47,7 +50,9 @@ def test_the_posterior_is_the_exact_one(double, missing):
             continue
         found = shown.posterior(datum, None)
         grid = found["grid"]
-        exact = torch.distributions.MultivariateNormal(made.posterior.loc[i], made.posterior.covariance_matrix[i])
+        exact = torch.distributions.MultivariateNormal(
+            made.posterior.loc[i], made.posterior.covariance_matrix[i]
+        )
         near = grid.log_p > grid.log_p.max() - 8
         assert torch.allclose(grid.log_p[near], exact.log_prob(centres(grid))[near], atol=2e-3)
         assert abs(grid.log_evidence - made.log_p[i].item()) < 2e-3
@@ -102,7 +107,9 @@ def test_what_is_not_known_widens_the_posterior_and_is_filled(double):
 def test_a_grid_finds_narrow_modes_and_its_scale():
     mean, scale = torch.tensor([1.3, -0.7]), torch.tensor([0.004, 0.9])
     p = dist.Normal(mean.double(), scale.double()).to_event(1)
-    grid = on_grid(lambda u: p.log_prob(u) + 3.0, torch.tensor([-5.0, -5.0]).double(), torch.tensor([5.0, 5.0]).double())
+    grid = on_grid(
+        lambda u: p.log_prob(u) + 3.0, torch.tensor([-5.0, -5.0]).double(), torch.tensor([5.0, 5.0]).double()
+    )
     assert abs(grid.log_evidence - 3.0) < 1e-3
     assert (grid.low < mean).all()
     assert (grid.high > mean).all()
@@ -164,9 +171,17 @@ class OtherSite(pv.Program):
 @pytest.mark.parametrize(
     ("program", "data", "told"),
     [
-        (Discrete(), torch.zeros(5, 2), "moves latents that are vectors of real numbers, and the Discrete has z"),
+        (
+            Discrete(),
+            torch.zeros(5, 2),
+            "moves latents that are vectors of real numbers, and the Discrete has z",
+        ),
         (OtherSite(), {"w": torch.zeros(5, 2)}, "shows site x, and this OtherSite is of w"),
-        (pv.VAE((2, 3, 4, 5), 2, **NETS), torch.zeros(5, 2, 3, 4, 5), r"x of shape \(2, 3, 4, 5\) is not shown"),
+        (
+            pv.VAE((2, 3, 4, 5), 2, **NETS),
+            torch.zeros(5, 2, 3, 4, 5),
+            r"x of shape \(2, 3, 4, 5\) is not shown",
+        ),
         (pv.VAE((4, 6, 6), 2, **NETS), torch.zeros(5, 4, 6, 6), r"x of shape \(4, 6, 6\) is not shown"),
     ],
     ids=["discrete", "no x", "five dimensions", "four channels"],
@@ -190,7 +205,9 @@ def test_wrong_use_is_refused(digits, make_vae, tmp_path):
 def table():
     pd = pytest.importorskip("pandas")
     z = torch.randn(60, generator=torch.Generator().manual_seed(0)).numpy()
-    frame = pd.DataFrame({"height": 170 + 10 * z, "visits": (z > 0) * 3 + 1, "sort": ["a", "b"] * 30, "yes": z > 0.5})
+    frame = pd.DataFrame(
+        {"height": 170 + 10 * z, "visits": (z > 0) * 3 + 1, "sort": ["a", "b"] * 30, "yes": z > 0.5}
+    )
     frame.loc[::7, "height"] = np.nan
     return frame
 
@@ -205,14 +222,31 @@ def kinds():
         "grey": (pv.VAE((1, 6, 6), 2, **NETS), images),
         "colour": (pv.VAE((3, 6, 6), 3, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x)),
         "no channel": (pv.VAE((6, 6), 1, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x[:, 0])),
-        "curve": (pv.VAE((12,), 2, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x.reshape(30, -1)[:, :12])),
-        "series": (pv.VAE((9, 2), 2, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x[:, 0, :3].reshape(30, 9, 2))),
+        "curve": (
+            pv.VAE((12,), 2, likelihood=pv.likelihoods.Normal(), **NETS),
+            pv.data.load(x.reshape(30, -1)[:, :12]),
+        ),
+        "series": (
+            pv.VAE((9, 2), 2, likelihood=pv.likelihoods.Normal(), **NETS),
+            pv.data.load(x[:, 0, :3].reshape(30, 9, 2)),
+        ),
         "table": (pv.VAE(columns, 2, likelihood="auto", **NETS), pv.data.load(frame)),
-        "given columns": (pv.ConditionalVAE(columns, given=["sort"], likelihood="auto", latent_dim=2, **NETS), pv.data.load(frame)),
+        "given columns": (
+            pv.ConditionalVAE(columns, given=["sort"], likelihood="auto", latent_dim=2, **NETS),
+            pv.data.load(frame),
+        ),
         "given": (pv.ConditionalVAE((1, 6, 6), given={"y": 3, "age": (2,)}, latent_dim=2, **NETS), images),
         "levels": (pv.HierarchicalVAE((1, 6, 6), (4, 3), between=pv.nets.mlp(4), **NETS), images),
-        "flow": (pv.VAE((1, 6, 6), 2, prior=pv.priors.MixtureOfNormals(3), guide=pv.guides.FullRankNormal(), **NETS), images),
-        "counts": (pv.CountVAE((8,), latent_dim=2, library="latent", **NETS), pv.data.load((5 * x[:, 0].reshape(30, -1)[:, :8]).round())),
+        "flow": (
+            pv.VAE(
+                (1, 6, 6), 2, prior=pv.priors.MixtureOfNormals(3), guide=pv.guides.FullRankNormal(), **NETS
+            ),
+            images,
+        ),
+        "counts": (
+            pv.CountVAE((8,), latent_dim=2, library="latent", **NETS),
+            pv.data.load((5 * x[:, 0].reshape(30, -1)[:, :8]).round()),
+        ),
     }
 
 
@@ -220,7 +254,8 @@ def as_numbers(picture):
     return [*base64.b64decode(picture)] if isinstance(picture, str) else picture
 
 
-KINDS = {"grey": "image", "colour": "image", "no channel": "image", "curve": "curve", "series": "curve", "table": "table", "given columns": "table", "given": "image", "levels": "image", "flow": "image", "counts": "bars"}  # fmt: skip
+KINDS = dict.fromkeys(["grey", "colour", "no channel", "given", "levels", "flow"], "image")
+KINDS |= {"curve": "curve", "series": "curve", "table": "table", "given columns": "table", "counts": "bars"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -251,7 +286,9 @@ def test_every_question_of_every_kind_of_program(kind):
     if kind != "counts":
         assert ask("posterior", datum=datum | gaps)["completion"]
     if state["dim"] > 2:
-        assert ask("infer", datum=datum, plane=[2, 0])["covariance"][0][0] == pytest.approx(inferred["scale"][2] ** 2, rel=1e-3)
+        assert ask("infer", datum=datum, plane=[2, 0])["covariance"][0][0] == pytest.approx(
+            inferred["scale"][2] ** 2, rel=1e-3
+        )
     assert torch.equal(torch.randn(3), torch.randn(3, generator=torch.Generator().manual_seed(7)))
     ask("learn", anew=True)
     row = ask("learn", steps=3)["row"]
@@ -301,7 +338,9 @@ def test_collapsed_latents_are_those_of_the_anatomy(digits, make_vae):
 
 
 def test_a_comparison_is_a_menu(digits, tmp_path):
-    pv.compare(digits, priors=["Normal", "VampPrior(3)"], likelihoods=["Bernoulli"], latent_dim=2, epochs=1, compile=False, folder=tmp_path / "two", progress=False, **NETS)  # fmt: skip
+    parts = {"priors": ["Normal", "VampPrior(3)"], "likelihoods": ["Bernoulli"]}
+    settings = {"latent_dim": 2, "epochs": 1, "compile": False, "progress": False}
+    pv.compare(digits, **parts, **settings, folder=tmp_path / "two", **NETS)
     answers = Answers(entries(tmp_path / "two"))
     runs = answers.state({"run": 0})["runs"]
     assert [run["parts"]["prior"] for run in runs] == ["Normal()", "VampPrior(components=3)"]

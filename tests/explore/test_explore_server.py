@@ -32,7 +32,10 @@ def served():
         time.sleep(values.get("seconds", 0))
         return {"echo": values}
 
-    server = Server(lambda token, nonce: f"<html>{token} {nonce}</html>", {"echo": echo, "refuses": refuses, "breaks": breaks})
+    server = Server(
+        lambda token, nonce: f"<html>{token} {nonce}</html>",
+        {"echo": echo, "refuses": refuses, "breaks": breaks},
+    )
     thread = threading.Thread(target=server.serve)
     thread.start()
     server.seen, server.thread = seen, thread
@@ -69,7 +72,9 @@ def test_the_page_and_a_question(served):
     assert served.server_address[0] == "127.0.0.1"
 
 
-@pytest.mark.parametrize("host", ["example.org", "127.0.0.1", "localhost:1", "127.0.0.1.example.org:{port}", "", "[::1]:{port}"])
+@pytest.mark.parametrize(
+    "host", ["example.org", "127.0.0.1", "localhost:1", "127.0.0.1.example.org:{port}", "", "[::1]:{port}"]
+)
 def test_other_hosts_are_refused(served, host):
     host = host.format(port=served.server_port)
     for method, path in (("GET", f"/?token={served.token}"), ("POST", "/echo")):
@@ -79,13 +84,22 @@ def test_other_hosts_are_refused(served, host):
     assert send(served, body={}, Host=f"localhost:{served.server_port}")[0] == 200
 
 
-@pytest.mark.parametrize("origin", ["http://example.org", "null", "https://127.0.0.1:{port}", "http://127.0.0.1:1", "http://localhost:{port}"])
+@pytest.mark.parametrize(
+    "origin",
+    [
+        "http://example.org",
+        "null",
+        "https://127.0.0.1:{port}",
+        "http://127.0.0.1:1",
+        "http://localhost:{port}",
+    ],
+)
 def test_other_origins_are_refused(served, origin):
     assert send(served, body={}, Origin=origin.format(port=served.server_port))[0] == 403
     assert send(served, body={}, Origin=f"http://127.0.0.1:{served.server_port}")[0] == 200
 
 
-@pytest.mark.parametrize("token", ["", "x", "é", None, 3, ["a"], {"a": 1}, "t" * 10_000])
+@pytest.mark.parametrize("token", ["", "x", "é", "\ud800", None, 3, ["a"], {"a": 1}, "t" * 10_000])
 def test_other_tokens_are_refused(served, token):
     body = json.dumps({"token": token})
     assert send(served, body=body)[0] == 403
@@ -96,7 +110,19 @@ def test_other_tokens_are_refused(served, token):
 
 @pytest.mark.parametrize(
     "path",
-    ["/../../etc/passwd", "//etc/passwd", "/%2e%2e/etc/passwd", "/page.js", "/echo/", "/echo?x=1", "/Echo", "/__class__", "/ech%6f", "*", "/" + "a" * 5000],
+    [
+        "/../../etc/passwd",
+        "//etc/passwd",
+        "/%2e%2e/etc/passwd",
+        "/page.js",
+        "/echo/",
+        "/echo?x=1",
+        "/Echo",
+        "/__class__",
+        "/ech%6f",
+        "*",
+        "/" + "a" * 5000,
+    ],
 )
 def test_there_are_no_other_paths(served, path):
     for method in ("GET", "POST"):
@@ -116,6 +142,7 @@ def test_there_are_no_other_methods(served, method):
     [
         ("{}", {"Content-Length": str(module.LARGEST + 1)}, 413),
         ("{}", {"Content-Length": str(10**30)}, 413),
+        ("{}", {"Content-Length": "9" * 5000}, 413),
         ("{}", {"Content-Length": "-1"}, 411),
         ("{}", {"Content-Length": "2, 2"}, 411),
         ("{}", {"Content-Length": None}, 411),
@@ -143,7 +170,10 @@ def test_a_mistake_is_told_and_the_rest_goes_on(served, capsys):
 
 
 def test_answers_come_one_at_a_time_from_one_thread(served):
-    threads = [threading.Thread(target=send, args=(served,), kwargs={"body": {"number": i, "seconds": 0.02}}) for i in range(12)]
+    threads = [
+        threading.Thread(target=send, args=(served,), kwargs={"body": {"number": i, "seconds": 0.02}})
+        for i in range(12)
+    ]
     began = time.monotonic()
     for thread in threads:
         thread.start()
@@ -186,7 +216,12 @@ def test_hundreds_of_connections_leave_it_up(served):
 
 def test_who_says_nothing_is_left(served, monkeypatch):
     monkeypatch.setattr(module._Handler, "timeout", 0.2)
-    for said in (b"", b"POST /echo HTTP/1.1\r\n", f"POST /echo HTTP/1.1\r\nHost: 127.0.0.1:{served.server_port}\r\nContent-Length: 9\r\n\r\n{{".encode()):
+    for said in (
+        b"",
+        b"POST /echo HTTP/1.1\r\n",
+        f"POST /echo HTTP/1.1\r\nHost: 127.0.0.1:{served.server_port}\r\n".encode(),
+        f"POST /echo HTTP/1.1\r\nHost: 127.0.0.1:{served.server_port}\r\nContent-Length: 9\r\n\r\n".encode(),
+    ):
         with socket.create_connection(("127.0.0.1", served.server_port), timeout=5) as one:
             one.sendall(said)
             while one.recv(1000):
@@ -208,6 +243,15 @@ def test_it_ends_after_the_page_was_closed(served, monkeypatch):
     assert not served.thread.is_alive()
     with pytest.raises(ConnectionError):
         send(served, body={})
+
+
+def test_a_page_that_is_loaded_anew_is_waited_for(served, monkeypatch):
+    """Which is sent before the old one tells that it is closed."""
+    monkeypatch.setattr(module, "LEAVING", 0.1)
+    send(served, "GET", f"/?token={served.token}")
+    send(served, path="/leave", body={})
+    served.thread.join(1.0)
+    assert served.thread.is_alive()
 
 
 def test_it_ends_when_nobody_asks(monkeypatch):

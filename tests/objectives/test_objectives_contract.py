@@ -214,3 +214,28 @@ def test_schedules():
     ):
         with pytest.raises(ConfigError, match=f"{[*wrong][-1]}="):
             Cyclical(**wrong)
+
+
+@pytest.mark.parametrize(
+    ("schedule", "epochs", "mend"),
+    [
+        (Cyclical(10), 20, None),
+        (Cyclical(10), 17, None),  # it has risen
+        (Cyclical(10), 23, 30),
+        (Cyclical(10), 3, 10),
+        (Cyclical(2.5, rise=1.0), 4, 5),
+        (Linear(10), 10, None),
+        (Linear(10), 4, 10),
+        (Linear(10, start=2.0, end=0.5), 4, 10),
+        (Monotone(9.5), 4, 10),
+        (Monotone(9.5), 12, None),
+    ],
+)
+def test_a_run_that_stops_on_the_way_is_told(schedule, epochs, mend):
+    told = schedule.unfinished(epochs)
+    assert bool(told) == (mend is not None)
+    if mend is not None:
+        last = schedule(epochs - 1e-9)
+        assert f"is at {last:.2g} when {epochs} epochs end, and not at {schedule.end:g}" in told
+        assert told.endswith(f"epochs={mend}")
+        assert not schedule.unfinished(mend)

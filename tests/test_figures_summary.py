@@ -1,0 +1,146 @@
+"""One picture of a run, for every program and kind of data; and all figures of all kinds, on a sheet."""
+
+import importlib
+from pathlib import Path
+from types import SimpleNamespace
+
+import pyro
+import pyro.distributions as dist
+import pytest
+import torch
+from cases import PROGRAMS, batch_of, make
+from test_figures import history
+
+import pyro_vae as pv
+from pyro_vae.checks import ConfigError
+from pyro_vae.figures.stories import DRAWS, predictive
+
+BENCHMARKS = Path(__file__).resolve().parents[1] / "benchmarks"
+BOUND = pv.evaluate.ELBO(-20.5, 15.25, 5.25, 0.25)
+ESTIMATE = pv.evaluate.LogLikelihood(-20.0, 0.25, torch.zeros(7), 100, "counting measure")
+
+
+def run_of(program, batch):
+    """A run of a program that was not trained, as ``pv.fit`` returns it."""
+    rows = program.columns.decode(batch["x"]) if program.columns else batch
+    data = pv.data.load(rows, test=0.3, validation=0.0)
+    return SimpleNamespace(program=program, data=data, history=history())
+
+
+def text(figure):
+    """All that is written on it."""
+    found = figure.findobj(lambda artist: hasattr(artist, "get_text"))
+    return " ".join(" ".join(artist.get_text() for artist in found).split())
+
+
+@pytest.mark.parametrize("name", PROGRAMS)
+def test_summary_of_every_program(name):
+    program = make(name)
+    figure = pv.figures.summary(run_of(program, batch_of(program, 20)), BOUND, ESTIMATE)
+    told = text(figure)
+    assert f"{type(program).__name__} of " in told
+    assert "Of 7 test data, in nats for each" in told
+    assert "log p(x) -20.00 ± 0.25" in told
+    assert "ELBO -20.50 ± 0.25, 0.50 below: reconstruction 15.25, KL 5.25" in told
+    assert "epoch" in told
+    if program.columns:
+        assert "Data and draws" in told
+        assert "reconstruction" in told
+    else:
+        latent = {"own": "b[0] = ", "SelectionVAE": "z[0]"}.get(name, "z1[" if "Hier" in name else "z[")
+        assert latent in told
+        assert "Data (dots)" in told or "drawn anew" in told
+
+
+def test_summary_measures_what_is_not_given(make_vae):
+    vae = make_vae()
+    run = run_of(vae, {"x": torch.rand(20, 1, 8, 8).round()})
+    told = text(pv.figures.summary(run))
+    bound = pv.evaluate.elbo(vae, run.data.test, num_samples=100)
+    estimate = pv.evaluate.log_likelihood(vae, run.data.test, num_samples=100)
+    assert f"ELBO {bound.elbo:.2f}" in told
+    assert f"log p(x) {estimate.log_likelihood:.2f}" in told
+    assert "Map of the latent plane" in told
+    assert "8 x 8 pixels, drawn smooth" in told
+    with pytest.raises(ConfigError, match=r"run=VAE.* must be a Run"):
+        pv.figures.summary(vae)
+
+
+def test_uncertainty_is_that_of_the_decoded_mean(make_vae):
+    """And draws have the likelihood's noise, too."""
+    vae = make_vae(likelihood=pv.likelihoods.Normal(scale=3.0))
+    x = torch.randn(4, 1, 8, 8)
+    with vae.evaluating():
+        again = predictive(vae, {"x": x})
+        mean = again.nodes["x"]["fn"].mean.reshape(4, DRAWS, 64)
+        z = vae.encode(x).sample((2000,))
+        expected = vae.decode(z).mean.reshape(2000, 4, 64).std(0)
+    torch.testing.assert_close(mean.std(1).mean(1), expected.mean(1), rtol=0.2, atol=0)
+    noise = again.nodes["x"]["value"].reshape(4, DRAWS, 64) - mean
+    assert noise.std().item() == pytest.approx(3.0, rel=0.02)
+
+
+def test_a_program_without_pictures_has_what_is_left():
+    class Scalar(pv.Program):
+        """A site that is not named x, and a latent that has no quantiles."""
+
+        def __init__(self):
+            super().__init__()
+            self.event_shapes = {"w": ()}
+            self.logits = torch.nn.Parameter(torch.zeros(()))
+
+        def model(self, batch):
+            with self.plate(batch):
+                k = pyro.sample("k", dist.Bernoulli(0.5))
+                self.sample("w", dist.Normal(k, 1.0), batch)
+
+        def guide(self, batch):
+            with self.plate(batch):
+                pyro.sample("k", dist.Bernoulli(logits=self.logits))
+
+    split = pv.data.Split({"w": torch.randn(20)})
+    data = SimpleNamespace(
+        name="w", held_out=("test", split), train=split, validation=split, test=split, event_shapes={"w": ()}
+    )
+    told = text(pv.figures.summary(SimpleNamespace(program=Scalar(), data=data, history=[]), BOUND, ESTIMATE))
+    assert "p(k) = Bernoulli" in told
+    assert "20 training, 20 validation and 20 test data; 0 epochs" in told
+
+
+@pytest.fixture
+def sheet(monkeypatch):
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    return importlib.import_module("contact_sheet")
+
+
+def test_the_sheet_has_all_figures(sheet):
+    assert {*sheet.FIGURES} == {*pv.figures.__all__} - {"Figure"}
+
+
+CHEAP = ("reconstructions", "traversals", "latents")
+KINDS = (
+    *("images, 10 classes, 2 latents", "images, 10 classes, 50 latents", "colour, no classes, 2 latents"),
+    *("colour, 200 classes, 5 latents", "colour, given 10 classes, 2 latents", "colour, two levels"),
+    *("colour, a program of one's own", "vectors, labels that are numbers, 1 latent"),
+    *("series of two numbers, 2 latents", "a table with units, 2 latents"),
+)
+
+
+@pytest.mark.parametrize("name", KINDS)
+def test_figures_of_each_kind_are_drawn_without_a_warning(sheet, name):
+    """Which would be an error here."""
+    assert {*KINDS} == {*sheet.KINDS}
+    kind = sheet.KINDS[name](sheet.Size(number=60, epochs=1))
+    figures = sheet.drawn(kind, CHEAP)
+    assert {*figures} == {*CHEAP}
+    for figure in figures.values():
+        figure.draw_without_rendering()
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize("name", KINDS)
+def test_all_figures_of_each_kind_are_drawn_without_a_warning(sheet, name):
+    kind = sheet.KINDS[name](sheet.Size(number=100, epochs=2))
+    images = [sheet.picture(figure) for figure in sheet.drawn(kind).values()]
+    assert len(images) >= 13
+    assert sheet.sheet({name: images}).height > sheet.HIGH

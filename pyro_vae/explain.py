@@ -382,7 +382,7 @@ def _latents(program: Program, data: Batch) -> dict[str, tuple[bool, str]]:
     closed = in_closed_form(model, guide)
     drawn = {True: _CLOSED, False: "estimated from draws, as log q - log p"}
     return {
-        name: (after, _SUMMED if guide.nodes[name]["infer"].get("enumerate") else drawn[closed[name]])
+        name: (after, _SUMMED if (guide.nodes[name]["infer"] or {}).get("enumerate") else drawn[closed[name]])
         for name, _, _, _, after in latents(model, guide)
     }
 

@@ -380,7 +380,8 @@ class SVI(pyro.infer.SVI):
         loss, terms, *values = self._average([loss, terms, *(cast(Tensor, gradients[p]) for p in trained)])
         norm = _norm(values, loss)
         if self.clip_norm is not None:
-            torch._foreach_mul_(values, _clip(self.clip_norm, norm))
+            clip = _clip(self.clip_norm, norm)
+            values = [value.mul_(clip) for value in values]
         gradients = gradients | dict(zip(trained, values, strict=True))
         # What is read later needs memory of its own: the next step overwrites what was given.
         return loss.clone(), norm, terms.clone(), gradients

@@ -11,7 +11,14 @@ from sklearn.utils.estimator_checks import estimator_checks_generator
 import pyro_vae as pv
 from pyro_vae.sklearn import VAEClassifier
 
-TINY = {"latent_dim": 2, "hidden_dims": (16,), "max_steps": 40, "n_estimators": 1, "lr": 2e-2, "random_state": 0}
+TINY = {
+    "latent_dim": 2,
+    "hidden_dims": (16,),
+    "max_steps": 40,
+    "n_estimators": 1,
+    "lr": 2e-2,
+    "random_state": 0,
+}
 CHECKS = [check for _, check in estimator_checks_generator(VAEClassifier(**TINY))]
 
 
@@ -34,7 +41,13 @@ def hidden(y, each, seed=0):
 def wine():
     x, y = load_wine(return_X_y=True)
     some, unknown = hidden(y, 5)
-    return x, y, some, unknown, VAEClassifier(random_state=0, max_steps=150, n_estimators=1, lr=1e-2).fit(x, some)
+    return (
+        x,
+        y,
+        some,
+        unknown,
+        VAEClassifier(random_state=0, max_steps=150, n_estimators=1, lr=1e-2).fit(x, some),
+    )
 
 
 def test_wine_of_15_labels(wine):

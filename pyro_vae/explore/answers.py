@@ -140,6 +140,7 @@ class Answers:
         return {
             "row": row,
             "codes": rounded(self.learning.codes, 4),
+            "latents": self.learning.latents,
             "origin": rounded(self.learning.origin),
             "directions": rounded(self.learning.directions),
             "told": f"Adam, {RATE:g}, batches of {BATCH}",
@@ -162,10 +163,7 @@ def described(scene: Scene) -> dict[str, Any]:
         "labels": None if labels is None else rounded(labels.double()),
         "numbers": numbers,
         "classes": data.class_names,
-        "latents": [
-            {name: round(v, 4) if isinstance(v, float) else v for name, v in latent.items()}
-            for latent in scene.latents
-        ],
+        "latents": scene.latents,
         "origin": rounded(scene.origin),
         "directions": rounded(scene.directions),
         "shares": [round(share, 4) for share in scene.shares],

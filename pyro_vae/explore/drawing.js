@@ -3,6 +3,7 @@
 const PALETTE = ["#2f7ed8", "#f28e2b", "#2ca02c", "#d6453d", "#9467bd", "#a0705a", "#e377c2", "#8a8a8a", "#b5b52a", "#17b3c4"];
 const UNKNOWN = [184, 214, 242]; // not observed: a colour that is on no grey scale, as in figures
 
+const minus = (v) => String(v).replace("-", "−");
 const css = (name) => getComputedStyle(document.documentElement).getPropertyValue(name).trim();
 
 function classColour(i, number) {
@@ -21,7 +22,7 @@ function sized(canvas, ratio) {
   const height = Math.max(1, Math.round(width * ratio));
   const pixels = [Math.round(width * scale), Math.round(height * scale)];
   if (canvas.width !== pixels[0] || canvas.height !== pixels[1]) [canvas.width, canvas.height] = pixels;
-  canvas.style.height = `${height}px`;
+  if (canvas.style.height !== `${height}px`) canvas.style.height = `${height}px`;
   const pen = canvas.getContext("2d");
   pen.setTransform(scale, 0, 0, scale, 0, 0);
   pen.clearRect(0, 0, width, height);
@@ -70,7 +71,7 @@ function drawCurves(canvas, sets, shape, range) {
   for (const value of range) {
     const y = place.y(value);
     pen.beginPath(); pen.moveTo(place.left, y); pen.lineTo(width, y); pen.stroke();
-    pen.fillText(value.toPrecision(3), 2, y < height / 2 ? y - 3 : y + 12);
+    pen.fillText(minus(value.toPrecision(3)), 2, y < height / 2 ? y - 3 : y + 12);
   }
   sets.forEach(({ values, dots, dashed, colour }) => {
     for (let d = 0; d < each; d++) {
@@ -116,7 +117,7 @@ function drawAxes(pen, view, width, height, names) {
   pen.font = "13px system-ui, sans-serif"; pen.fillStyle = css("--soft"); pen.strokeStyle = css("--line"); pen.lineWidth = 1;
   for (const axis of [0, 1]) {
     for (let v = Math.ceil(low[axis] / step) * step; v <= high[axis]; v += step) {
-      const at = view.to([axis ? 0 : v, axis ? v : 0])[axis], text = String(+v.toPrecision(6));
+      const at = view.to([axis ? 0 : v, axis ? v : 0])[axis], text = minus(+v.toPrecision(6));
       pen.beginPath();
       if (axis) { pen.moveTo(0, at); pen.lineTo(width, at); } else { pen.moveTo(at, 0); pen.lineTo(at, height); }
       pen.stroke();
@@ -167,11 +168,11 @@ function drawChart(canvas, title, steps, values) {
   pen.font = "12px system-ui, sans-serif"; pen.fillStyle = css("--ink"); pen.fillText(title, 2, 13);
   pen.fillStyle = css("--soft");
   if (!known.length) return;
-  pen.fillText(high.toPrecision(4), 2, 28); pen.fillText(low.toPrecision(4), 2, height - 4);
+  pen.fillText(minus(high.toPrecision(4)), 2, 28); pen.fillText(minus(low.toPrecision(4)), 2, height - 4);
   pen.strokeStyle = css("--accent"); pen.lineWidth = 2; pen.beginPath();
   values.forEach((v, i) => {
     if (v === null) return;
-    const x = 44 + ((width - 50) * steps[i]) / last, y = 20 + (height - 30) * (1 - (v - low) / span);
+    const x = 52 + ((width - 58) * steps[i]) / last, y = 20 + (height - 30) * (1 - (v - low) / span);
     if (i) pen.lineTo(x, y); else pen.moveTo(x, y);
   });
   pen.stroke();

@@ -159,9 +159,16 @@ const decode = latest(async (u, when) => {
   }
 });
 
+let waiting = false;
+function drawPoint() { // once a frame, however often it is moved
+  if (waiting) return;
+  waiting = true;
+  requestAnimationFrame(() => { waiting = false; drawPlane(); showSliders(); });
+}
+
 function move(u, when) { // the point, and all that follows it
   S.u = u;
-  drawPlane(); showSliders();
+  drawPoint();
   const place = u.length > 1 ? flat(u).map((v) => fixed(v)).join(", ") : fixed(u[0]);
   $("where").textContent = `the point: ${place}`;
   say(`point at ${place}`);
@@ -477,8 +484,8 @@ function showBound() {
 const learn = latest(async (values) => {
   const found = await ask("learn", values);
   S.history.push(found.row);
-  S.state.codes = found.codes; S.state.origin = found.origin; S.state.directions = found.directions;
-  setPlane(); drawPlane(); drawCharts();
+  S.state.codes = found.codes; S.state.latents = found.latents; S.state.origin = found.origin; S.state.directions = found.directions;
+  setPlane(); drawPlane(); makeSliders(); showSliders(); drawCharts();
   const { step, elbo, reconstruction, kl } = found.row;
   $("learnt").textContent = `step ${step}: ELBO ${fixed(elbo)} = fit ${fixed(reconstruction === null ? null : -reconstruction)} − KL ${fixed(kl)} nats per held-out datum (${found.told})`;
   say(`step ${step}, ELBO ${fixed(elbo)}`);

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import base64
+import contextlib
 import json
 import webbrowser
 from importlib import resources
@@ -56,10 +57,11 @@ def explore(
     """
     answers = Answers(entries(run, data, trust), site)
     server = Server(lambda token, nonce: _html(None, token, nonce), answers.by_name, port)
-    print(f"{server.address}\nopen until the page is closed, or Ctrl-C", flush=True)
-    if browser:
-        webbrowser.open(server.address)
-    server.serve()
+    with contextlib.suppress(KeyboardInterrupt):
+        print(f"{server.address}\nopen until the page is closed, or Ctrl-C", flush=True)
+        if browser:
+            webbrowser.open(server.address)
+        server.serve()
 
 
 def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust = ()) -> str:

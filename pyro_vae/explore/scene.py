@@ -60,6 +60,7 @@ class Scene:
     Attributes:
         site: name of the latents' site.
         codes: centres of q(u|x), ``[N, D]``.
+        latents: of each its KL, whether it has collapsed, and how far a slider goes; the largest KL first.
         kind: how x is shown: ``"image"``, ``"curve"``, ``"table"`` or ``"bars"``.
     """
 
@@ -102,10 +103,9 @@ class Scene:
             self.reach = _ends(self.reals.pack({self.site: draws})[:, 0])
             self.centre = shown(trace, "x")[1]
         self.update()
-        self.latents = self._anatomy()
 
     def update(self) -> None:
-        """Finds the codes, of a program that may have learnt since."""
+        """Finds codes and what each latent carries, of a program that may have learnt since."""
         found = []
         with self.program.evaluating():
             for start in range(0, len(self.data), 500):
@@ -116,6 +116,7 @@ class Scene:
         self.origin, self.directions, self.shares = _principal(self.codes)
         if before is not None:  # a plane does not turn round when it is found again
             self.directions = self.directions * (self.directions * before).sum(1, keepdim=True).sign()
+        self.latents = self._anatomy()
 
     @property
     def dim(self) -> int:
@@ -280,7 +281,7 @@ class Scene:
         return low - margin, high + margin
 
     def _anatomy(self) -> list[dict[str, Any]]:
-        """Of each latent its KL, whether it has collapsed, and how far a slider goes; the largest first."""
+        """What ``latents`` tells."""
         values = self.data.batch(slice(0, ANATOMY), self.program.dtype)
         some = Split({name: values[name] for name in self.names}, columns=self.data.columns)
         with warnings.catch_warnings():
@@ -298,10 +299,10 @@ class Scene:
         return [
             {
                 "index": d,
-                "kl": None if kl[d].isnan() else kl[d].item(),
+                "kl": None if kl[d].isnan() else round(kl[d].item(), 4),
                 "collapsed": bool(dead[d]),
-                "low": ends[0, d].item(),
-                "high": ends[1, d].item(),
+                "low": round(ends[0, d].item(), 4),
+                "high": round(ends[1, d].item(), 4),
             }
             for d in order[:MOST_SLIDERS]
         ]

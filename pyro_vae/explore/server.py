@@ -82,7 +82,7 @@ class Server(ThreadingHTTPServer):
         return f"http://{HOST}:{self.server_port}/?token={self.token}"
 
     def serve(self) -> None:
-        """Answers questions until the page was closed, or nobody has asked for half an hour, or Ctrl-C."""
+        """Answers questions until the page was closed, or nobody has asked for half an hour."""
         threading.Thread(target=self.serve_forever, args=(0.1,), daemon=True).start()
         try:
             while time.monotonic() < self.ends_at:
@@ -90,8 +90,6 @@ class Server(ThreadingHTTPServer):
                     self._answer(*self.questions.get(timeout=0.2))
                 except queue.Empty:
                     continue
-        except KeyboardInterrupt:
-            pass
         finally:
             self.shutdown()
             self.server_close()

@@ -147,7 +147,8 @@ class Discrete(_Values):
         return distributions.Discrete(raw, self.num_classes, warm, self.enumerates)
 
     @property
-    def note(self) -> str:
+    def note(self) -> str:  # type: ignore[override]
+        """How gradients are taken, and of how many values."""
         told = {
             "enumerate": "over which the ELBO and its gradients are summed",
             "relaxed": f"too many to be enumerated unasked (more than {FEW}): gradients are those of draws "

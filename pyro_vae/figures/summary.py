@@ -87,7 +87,7 @@ def summary(run: Run, bound: ELBO | None = None, estimate: LogLikelihood | None 
             curve(axes, run.history, key)
             axes.title.set_size(10)
             axes.tick_params(labelsize=8)
-    told = [wrapped(line, 5.6, 10) for line in _words(run, measured, name, bound, estimate)]
+    told = [wrapped(line, 5.9, 10) for line in _words(run, measured, name, bound, estimate)]
     words.text(0.02, 0.95, "\n".join(told), va="top", fontsize=10, linespacing=1.5)
     return figure
 
@@ -187,8 +187,8 @@ def _words(run: Run, measured: Split, name: str, bound: ELBO, estimate: LogLikel
     active = _first(lambda: evaluate.active_units(run.program, measured)) or {}
     return [
         "; ".join(story[:4]) + more,
-        f"{len(data.train)} training, {len(data.validation)} validation and {len(data.test)} test data"
-        f"{' of shape ' if shape else ''}{' x '.join(map(str, shape))}; {len(run.history)} epochs",
+        f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test data"
+        f"{' of ' if shape else ''}{' x '.join(map(str, shape))}; {len(run.history)} epochs",
         f"Of {len(estimate.per_datum)} {name} data, in nats for each, the more the better:",
         f"    log p(x) {estimate.log_likelihood:.2f} ± {estimate.standard_error:.2f}{bits}"
         f", by {estimate.num_samples} importance samples",

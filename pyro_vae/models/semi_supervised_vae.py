@@ -140,7 +140,8 @@ class SemiSupervisedVAE(Program):
                 log_q = q_y.log_prob(label.nan_to_num(0.0)).where(~label.isnan(), 0.0)
                 # A guide's log-density is taken off the ELBO.
                 pyro.factor("classified", -self.alpha / self.labelled * log_q, has_rsample=True)
-            y = pyro.sample("y_unobserved", certain(q_y, label), infer={"enumerate": "parallel"})
+            q: Any = certain(q_y, label)
+            y = pyro.sample("y_unobserved", q, infer={"enumerate": "parallel"})
             return self.sample("z", self.q_z(batch["x"], torch.where(label.isnan(), y, label)))
 
     def prior(self) -> Distribution:
@@ -156,7 +157,7 @@ class SemiSupervisedVAE(Program):
         return self.q_z(x, y)
 
     def classify(self, x: Any) -> Tensor:
-        """q(y|x), the probabilities of the classes, ``[N, K]``, for x ``[N, *event_shape]`` or a DataFrame."""
+        """q(y|x), the classes' probabilities ``[N, K]``, for x ``[N, *event_shape]`` or a DataFrame."""
         x = self.place(x)["x"]
         with self.evaluating():
             q_y: Any = self.q_y(x)

@@ -26,8 +26,8 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
     x is all that is observed, without what is missing; z all that is not. What ``poutine.scale`` weighs in
     training is left aside, as the model's draws know nothing of it. Their mean over k is the ELBO; the log of
     the mean of their exponentials, the importance-weighted bound, rises to log p(x) as K grows.
-    Latents y that the guide enumerates are summed over, :math:`\log \sum_y p(x, y, z_{ky}) / q(z_{ky} | x, y)`,
-    which lies above the ELBO; where there are no others, it is log p(x).
+    Latents y that the guide enumerates are summed over, :math:`\log \sum_y p(x, y, z_y) / q(z_y | x, y)`;
+    this lies above the ELBO, and is log p(x) where there are no others.
 
     Args:
         program: whose latents and observations lie in its plate of data.
@@ -111,9 +111,10 @@ def traces(
     values are a further dimension to the left of the particles'.
     """
     program.num_data(batch)  # which refuses other shapes in one line, as Pyro's traces do not
-    first, then = contextlib.nullcontext(), contextlib.nullcontext()
+    handlers: list[Any] = [contextlib.nullcontext()] * 2
     if enumerating:
-        first, then = EnumMessenger(-2 - program.max_plate_nesting), EnumMessenger()
+        handlers = [EnumMessenger(-2 - program.max_plate_nesting), EnumMessenger()]
+    first, then = handlers
     with pyro.plate("particles", num_particles, dim=-1 - program.max_plate_nesting):
         with first:
             guide = poutine.trace(program.guide).get_trace(batch)

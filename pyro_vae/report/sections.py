@@ -133,7 +133,7 @@ def _training(subject: Subject) -> Iterator[Any]:
 
 def _samples(subject: Subject) -> Iterator[Any]:
     program, seed = subject.program, subject.seed
-    yield Of("draws of the model, beside data where they are numbers")
+    yield Of(f"draws of the model; beside them, of single numbers, {subject.of(subject.data)}")
     for site, shape in subject.drawn().items():
         if program.columns is not None and site == "x":
             yield figures.marginals(program, subject.data, seed=seed)

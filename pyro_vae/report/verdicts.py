@@ -150,10 +150,10 @@ def calibration(found: Calibration) -> str:
     if found.num_simulations < FEW:
         return f"{sentence}: {', '.join(found.names[i] for i in latents[:5])}."
     ways = []
-    for way, word in ((-1, "narrow"), (1, "wide")):
-        own = [i for i in latents if way * (found.scale[i] - 1) > 0.05]
+    for sign, word in ((-1, "narrow"), (1, "wide")):
+        own = [i for i in latents if sign * (found.scale[i] - 1) > 0.05]
         if own:
-            most = max(own, key=lambda i: way * found.scale[i].item())
+            most = max(own, key=lambda i: sign * found.scale[i].item())
             ways.append(
                 f"{len(own)} of {len(found.names) - 2} latents are too {word} ({found.names[most]} "
                 f"{found.scale[most]:.2f} times as wide as it should be)"

@@ -84,7 +84,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         hidden_dims: Sequence[Count] = (64,),
         alpha: NotNegative = 10.0,
         noise: NotNegative = 0.5,
-        n_estimators: Count = 5,
+        n_estimators: Count = 3,
         epochs: Count = 1000,
         max_steps: Count = 1500,
         batch_size: Count = 128,
@@ -114,7 +114,9 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         self._binary = bool(np.isin(known, (0, 1)).all())
         self._columns = Columns(x, powers=False)
         if not self._columns.varies.any():
-            raise ValueError("no column of X varies, so that there is nothing to learn of; give one that does")
+            raise ValueError(
+                "no column of X varies, so that there is nothing to learn of; give one that does"
+            )
         seed = seed_of(self.random_state)
         self.vaes_ = [self._train(x, codes, (seed + i) % 2**32, fine) for i in range(fine["n_estimators"])]
         return self
@@ -169,7 +171,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
                 num_classes=len(self.classes_),
                 latent_dim=fine["latent_dim"],
                 alpha=fine["alpha"],
-                likelihood=likelihoods.Bernoulli() if self._binary else likelihoods.Normal("per_element"),
+                likelihood=likelihoods.Bernoulli() if self._binary else likelihoods.Normal(scale="per_element"),
                 classifier=partial(_noisy, net=net, noise=fine["noise"]),
                 encoder=net,
                 decoder=net,

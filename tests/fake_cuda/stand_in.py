@@ -18,7 +18,11 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 from torch._subclasses import FakeTensorMode
-from torch._subclasses.fake_tensor import FakeTensor, UnsupportedOperatorException
+from torch._subclasses.fake_tensor import (
+    DataDependentOutputException,
+    FakeTensor,
+    UnsupportedOperatorException,
+)
 from torch.overrides import TorchFunctionMode
 from torch.utils._python_dispatch import TorchDispatchMode, _disable_current_modes
 from torch.utils._pytree import tree_leaves
@@ -83,9 +87,13 @@ class _Watch(TorchDispatchMode):
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
         before = _devices((args, kwargs))
-        if func is ATEN._local_scalar_dense.default and before == {"cuda"}:
-            self.note("read")
-            return 1.0 if args[0].is_floating_point() else args[0].dtype is torch.bool or 1
+        if func is ATEN._local_scalar_dense.default:
+            if before == {"cuda"}:
+                self.note("read")
+            try:
+                return func(*args, **kwargs)  # a constant of the host's
+            except DataDependentOutputException:
+                return 1.0 if args[0].is_floating_point() else args[0].dtype is torch.bool or 1
         if torch.Tag.dynamic_output_shape in func.tags and "cuda" in before and _selects(func, args):
             self.note("shape")
         try:

@@ -73,7 +73,7 @@ def test_what_is_enumerated_is_the_sum(kind):
     found = pv.evaluate.elbo(vae, x, num_samples=2)
     assert found.elbo == pytest.approx(elbo.mean().item(), rel=1e-9)
     assert found.draws_error == pytest.approx(0.0, abs=1e-9)
-    kl = (log_q.exp() * (log_q - torch.stack([vae.prior().log_prob(z) for z in torch.tensor(VALUES[kind])])))
+    kl = log_q.exp() * (log_q - torch.stack([vae.prior().log_prob(z) for z in torch.tensor(VALUES[kind])]))
     assert found.kl == pytest.approx(kl.sum(1).mean().item(), rel=1e-9)
     torch.testing.assert_close(log_weights(vae, x, 2), log_p.logsumexp(1).expand(2, -1), **EXACT)
     known = pv.evaluate.log_likelihood(vae, x, num_samples=1)
@@ -236,7 +236,7 @@ class TestChoice:
 
         with pytest.raises(ValueError, match="take latent_dim=4, or 8"):
             make_(5, pv.priors.OneHotCategorical(4))
-        with pytest.raises(ValueError, match="about 10.9 joint values is more than the 65,536"):
+        with pytest.raises(ValueError, match=r"about 10.9 joint values is more than the 65,536"):
             make_(30, pv.priors.Bernoulli(), guide=pv.guides.Discrete("enumerate"))
         with pytest.raises(ValueError, match="of discrete latents, and the prior is over the reals"):
             make_(3, pv.priors.Normal(), guide=pv.guides.Discrete())

@@ -346,7 +346,7 @@ EVALUATORS = {
         call(pv.evaluate.intervals, program=vae, data=X, num_rows=2, num_samples=2, num_particles=2),
         {
             "program": PROGRAMS, "data": DATA, "num_rows": COUNTS, "num_samples": COUNTS[:3],
-            "num_particles": COUNTS[:3], "seed": ALIKE,
+            "num_particles": COUNTS[:3], "hmc": [-1, 1.5, "1"], "seed": ALIKE,
         },
     ),
     "anatomy": (
@@ -407,6 +407,7 @@ OBJECTIVES = {
         pv.objectives.MMD,
         {"weight": [-1.0, math.nan, math.inf, None], "kl": [-1.0, "0"], "num_particles": COUNTS[:3]},
     ),
+    "VIMCO": (pv.objectives.VIMCO, {"num_particles": [1, *COUNTS[:3]]}),
     "Renyi": (
         pv.objectives.Renyi,
         {"alpha": [math.nan, math.inf, -math.inf, "1", None, True], "num_particles": COUNTS[:3]},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import textwrap
 from typing import Any, cast
 
@@ -59,12 +60,16 @@ def predictive_check(result: PredictiveCheck) -> Figure:
 
 
 def _number(axes: Axes, statistic: Statistic) -> None:
-    values = statistic.replicated.numpy()
-    low, high = min(values.min(), statistic.observed), max(values.max(), statistic.observed)
+    values = statistic.replicated[statistic.replicated.isfinite()].numpy()
+    ends = [*values, *([statistic.observed] if math.isfinite(statistic.observed) else [])]
+    if not ends:
+        return
+    low, high = min(ends), max(ends)
     margin = 0.05 * (high - low) or 0.5 * max(1.0, abs(high))
     bins = np.linspace(low - margin, high + margin, 41)
     axes.hist(values, bins.tolist(), color=DRAWN)
-    axes.axvline(statistic.observed, color="black", linewidth=1.5)
+    if math.isfinite(statistic.observed):
+        axes.axvline(statistic.observed, color="black", linewidth=1.5)
 
 
 def _distribution(axes: Axes, statistic: Statistic) -> None:

@@ -17,11 +17,13 @@ from pyro_vae.objectives.purposes import purpose
 from pyro_vae.objectives.renyi import Renyi
 from pyro_vae.objectives.sticking_the_landing import StickingTheLanding
 from pyro_vae.objectives.thermodynamic import Thermodynamic
+from pyro_vae.objectives.vimco import VIMCO
 from pyro_vae.objectives.wake_sleep import WakeSleep
 
 __all__ = [
     "IWAE",
     "MMD",
+    "VIMCO",
     "AnalyticKL",
     "BetaTC",
     "Chi",

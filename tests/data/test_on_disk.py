@@ -94,4 +94,4 @@ def test_peak_memory():
     command = [sys.executable, "-c", PEAK, "True", "first.parquet", "t.parquet", "x.npy"]
     run = subprocess.run(command, capture_output=True, text=True, check=True)
     first, *peaks = map(float, run.stdout.split())  # which loads PyTorch and pyarrow
-    assert max(peaks) < first + 250, peaks
+    assert max(peaks) < first + 350, peaks  # of one that is read whole it is 800 or more

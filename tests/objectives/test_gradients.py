@@ -1,5 +1,6 @@
 """Values and gradients of the objectives against closed forms and brute force, in float64."""
 
+import itertools
 import math
 from itertools import pairwise
 
@@ -14,6 +15,7 @@ import pyro_vae as pv
 from pyro_vae.objectives import (
     IWAE,
     MMD,
+    VIMCO,
     AnalyticKL,
     BetaTC,
     Chi,
@@ -342,3 +344,32 @@ def test_the_bound_rises_with_particles():
     assert losses == sorted(losses, reverse=True)
     assert losses[-1] == pytest.approx(-evidence(rows.theta[0]).item(), abs=0.01)
     assert importance_weighted_bound(torch.zeros(3, 2)).tolist() == [0.0, 0.0]
+
+
+def test_vimco_of_discrete_latents():
+    """Unbiased: the gradient of the bound summed over all draws, of both model and guide."""
+    torch.manual_seed(0)
+    k, number, x = 3, 100_000, torch.tensor([0.3, 1.2])
+    start = {"p": torch.tensor([0.2, -0.4]), "q": torch.tensor([0.6, -0.9]), "m": torch.tensor([0.5, 1.1])}
+    own, other = ({n: v.clone().requires_grad_() for n, v in start.items()} for _ in range(2))
+
+    def model(x):
+        with pyro.plate("rows", number, dim=-2), pyro.plate("data", 2, dim=-1):
+            z = pyro.sample("z", dist.Bernoulli(logits=own["p"]))
+            pyro.sample("x", dist.Normal(own["m"] * z, 0.5), obs=x.expand(number, 2))
+
+    def guide(x):
+        with pyro.plate("rows", number, dim=-2), pyro.plate("data", 2, dim=-1):
+            pyro.sample("z", dist.Bernoulli(logits=own["q"]))
+
+    bound = torch.zeros(2)
+    for draws in itertools.product((0.0, 1.0), repeat=k):
+        z = torch.tensor(draws)[:, None].expand(k, 2)
+        log_q = dist.Bernoulli(logits=other["q"]).log_prob(z)
+        log_p = dist.Bernoulli(logits=other["p"]).log_prob(z) + dist.Normal(other["m"] * z, 0.5).log_prob(x)
+        bound = bound + log_q.sum(0).exp() * ((log_p - log_q).logsumexp(0) - math.log(k))
+    expected = torch.autograd.grad(bound.sum(), list(other.values()))
+    loss = VIMCO(k).loss_and_grads(model, guide, x)
+    assert abs(loss.item() / number + bound.sum().item()) < 0.02
+    for (name, value), slope in zip(own.items(), expected, strict=True):
+        torch.testing.assert_close(-value.grad / number, slope, atol=0.01, rtol=0, msg=name)

@@ -34,7 +34,7 @@ from worker import LIKELIHOODS, Order, Worker
 
 from pyro_vae.engine import products
 from pyro_vae.svi import AUTO_STEPS
-from pyro_vae.training.loop import COMPILED_STEPS
+from pyro_vae.training.opening import COMPILED_STEPS
 
 PYRO, COMPILED = "Pyro's example (SVI, pyro.optim, DataLoader)", "the same, torch.compile"
 FLOAT32, BF16, EAGER = "float32 products alone", "ours, bf16", "ours, eager"

@@ -42,7 +42,7 @@ CONFIG, CHECKPOINT, MODEL = "config.yaml", "checkpoint.safetensors", "model.safe
 START, HISTORY, LOG = "start.safetensors", "history.csv", "log.txt"
 FILES = (CONFIG, CHECKPOINT, MODEL, START, HISTORY, LOG, "checkpoint-*.safetensors", "tensorboard")
 """What training writes."""
-MOVABLE = ("device", "data", "data_dir", "save_every", "keep", "max_minutes")
+MOVABLE = ("device", "deterministic", "data", "data_dir", "save_every", "keep", "max_minutes")
 """Of a configuration, what may change between one start of a run and the next: no bit depends on it."""
 LARGEST = 2**18
 """Bytes of a configuration."""

@@ -27,6 +27,7 @@ from pyro_vae import arguments, checkpoint, comparison, data, evaluate, figures,
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import tables
+from pyro_vae.distributed import joined
 from pyro_vae.explore import explore, frozen
 from pyro_vae.families import COUNTING, Auto, Family
 from pyro_vae.filling import fill
@@ -102,6 +103,9 @@ def train(wanted: Wanted) -> None:
         with _folder(folder, loaded.name) as place:
             run = training.fit(program, loaded, **settings, folder=place, resume=resume or False)
     assert run.folder is not None
+    with joined() as group:
+        if group.rank:  # the first one evaluates and draws
+            return
     name, part = run.data.held_out
     bound = evaluate.elbo(run.program, part, num_samples=100)
     print(f"{name}: {bound}", flush=True)
@@ -572,7 +576,8 @@ def _next(run: training.Run, gap: float) -> str:
 @contextlib.contextmanager
 def _folder(given: str | None, name: str) -> Iterator[Path]:
     """The folder of a run, by default a new one, of which nothing is left where nothing was written."""
-    folder = Path(given) if given else checkpoint.new_folder(name)
+    with joined() as group:
+        folder = group.first(lambda: Path(given) if given else checkpoint.new_folder(name))
     try:
         yield folder
     except BaseException:

@@ -16,6 +16,7 @@ import contextlib
 import dataclasses
 import datetime
 import functools
+import itertools
 import math
 import os
 import pickle
@@ -33,6 +34,9 @@ from pyro_vae.data.source import Streamed
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.program import Program
+
+_GROUPS = itertools.count()
+"""Of this process, one after the other."""
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """How long a process waits for the others, where one of them does not end but hangs."""
@@ -240,8 +244,9 @@ def joined() -> Iterator[Group]:
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _answering():
         store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-        # torchrun keeps the store when it starts processes anew, and in it where those were that ended.
-        store = PrefixStore(f"attempt {os.environ.get('TORCHELASTIC_RESTART_COUNT', 0)}", store)
+        # The store outlives a group, and processes that torchrun starts anew, and in it is where those were.
+        attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
+        store = PrefixStore(f"attempt {attempt}, group {next(_GROUPS)}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
     try:
         yield Group(rank, size)

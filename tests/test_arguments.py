@@ -173,6 +173,7 @@ SETTINGS = {
     "compile": [1, 0, "yes", None],
     "precision": ["float16", None, 32, torch.bfloat16],
     "device": [0, None, "gpu", "cuda:99", torch.device("cpu"), ""],
+    "deterministic": [1, "yes", None],
     "seed": [seed for seed in SEEDS if seed != "0"],  # which stands for 0
     "save_every": [0, 1.5, True, "often"],
     "keep": [-1, 1.5, None],

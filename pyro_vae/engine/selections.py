@@ -99,6 +99,9 @@ class Indexing(TorchFunctionMode):
             raise refusal("x[mask]")
         if func is Tensor.__getitem__:
             args = _select_integers(*args)
+        if func is Tensor.__setitem__ and isinstance(args[2], int | float):
+            # Else it is a tensor of the host's, and no step that closes over one is a CUDA graph.
+            args = (*args[:2], args[0].new_full((), args[2]))
         return func(*args, **(kwargs or {}))
 
 

@@ -31,11 +31,12 @@ from pyro_vae.program import Program, one_thread, parameters_known, seed_generat
 from pyro_vae.seen import observing
 from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 from pyro_vae.training import state as states
+from pyro_vae.training.devices import deterministic, find_device, sent, settle, uncompiled
 from pyro_vae.training.folder import Folder, Resume, opened
 from pyro_vae.training.opening import COMPILED_STEPS, check_arguments, look, make_optimizer, opening
 from pyro_vae.training.report import Report
 from pyro_vae.training.schedules import LearningRate, warmup
-from pyro_vae.training.settings import Settings, find_device
+from pyro_vae.training.settings import Settings
 from pyro_vae.training.signals import Interrupted, Stops, collected
 from pyro_vae.training.stamps import stamp
 from pyro_vae.training.state import State
@@ -92,6 +93,7 @@ class _Training:
     callback: Callback | None
     group: Group
     average: Average | None
+    notes: list[str]
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
     finite: set[str] = field(default_factory=set)
@@ -200,7 +202,7 @@ class _Training:
         Returns:
             the loss and the ELBO's terms of each, ``[U, 1 + T]``.
         """
-        batch = {site: value.to(self.program.device) for site, value in batch.items()}
+        batch = sent(batch, self.program.device)
         if self.average is not None:
             self.average.weight = self.group.weight(self.size_of(self.state.batch))
             seed = noise_seed(self.settings.seed, self.svi.num_steps, self.group.rank)
@@ -219,7 +221,7 @@ class _Training:
         """The sums over data, with those of the batches from ``first`` on: in order, however taken."""
         if not losses:
             return sums
-        means = torch.cat(losses).double().cpu().numpy()
+        means = torch.cat(losses).cpu().double().numpy()
         size, rest = self.settings.batch_size, len(self.data.train) - first * self.settings.batch_size
         sizes = np.minimum(size, rest - size * np.arange(len(means)))
         begin = np.array(sums or np.zeros(means.shape[1]))
@@ -439,8 +441,7 @@ def _fit(
     check_arguments(program, data, chosen, folder, resume, callback)
     values = checkpoint.describe(program) | data.config | chosen.to_plain()
     place = find_device(chosen.device if group.size == 1 else device_of(chosen.device))
-    program.to(place)
-    data.to(place)
+    notes = settle(program, data, place)
     shapes = [(name, tuple(value.shape)) for name, value in program.state_dict().items()]
     group.agree("the program's weights", [*shapes, bool(program.initialized)])
     group.agree("the data", data.fingerprint)
@@ -450,6 +451,7 @@ def _fit(
     gaps = frozenset[str]().union(*found)
     devices = [place.index or 0] if place.type == "cuda" else []
     with (
+        deterministic(chosen.deterministic, place),
         torch.random.fork_rng(devices),
         collected(chosen.max_minutes) as stops,
         observing(gaps),
@@ -460,7 +462,7 @@ def _fit(
             program.see_gaps(gaps)
             group.first(lambda: program.initialize(data.train))
         group.copy_program(program)
-        training = _prepare(program, data, chosen, kept, callback, group)
+        training = _prepare(program, data, chosen, kept, callback, group, notes)
         training.begin()
         _train(training, stops, progress)
     program.eval()
@@ -477,6 +479,8 @@ def _train(training: _Training, stops: Stops, progress: bool) -> None:
             num_steps, compiled = settings.epochs * num_batches, training.svi.compile
             train = training.data.train
             for line in opening(training.program, train, settings, state, num_steps, compiled, group.size):
+                report.line(line)
+            for line in training.notes:
                 report.line(line)
             training.svi.log = report.line
         while not state.finished:
@@ -495,6 +499,7 @@ def _prepare(
     folder: Folder | None,
     callback: Callback | None,
     group: Group,
+    notes: list[str],
 ) -> _Training:
     """The optimizer, its schedule and the step."""
     average = Average(group) if group.size > 1 else None
@@ -502,6 +507,8 @@ def _prepare(
     rate = LearningRate(optimizer, settings.lr, settings.schedule, settings.epochs)
     num_steps = settings.epochs * math.ceil(len(data.train) / settings.batch_size)
     compiled = num_steps >= COMPILED_STEPS if settings.compile == "auto" else settings.compile
+    if compiled and (why := uncompiled(program.device)):
+        compiled, notes = False, [*notes, f"steps are eager: {why}"]
     loss = copy.copy(settings.loss)
     if loss.max_plate_nesting == math.inf:  # or it would run both to guess it, and draw
         particles = loss.vectorize_particles and loss.num_particles > 1
@@ -518,7 +525,7 @@ def _prepare(
         terms=lambda model, guide: _terms(training, model, guide),
         average=average,
     )
-    training = _Training(program, data, settings, svi, rate, folder, callback, group, average)
+    training = _Training(program, data, settings, svi, rate, folder, callback, group, average, notes)
     training.finite = checkpoint.finite(program.state_dict())
     return training
 

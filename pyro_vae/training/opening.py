@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import inspect
+import warnings
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any, cast
@@ -15,6 +16,7 @@ from pyro_vae.checks import ConfigError, check
 from pyro_vae.data import Data, Split
 from pyro_vae.objectives import in_closed_form
 from pyro_vae.objectives.importance import traces
+from pyro_vae.objectives.schedules import Schedule
 from pyro_vae.program import Program, sites
 from pyro_vae.training.folder import Resume
 from pyro_vae.training.settings import Settings
@@ -49,6 +51,8 @@ def check_arguments(
             f"patience={settings.patience} needs validation data to watch, and there are none: "
             "pv.data.load(..., validation=0.1)"
         )
+    if isinstance(settings.beta, Schedule) and (told := settings.beta.unfinished(settings.epochs)):
+        warnings.warn(told, UserWarning, stacklevel=5)  # where fit was called
 
 
 def look(program: Program, data: Data) -> list[frozenset[str]]:

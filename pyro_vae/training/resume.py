@@ -44,8 +44,8 @@ def resume(
         trust: modules of one's own that the run's configuration may import from.
         callback: as in ``fit``.
         progress: show a bar on a terminal, lines elsewhere.
-        changes: settings on which no bit hangs: ``device``, ``save_every``, ``keep``, ``max_minutes``; and
-            ``epochs``.
+        changes: settings on which no bit hangs: ``device``, ``deterministic``, ``save_every``, ``keep``,
+            ``max_minutes``; and ``epochs``.
 
     Raises:
         CheckpointError, ConfigError, DataError: the run cannot be gone on with, and why.

@@ -18,7 +18,6 @@ from pyro.optim import PyroOptim
 from pyro_vae import registry
 from pyro_vae.checks import ConfigError, Count, NotNegative, Positive, Seed, Whole
 from pyro_vae.registry import Trust
-from pyro_vae.training.devices import find_device as find_device
 from pyro_vae.training.schedules import SCHEDULES
 
 Rate = Positive | Callable[[float], float]
@@ -31,7 +30,7 @@ class Settings:
 
     Args:
         epochs: passes over the training data.
-        batch_size: data per gradient step.
+        batch_size: data per gradient step, of all processes together.
         lr: learning rate at its highest; or a function of the epochs done, such as 0.5, that is the learning
             rate and leaves nothing to ``schedule``.
         optimizer: any ``torch.optim`` class, or ``functools.partial`` of one with its arguments.
@@ -53,6 +52,8 @@ class Settings:
             training, with distributions, the KL, parameters and all evaluation in float32.
         device: cpu, cuda, one of several (cuda:1), or auto: cuda if there is one. On mps and others steps are
             eager.
+        deterministic: whether PyTorch is to take none but operations whose results are the same each time, at
+            the price of some speed; one that has none such is an error. On a CPU they all are.
         seed: of the noise, the order of the data and the dynamic binarisation.
         save_every: steps after which a checkpoint is written within an epoch, besides that at its end.
         keep: epochs whose checkpoints stay, the last ones, as checkpoint-EPOCH.safetensors.
@@ -75,6 +76,7 @@ class Settings:
     compile: bool | Literal["auto"] = "auto"
     precision: Literal["float32", "bf16"] = "float32"
     device: str = "auto"
+    deterministic: bool = False
     seed: Seed = 0
     save_every: Count | None = None
     keep: Whole = 0

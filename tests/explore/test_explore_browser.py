@@ -98,8 +98,8 @@ def test_a_dot_that_is_tapped_is_chosen(page):
     codes = page.execute_script(f"return {X}.state.codes")
     distance = lambda k: sum((a - b) ** 2 for a, b in zip(codes[k], codes[n], strict=True))  # noqa: E731
     assert distance(chosen) < 0.02
-    wait(page, f"{X}.q && {X}.post")
-    assert page.execute_script(f"return {X}.u") == pytest.approx(page.execute_script(f"return {X}.q.mean"))
+    wait(page, f"Math.abs({X}.q.mean[0] - {codes[chosen][0]}) < 1e-3")
+    wait(page, f"{X}.u.join() === {X}.q.mean.join()")
 
 
 def test_drawing_moves_q(page):

@@ -41,7 +41,7 @@ def epoch(make_vae, num_batches):
         mock.patch.object(loop, "make_optimizer", return_value=adam),
         mock.patch.object(loop.checkpoint, "finite", return_value=set()),
     ):
-        training = loop._prepare(vae, data, chosen, None, None, ALONE)
+        training = loop._prepare(vae, data, chosen, None, None, ALONE, [])
     training.rate.optimizer.param_groups[0]["lr"] = gpu.put(torch.ones(()))
     svi, seen_at = training.svi, []
 

@@ -24,19 +24,10 @@ ALL = [(kind, name) for kind, cases in CASES.items() for name in cases]
 ALL += [("program", name) for name in PROGRAMS] + [("objective", name) for name in OBJECTIVES]
 
 
-def cases(*kinds, failing=()):
-    """A test of each case of some kinds, of which some are known to fail."""
-    chosen = [
-        pytest.param(*case, id="-".join(case), marks=[mark for word, mark in failing if word in case[1]])
-        for case in ALL
-        if case[0] in kinds
-    ]
-    return pytest.mark.parametrize(("kind", "name"), chosen)
-
-
-NUMBERS = pytest.mark.xfail(
-    reason="a number written into a tensor, as Pyro's splines do, is one of the host's"
-)
+def cases(*kinds):
+    """A test of each case of some kinds."""
+    chosen = [case for case in ALL if case[0] in kinds]
+    return pytest.mark.parametrize(("kind", "name"), chosen, ids=["-".join(case) for case in chosen])
 
 
 EAGER = {
@@ -106,7 +97,7 @@ class Here:
         return step, seen
 
 
-@cases(*CASES, "program", "objective", failing=[("spline", NUMBERS)])
+@cases(*CASES, "program", "objective")
 def test_a_recorded_step_waits_for_nothing(kind, name):
     def run(function, operations, inputs):
         function(*inputs)
@@ -125,7 +116,7 @@ def test_an_eager_step_waits_for_what_is_listed(kind, name):
 
 
 @pytest.mark.slow
-@cases(*CASES, "program", "objective", failing=[("spline", NUMBERS)])
+@cases(*CASES, "program", "objective")
 def test_a_recorded_step_can_be_one_cuda_graph(kind, name):
     """It closes over nothing that the host has, and draws on the GPU."""
     here = Here(kind, name)

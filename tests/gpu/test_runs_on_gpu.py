@@ -15,8 +15,7 @@ from runs import FIT, interrupt_at, same
 import pyro_vae as pv
 from pyro_vae.checks import ConfigError
 from pyro_vae.evaluate import log_likelihood
-from pyro_vae.training import Interrupted
-from pyro_vae.training.settings import find_device
+from pyro_vae.training import Interrupted, find_device
 
 pytestmark = [
     pytest.mark.gpu,

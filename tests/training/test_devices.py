@@ -13,6 +13,7 @@ import pyro_vae as pv
 from pyro_vae import checkpoint
 from pyro_vae.checks import ConfigError
 from pyro_vae.data.source import Memory
+from pyro_vae.svi import SVI
 from pyro_vae.training import Interrupted, devices
 from pyro_vae.training.devices import CUBLAS, deterministic, find_device, sent, settle, stays, uncompiled
 
@@ -212,3 +213,24 @@ def test_a_run_of_a_gpu_is_gone_on_with_here(make_vae, digits, monkeypatch):
     checkpoint.save_tensors(path, tensors | {"rng.cuda": torch.zeros(16, dtype=torch.uint8)}, meta)
     resumed = pv.resume("run", data=digits, progress=False)
     assert same(whole.program.state_dict(), resumed.program.state_dict())
+
+
+def test_deterministic_is_on_in_steps_and_off_afterwards(make_vae, digits, monkeypatch):
+    """On a processor the bits are the same with and without."""
+    seen, step = [], SVI.step
+
+    def looking(self, *args, **kwargs):
+        seen.append(torch.are_deterministic_algorithms_enabled())
+        return step(self, *args, **kwargs)
+
+    monkeypatch.setattr(SVI, "step", looking)
+    runs = [pv.fit(make_vae(), digits, **FIT, deterministic=d) for d in (True, False)]
+    assert {*seen[:16]} == {True} != {*seen[16:]}
+    assert not torch.are_deterministic_algorithms_enabled()
+    assert same(*(run.program.state_dict() for run in runs))
+
+
+def test_why_steps_are_eager_is_told(make_vae, digits, monkeypatch, capsys):
+    monkeypatch.setattr("pyro_vae.training.loop.uncompiled", lambda device: "no Triton")
+    pv.fit(make_vae(), digits, epochs=1, batch_size=400, compile=True)
+    assert "steps are eager: no Triton" in capsys.readouterr().out

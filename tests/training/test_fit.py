@@ -15,7 +15,7 @@ import pyro_vae as pv
 from pyro_vae.checks import ConfigError
 from pyro_vae.svi import SVI, NonFiniteLossError
 from pyro_vae.training import Interrupted
-from pyro_vae.training.loop import make_optimizer
+from pyro_vae.training.opening import make_optimizer
 
 
 class TestFit:

@@ -171,7 +171,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
                 num_classes=len(self.classes_),
                 latent_dim=fine["latent_dim"],
                 alpha=fine["alpha"],
-                likelihood=likelihoods.Bernoulli() if self._binary else likelihoods.Normal(scale="per_element"),
+                likelihood=likelihoods.Bernoulli() if self._binary else _NORMAL,
                 classifier=partial(_noisy, net=net, noise=fine["noise"]),
                 encoder=net,
                 decoder=net,
@@ -194,6 +194,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         return vae.double()
 
 
+_NORMAL = likelihoods.Normal(scale="per_element")
 _NUMBERS: dict[str, Any] = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}
 
 

@@ -84,7 +84,8 @@ def options(command: str, function: Callable[..., Any]) -> dict[str, str]:
     trust = "modules of your own that files may import from"
     if command not in ("train", "compare"):
         return {n: t for n, t in _documented(function).items() if n != "run"} | {"trust": trust}
-    known = {"data": f"{', '.join(data.SETS)}; or a .npy, .npz or .pt file; or a folder of images"}
+    files = ".npy, .npz, .pt, .csv, .parquet or .h5ad file"
+    known = {"data": f"{', '.join(data.SETS)}; or a {files}; or a folder of images"}
     known |= {n: t for n, t in _documented(data.load).items() if n not in ("data", "labels")} | FITTED
     known["model"] = f"what is trained: {', '.join(models.__all__)}; VAE by default"
     for name in models.__all__[::-1]:
@@ -113,7 +114,7 @@ def default(kind: str) -> str:
     """The text of a part that was not chosen."""
     if kind in Settings.documentation():
         return str(Settings().to_plain()[kind])
-    if kind in ("encoder", "decoder", "between"):  # whose widths are then an option by name
+    if kind in ("encoder", "decoder", "between", "classifier"):  # whose widths are then an option by name
         return "MLP(hidden_dims=[200, 200])" if kind == "between" else "MLP"
     model = models.SelectionVAE if kind == "selection" else models.HierarchicalVAE
     return registry.write(inspect.signature(model).parameters[kind].default)

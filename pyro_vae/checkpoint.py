@@ -113,11 +113,24 @@ def written(folder: Path) -> list[str]:
     return [name for name in names if any(fnmatch.fnmatch(name, file) for file in FILES)]
 
 
+def fetched(tensors: Mapping[str, Tensor]) -> dict[str, Tensor]:
+    """The tensors on the processor: those of a GPU in one copy, which alone is waited for."""
+    whole = {name: tensor.detach().contiguous() for name, tensor in tensors.items()}
+    away = [name for name, tensor in whole.items() if not tensor.is_cpu]
+    if away:
+        flat = torch.cat([whole[name].reshape(-1).view(torch.uint8) for name in away]).cpu()
+        for name, piece in zip(away, flat.split([whole[name].nbytes for name in away]), strict=True):
+            # A copy, whose address suits the type.
+            whole[name] = piece.clone().view(whole[name].dtype).reshape(whole[name].shape)
+    return whole
+
+
 def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
     """Of names, types, shapes and bits of tensors, and of a text."""
     found = hashlib.sha256(text.encode())
-    for name in sorted(tensors):
-        tensor = tensors[name].detach().cpu().contiguous()
+    whole = fetched(tensors)
+    for name in sorted(whole):
+        tensor = whole[name]
         found.update(f"\0{name}\0{tensor.dtype}\0{list(tensor.shape)}\0".encode())
         found.update(cast(Any, tensor.reshape(-1).view(torch.uint8).numpy()))
     return found.hexdigest()
@@ -125,7 +138,7 @@ def digest(tensors: Mapping[str, Tensor], text: str = "") -> str:
 
 def save_tensors(path: Path, tensors: Mapping[str, Tensor], meta: Mapping[str, Any]) -> None:
     """Writes tensors and JSON values as one safetensors file, with a digest of all."""
-    whole = {name: tensor.detach().cpu().contiguous() for name, tensor in tensors.items()}
+    whole = fetched(tensors)
     seen: set[int] = set()
     for name, tensor in whole.items():
         storage = tensor.untyped_storage().data_ptr()
@@ -237,7 +250,7 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
 
 def finite(tensors: Mapping[str, Tensor]) -> set[str]:
     """Names of the tensors, buffers too, that are finite throughout."""
-    return {name for name, value in tensors.items() if value.isfinite().all()}
+    return {name for name, value in fetched(tensors).items() if value.isfinite().all()}
 
 
 def write_config(folder: Path, values: Mapping[str, Any]) -> None:

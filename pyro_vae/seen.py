@@ -188,8 +188,8 @@ class Row(nn.Module):
         """Standardises the numbers, as they are seen."""
         if not len(self.numbers):
             return
-        seen = self._logged(data[:].to(self.loc))
-        mean, std, *_ = statistics(iter([seen]), tuple(seen.shape[1:]))
+        seen = (self._logged(x.to(self.loc)) for x in data.chunks(self.site))
+        mean, std, *_ = statistics(seen, tuple(self.loc.shape))
         self.loc.copy_(mean)
         self.scale.copy_(units(std, by_column=True))
 

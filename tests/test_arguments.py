@@ -268,6 +268,7 @@ USES = {
             "program": PROGRAMS, "start": [None, X, X[0, :3], "x"], "end": [None, X], "num_steps": COUNTS,
         },
     ),
+    "figures.summary": (pv.figures.summary, {"run": [None, 3, vae]}),
     "figures.traversals": (
         call(pv.figures.traversals, program=vae, datum=X[0]),
         {

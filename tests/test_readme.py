@@ -18,6 +18,7 @@ README = (ROOT / "README.md").read_text()
         pytest.param("README.md", marks=pytest.mark.slow),
         "docs/engine.md",
         "docs/sleef.md",
+        "docs/streaming.md",
         pytest.param("docs/evaluation.md", marks=pytest.mark.slow),
     ],
 )

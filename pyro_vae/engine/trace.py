@@ -255,6 +255,9 @@ def _lift_constants(graph: GraphModule) -> list[Tensor]:
 
 def _compile(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     logging.getLogger("torch.utils.cpp_extension").setLevel(logging.ERROR)  # "no CUDA runtime is found"
+    for node in graph.graph.find_nodes(op="call_function", target=torch.ops.aten.view.default):
+        node.target = torch.ops.aten.reshape.default  # inductor may give what it views other strides
+    graph.recompile()
     try:
         if len(graph.graph.nodes) > UNDIVIDED:
             return regions.divide(graph, _inductor, MOST_OPERATIONS)

@@ -205,7 +205,7 @@ def columns(
                 f"{', '.join(modelled[:20])}"
             )
     index = torch.tensor([names.index(name) for name in chosen])
-    known = ~split.batch(slice(0, len(split)))["x"].isnan().cpu()
+    known = torch.cat([~batch["x"].isnan().cpu() for batch in split.batches(1000)])
     sizes = chunks(num_samples, max_rows)
     rows = max(1, max_rows // sizes[0])
 

@@ -116,24 +116,27 @@ def _check_site(program: Program, data: Split, name: str, one: Any, many: Any) -
 def _check_columns(program: Program, data: Split, name: str, family: ByColumn, many: Any) -> None:
     """``_check_site`` of a table, column by column."""
     names = list(data.columns or program.columns or map(str, range(family.event_shape[0])))
-    x = program.place({name: data.batch(slice(0, len(data)))[name]})[name]
-    outside = ~many.support.by_column(x) & ~x.isnan() | x.isinf()
-    ends = torch.stack([x.nan_to_num(math.inf).amin(0), x.nan_to_num(-math.inf).amax(0)])
+    wrong, ends = torch.zeros(len(names), dtype=torch.int64), torch.tensor([[math.inf], [-math.inf]])
+    for x in data.chunks(name):
+        x = program.place({name: x})[name]
+        wrong = wrong.to(x.device) + (~many.support.by_column(x) & ~x.isnan() | x.isinf()).sum(0)
+        low, high = x.nan_to_num(math.inf).amin(0), x.nan_to_num(-math.inf).amax(0)
+        ends = torch.stack([low.minimum(ends[0].to(x)), high.maximum(ends[1].to(x))])
     known = ends.isfinite().all(0)
     filled = torch.where(known, ends, 0.5)
     densities = torch.stack([many.by_column(row.expand(*many.batch_shape, -1)) for row in filled])
     without = known & ~densities.isfinite().flatten(0, -2).all(0)
     what = data.columns or program.columns
-    for j in (outside.any(0) | without).nonzero()[:, 0].tolist():
+    for j in ((wrong > 0) | without).nonzero()[:, 0].tolist():
         own = cast(Family, family.family_of(j))
         best = repr(choose(what.of[names[j]])) if what else repr(own)
         better = f'likelihood="auto" gives it {best}; or' if best != repr(own) else "give it"
-        number = int(outside[:, j].sum())
+        number = int(wrong[j])
         found = f"lie outside the support {domain(own.support)}" if number else "have no density at the ends"
         raise DataError(
-            f"{number or 'some'} of {len(x)} values of column {names[j]} {found} of its likelihood {own!r}: "
-            f"they range over [{ends[0, j]:g}, {ends[1, j]:g}]. Mend: {better} one that has one there: "
-            f"likelihood={{{names[j]!r}: dist.StudentT}}"
+            f"{number or 'some'} of {len(data)} values of column {names[j]} {found} of its likelihood "
+            f"{own!r}: they range over [{ends[0, j]:g}, {ends[1, j]:g}]. Mend: {better} one that has one "
+            f"there: likelihood={{{names[j]!r}: dist.StudentT}}"
         )
 
 

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
 from pyro_vae.checks import found
-from pyro_vae.constraints import bounds, onto, same_bounds
+from pyro_vae.constraints import bounds, domain, onto, same_bounds
 from pyro_vae.families import Family
 from pyro_vae.families.base import Shape
 from pyro_vae.families.discrete import follow
@@ -181,9 +181,11 @@ def _is_pushed(family: Family, support: constraints.Constraint) -> bool:
         possible = False
     if not possible:
         raise ValueError(
-            f"the guide {family!r}, over {family.support}, cannot follow a prior over {support}. Guides "
+            f"the guide {family!r}, over {domain(family.support)}, cannot follow a prior over "
+            f"{domain(support)}. Guides "
             "over the reals (Normal, LowRankNormal, FullRankNormal, MixtureOfNormals, Flow, dist.Laplace) go "
             "with every continuous prior; others with priors on their own support: dist.Gamma with "
-            "dist.Gamma, dist.Beta with dist.Beta, Dirichlet with dist.Dirichlet"
+            "dist.Gamma, dist.Beta with dist.Beta, Dirichlet with dist.Dirichlet, discrete ones with Bernoulli and "
+            "OneHotCategorical"
         )
     return True

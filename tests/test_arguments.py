@@ -79,7 +79,15 @@ def call(function, /, **fine):
 
 
 PARTS = {
-    "prior": [None, 3, "Normal", dist.Normal, dist.Bernoulli(0.5), dist.Normal(torch.zeros(3), 1.0), [1]],
+    "prior": [
+        None,
+        3,
+        "Normal",
+        dist.Normal,
+        dist.Delta(torch.tensor(0.0)),
+        dist.Normal(torch.zeros(3), 1.0),
+        [1],
+    ],
     "likelihood": [None, 3, "Bernoulli", dist.Normal(0.0, 1.0), nn.Linear, dist.MultivariateNormal],
     "guide": [None, 3, "Normal", dist.Normal(0.0, 1.0), dist.Bernoulli, pv.priors.Flow()],
     "encoder": FACTORIES,
@@ -268,7 +276,7 @@ USES = {
             "program": PROGRAMS, "start": [None, X, X[0, :3], "x"], "end": [None, X], "num_steps": COUNTS,
         },
     ),
-    "figures.summary": (pv.figures.summary, {"run": [None, 3, vae]}),
+    "figures.summary": (pv.figures.summary, {"run": [None, 3, "runs/mine"]}),
     "figures.traversals": (
         call(pv.figures.traversals, program=vae, datum=X[0]),
         {

@@ -247,7 +247,7 @@ class TestErrors:
             (["train", "--epochs", "0"], "epochs=0 must be positive"),
             (["train", "--likelihood", "Bernoulli", "--binarize", "none"], "binarize"),
             (["train", "--likelihood", "Normal", "--likelihood.scale", "big"], "scale"),
-            (["train", "--prior", "Bernoulli", "--prior.probs", "0.5"], "cannot follow a prior over"),
+            (["train", "--prior", "Poisson", "--prior.rate", "2.0"], "cannot follow a prior over"),
             (["train", "--guide", "Gamma"], "dist.Gamma with dist.Gamma"),
             (["train", "--guide", "VonMises"], "not reparameterised"),
             (["train", "--likelihood", "Pareto"], "moves with its parameter scale"),

@@ -177,9 +177,9 @@ class TestRoundTrip:
 
     @pytest.mark.parametrize("keyword", ["probs", "logits"])
     def test_probs_and_logits_are_told_apart(self, keyword):
-        p = dist.Geometric(**{keyword: torch.tensor(0.3)})
+        p = dist.Binomial(total_count=3, **{keyword: torch.tensor(0.3)})
         _ = p.probs, p.logits
-        assert write(p) == f"Geometric({keyword}=0.3)"
+        assert write(p) == f"Binomial(total_count=3.0, {keyword}=0.3)"
 
     def test_matrices_that_were_computed_are_told_apart(self):
         p = dist.MultivariateNormal(torch.zeros(2), torch.tensor([[2.0, 0.5], [0.5, 1.0]]))

@@ -166,6 +166,13 @@ def _count(states: int) -> str:
     return f"{states:,}" if states < 1e6 else f"about 10^{len(str(states)) - 1}"
 
 
+def _has_values(support: Any) -> bool:
+    """Whether it is that of bits or choices."""
+    while isinstance(support, constraints.independent):
+        support = support.base_constraint
+    return isinstance(support, type(constraints.boolean) | type(constraints.one_hot) | OneHots)
+
+
 def follow(guide: Family, support: Any) -> Family:
     """A guide's family as it is, but of discrete latents that which sums over them or draws them.
 
@@ -176,7 +183,7 @@ def follow(guide: Family, support: Any) -> Family:
     Raises:
         ValueError: a guide of discrete latents has none.
     """
-    discrete = support is not None and support.is_discrete
+    discrete = _has_values(support)
     if isinstance(guide, Discrete) and not discrete:
         raise ValueError(
             f"the guide {guide!r} is of discrete latents, and the prior is over {domain(support)}; leave it "

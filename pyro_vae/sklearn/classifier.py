@@ -108,7 +108,6 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         """Trains on the rows of X ``[N, n_features]`` and their classes y ``[N]``, -1 where not known."""
         fine = check_all(type(self).__init__, self.get_params(deep=False))
         x, y = validate_data(self, X, y, **_NUMBERS, ensure_min_samples=2)
-        check_classification_targets(y)
         codes = self._codes(y)
         known = x[~np.isnan(x)]
         self._binary = bool(np.isin(known, (0, 1)).all())
@@ -143,6 +142,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     def _codes(self, y: np.ndarray) -> Tensor:
         """The number of each row's class, NaN where it is not known, ``[N]``."""
         known = np.array([label != UNKNOWN for label in y.tolist()])
+        check_classification_targets(y[known] if known.any() else y)
         classes = np.unique(y[known])
         if len(classes) == 1 and not known.all():
             known, classes = np.ones(len(y), bool), np.unique(y)

@@ -195,6 +195,7 @@ def test_counts_with_latent_totals():
         assert estimate.measure == sampled.measure
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")  # so few temperatures
 def test_tables():
     pandas = pytest.importorskip("pandas")
     torch.manual_seed(0)
@@ -206,6 +207,7 @@ def test_tables():
     check(ais(vae, frame, num_temperatures=30), sampled.per_datum)
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")  # so few temperatures
 def test_compiled_is_eager_seed_for_seed():
     s = system("top_down", missing=True)
     options = {"num_temperatures": 9, "num_chains": 3, "max_rows": 12}  # the last batch is eager, too
@@ -225,6 +227,7 @@ def test_chains_in_parts_are_as_good():
     assert estimate.num_chains == 41
 
 
+@pytest.mark.filterwarnings("ignore:log p.x. of")  # so few temperatures
 def test_evaluation_changes_nothing_and_the_seed_decides():
     s = system("VAE", missing=True)
     before = {name: p.clone() for name, p in s.program.state_dict().items()}

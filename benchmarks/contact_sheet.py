@@ -51,7 +51,7 @@ class Blobs(pv.Program):
 
     def guide(self, batch: Any) -> None:
         """Independent Normals."""
-        loc, scale = self.encoder(batch["x"]).unbind(-2)
+        loc, scale = self.encoder(batch["x"].nan_to_num()).unbind(-2)  # what is not known is black
         scale = nn.functional.softplus(scale)
         with self.plate(batch):
             pyro.sample("where", dist.Normal(loc[..., :2], scale[..., :2]).to_event(1))

@@ -176,7 +176,7 @@ def test_compiled_steps_are_those_of_eager_ones():
 
 def test_reported_elbo_is_the_evaluated_one(double):
     """That of fit, from traces with enumerated labels, and that of evaluate."""
-    program, x, log_p = _linear()
+    program, x, log_p = _linear(alpha=1.0)
     y = torch.tensor(LABELS["some"])
     elbo, _ = _truth(program, x, y, log_p)
     program.initialized.fill_(True)

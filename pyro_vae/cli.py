@@ -13,7 +13,7 @@ import json
 import math
 import os
 import sys
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
 from typing import Any, Literal
@@ -47,7 +47,6 @@ from pyro_vae.svi import NonFiniteLossError
 from pyro_vae.training import Settings
 
 Format = Literal["text", "latex", "graph"]
-Given = Mapping[str, Any] | None
 
 
 @dataclass

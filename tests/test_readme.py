@@ -9,6 +9,7 @@ from pyro_vae import arguments, cli
 
 ROOT = Path(__file__).resolve().parents[1]
 README = (ROOT / "README.md").read_text()
+NEWER = [f"docs/{name}.md" for name in ("sequences", "codes", "bayesian", "labels", "hierarchies", "export")]
 
 
 @pytest.mark.filterwarnings("ignore:log p.x. of")  # of programs that were hardly trained
@@ -19,6 +20,7 @@ README = (ROOT / "README.md").read_text()
         "docs/engine.md",
         "docs/sleef.md",
         "docs/streaming.md",
+        *[p for p in NEWER if (ROOT / p).exists()],
         pytest.param("docs/evaluation.md", marks=pytest.mark.slow),
     ],
 )

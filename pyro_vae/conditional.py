@@ -12,11 +12,15 @@ import torch
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from pyro_vae.bayesian import START, Bayesian
 from pyro_vae.checks import found
 from pyro_vae.constraints import bounds, domain, onto, same_bounds
+from pyro_vae.distributions import centre
 from pyro_vae.families import Family
 from pyro_vae.families.base import Shape
 from pyro_vae.families.discrete import follow
+from pyro_vae.families.univariate import Univariate
+from pyro_vae.guides import Normal, as_guide
 from pyro_vae.nets import Net, check_factories
 from pyro_vae.seen import Latent, Seen
 
@@ -37,6 +41,10 @@ class Conditional(nn.Module):
     Raises:
         TypeError: ``net`` is no factory.
         ValueError: parts do not fit together.
+
+    Attributes:
+        weights: q(w), where the network's weights are latent: see ``nets.bayesian``.
+        drawn: w ``[..., W]``, while a program tells one of its stories.
     """
 
     def __init__(
@@ -51,8 +59,7 @@ class Conditional(nn.Module):
     ):
         super().__init__()
         self.site, self.event_shape = site, tuple(event_shape)
-        family = follow(family, support)
-        self.family = copy.deepcopy(family)
+        self.family = family = follow(copy.deepcopy(family), support)
         self.parents = nn.ModuleDict({parent.site: parent for parent in parents})
         self._push = onto(support) if support is not None and _is_pushed(family, support) else None
         inner = self.event_shape
@@ -62,6 +69,8 @@ class Conditional(nn.Module):
             raise ValueError(f"a prior over {support} leaves nothing free with latent_dim=1; take 2")
         self.family.setup(inner)
         self.factory = net
+        self.weights: Conditional | None = None
+        self.drawn: Tensor | None = None
         if parents:
             self.build()
         elif math.prod(self.family.param_shape()):
@@ -96,6 +105,10 @@ class Conditional(nn.Module):
                 f"{getattr(self.factory, '__name__', self.factory)} returned {type(net).__name__}"
             )
         self.net = net
+        if isinstance(net, Bayesian):
+            w = net.take()
+            self.weights = Conditional(f"{self.site}_weights", as_guide(net.guide or Normal()), tuple(w.shape))
+            _start_at(self.weights.family, w, START * net.scale)
 
     @property
     def seen(self) -> list[Seen]:
@@ -128,8 +141,14 @@ class Conditional(nn.Module):
             raise RuntimeError(
                 f"{self}: the leading dimensions cannot be broadcast, {told}; give as many of each"
             ) from None
-        inputs = [seen(x).expand(*batch, *seen.shape).reshape(-1, *seen.shape) for x, seen in pairs]
-        y: Tensor = self.net(*inputs)
+        inputs = [seen(x).expand(*batch, *seen.shape) for x, seen in pairs]
+        if self.weights is None:
+            inputs = [x.reshape(-1, *seen.shape) for x, seen in zip(inputs, self.seen, strict=True)]
+            y: Tensor = self.net(*inputs)
+        else:
+            w = centre(self.weights())[0] if self.drawn is None else self.drawn
+            batch = torch.broadcast_shapes(batch, w.shape[:-1])
+            y = self.net(w, *inputs).flatten(0, len(batch) - 1) if batch else self.net(w, *inputs)[None]
         out_shape = self.family.param_shape()
         if tuple(y.shape[1:]) != tuple(out_shape):
             raise ValueError(
@@ -142,6 +161,14 @@ class Conditional(nn.Module):
     def __str__(self) -> str:
         given = f" | {', '.join(self.parents)}" if self.parents else ""
         return f"{self.site}{given}"
+
+
+def _start_at(family: Family, w: Tensor, std: Tensor) -> None:
+    """Starts a guide of weights at those that a network was made with."""
+    family.initialize(w + std * torch.randn(64, len(w)), w, std, by_column=True)
+    for p in family.parameters_.values() if isinstance(family, Univariate) else ():
+        if p.role == "location":  # it moves as far in a step as weights that are parameters
+            p.start(w, torch.ones_like(w))
 
 
 def _leading(x: Any, seen: Seen) -> torch.Size:

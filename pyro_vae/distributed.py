@@ -269,13 +269,6 @@ def _answering() -> Iterator[None]:
         ) from error
 
 
-def device_of(name: str) -> str:
-    """The device that a process is to use, of those of its machine: each a GPU of its own."""
-    if name in ("auto", "cuda") and torch.cuda.is_available():
-        return f"cuda:{os.environ.get('LOCAL_RANK', 0)}"
-    return name
-
-
 def noise_seed(seed: int, step: int, rank: int) -> int:
     """The seed of a process's noise in a step: other noise in each, and no state to be kept."""
     return int(np.random.SeedSequence([seed, step, rank]).generate_state(1, np.uint64)[0])

@@ -29,7 +29,7 @@ from pyro_vae.families import COUNTING, LEBESGUE, ByColumn
 from pyro_vae.families.named import Normal
 from pyro_vae.objectives import in_closed_form
 from pyro_vae.objectives.elbo import latents
-from pyro_vae.program import Batch, Program, sites
+from pyro_vae.program import Batch, Program, as_written, sites
 
 Format = Literal["text", "latex", "graph"]
 
@@ -131,7 +131,7 @@ def explain(
     Raises:
         ValueError: there is no such format, or no batch, and the shapes of the data are not known yet.
     """
-    with program.evaluating():
+    with program.evaluating(), as_written():
         given = program.example(100) if batch is None else program.place(batch)
         program.num_data(given)  # which refuses other shapes in one line, as Pyro's traces do not
         given = {name: v.nan_to_num(0.0) if v.is_floating_point() else v for name, v in given.items()}

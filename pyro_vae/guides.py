@@ -26,6 +26,7 @@ from pyro_vae.families import (
     MixtureOfNormals,
     Of,
     Univariate,
+    VectorQuantised,
 )
 from pyro_vae.families.named import Normal, StudentT
 from pyro_vae.families.univariate import attribute, offered
@@ -39,6 +40,7 @@ __all__ = [
     "MixtureOfNormals",
     "Normal",
     "StudentT",
+    "VectorQuantised",
 ]
 
 Maps = Literal[

@@ -22,7 +22,9 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-__all__ = ["MLP", "Conv", "SelfMasking", "conv", "mlp"]
+from pyro_vae.bayesian import Bayesian
+
+__all__ = ["MLP", "Conv", "ResNet", "SelfMasking", "bayesian", "conv", "mlp", "resnet"]
 
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, ...]
@@ -69,6 +71,52 @@ def conv(*channels: int, hidden_dim: int = 256, activation: type[nn.Module] = nn
     return Factory(_text("conv", (*channels, *width), activation), Conv, **options)
 
 
+def resnet(channels: int = 32, num_blocks: int = 2, activation: type[nn.Module] = nn.SiLU) -> Net:
+    """Factory of residual convolutional networks between images of any sizes: see :class:`ResNet`."""
+    _check(activation, channels=[channels], num_blocks=[num_blocks])
+    blocks = () if num_blocks == 2 else (f"num_blocks={num_blocks}",)
+    options = {"channels": channels, "num_blocks": num_blocks, "activation": activation}
+    return Factory(_text("resnet", (channels, *blocks), activation), ResNet, **options)
+
+
+def bayesian(net: Net, scale: float | None = None, guide: Any = None, num_data: int | None = None) -> Net:
+    r"""Factory of networks of the model whose weights are latent, with a prior and a guide of their own.
+
+    .. math:: w \sim p(w) = \prod_i \mathcal N(w_i; 0, s_i^2), \qquad q(w), \qquad
+        \mathrm{ELBO} = \frac1N \Big( \sum_n \mathrm{ELBO}_n(w) - \mathrm{KL}(q(w) \| p(w)) \Big)
+
+    They are one vector, the site ``"x_weights"`` of p(x|z), drawn once for all data; a batch of B has its
+    share B / N in their density. Evaluation is of what was learned: weights are drawn from q(w).
+
+    Args:
+        net: factory of the network, ``nets.mlp(50)``.
+        scale: s of all weights; None: one over the root of the fan-in, of biases 1.
+        guide: the family of q(w), a ``pv.guides`` object; None: independent Normals. It starts at the
+            network's usual weights, with a tenth of the prior's scale.
+        num_data: N; ``pv.fit`` and ``initialize`` tell it. Until it is known, a batch is all of the data.
+
+    Raises:
+        TypeError: ``net`` is no factory.
+        ValueError: the scale or the number is not positive.
+
+    Reference: Blundell, Cornebise, Kavukcuoglu and Wierstra, 2015, "Weight uncertainty in neural networks";
+    Daxberger and Hernandez-Lobato, 2019, "Bayesian variational autoencoders for unsupervised
+    out-of-distribution detection".
+
+    >>> import pyro_vae as pv
+    >>> vae = pv.VAE((4,), latent_dim=2, decoder=pv.nets.bayesian(pv.nets.mlp(50)))
+    >>> vae.p_x.weights().event_shape  # 2 x 50 + 50, and 50 x 4 + 4
+    torch.Size([354])
+    """
+    check_factories(net=net)
+    for name, value in (("scale", scale), ("num_data", num_data)):
+        if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
+            raise ValueError(f"{name}={value!r} must be a positive number; leave it out for the usual one")
+    given = {"scale": scale, "guide": guide, "num_data": num_data}
+    told = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
+    return Factory(f"bayesian({net!r}{told})", Bayesian, net=net, **given)
+
+
 def _check(activation: Any, **widths: Sequence[Any]) -> None:
     """Refuses widths that are not positive, and what is no class of activations."""
     for name, values in widths.items():
@@ -94,6 +142,11 @@ def check_factories(**factories: Any) -> None:
                 f"{name} is to be made by a factory (in_shape, out_shape) -> nn.Module, but was given "
                 f"{kind}: give the class itself, or pv.nets.mlp(400); for a network that exists, "
                 "lambda in_shape, out_shape: net"
+            )
+        if name in ("encoder", "classifier") and getattr(factory, "make", None) is Bayesian:
+            raise ValueError(
+                f"{name}={factory!r} is a network of the guide, and the model, which has the prior of latent "
+                f"weights, does not run it; {name}={factory.options['net']!r}, and decoder={factory!r}"
             )
 
 
@@ -227,6 +280,94 @@ class Conv(nn.Module):
             vectors[0] = self.convolutions(inputs[0].reshape(-1, *self.image)).flatten(1)
         y: Tensor = self.layers(vectors[0] if len(vectors) == 1 else torch.cat(vectors, -1))
         return y.reshape(*leading, *self.out_shape)
+
+
+class ResNet(nn.Module):
+    r"""Residual convolutions from one or several images to one, each of any size.
+
+    .. math:: h_0 = b + \frac{1}{\sqrt n} \sum_{i=1}^n \mathrm{stem}_i(x_i), \qquad
+        h_k = h_{k-1} + \frac{1}{\sqrt K} \mathrm{conv}(a(\mathrm{conv}(a(h_{k-1})))), \qquad
+        y = \mathrm{conv}(a(h_K))
+
+    A stem brings what it sees to the size of what is emitted: by convolutions of stride 2, which halve it,
+    down to no smaller than that, and then by the nearest pixel. b is learned at each pixel. Images are
+    ``(C, H, W)`` or ``(H, W)``; a vector ``(D,)`` is one of a single pixel. Convolutions are 3x3, those of a
+    single pixel 1x1; the last one starts small, so that a stack of such networks starts near what it is
+    without them.
+
+    Args:
+        in_shape: shape of one input; or a tuple of shapes.
+        out_shape: shape of one output.
+        channels: number of feature maps.
+        num_blocks: K.
+        activation: the nonlinearity a.
+
+    Reference: He, Zhang, Ren and Sun, 2016, "Identity mappings in deep residual networks"; Child, 2021, "Very
+    deep VAEs generalize autoregressive models and can outperform them on images".
+    """
+
+    def __init__(
+        self,
+        in_shape: Shape | Shapes,
+        out_shape: Shape,
+        channels: int = 32,
+        num_blocks: int = 2,
+        activation: type[nn.Module] = nn.SiLU,
+    ):
+        super().__init__()
+        _check(activation, channels=[channels], num_blocks=[num_blocks])
+        self.in_shapes, self.out_shape = as_shapes(in_shape), out_shape
+        depth, *size = _image(out_shape)
+        self.stems = nn.ModuleList(
+            _stem(_image(shape), tuple(size), channels, activation) for shape in self.in_shapes
+        )
+        self.bias = nn.Parameter(torch.zeros(channels, *size))
+        self.blocks = nn.ModuleList(
+            nn.Sequential(
+                *(activation(), _conv(channels, channels, size)),
+                *(activation(), _conv(channels, channels, size)),
+            )
+            for _ in range(num_blocks)
+        )
+        self.last = nn.Sequential(activation(), _conv(channels, depth, size))
+        with torch.no_grad():
+            self.last[-1].weight.mul_(0.1)
+
+    def forward(self, *inputs: Tensor) -> Tensor:
+        leading = inputs[0].shape[: inputs[0].dim() - len(self.in_shapes[0])]
+        seen = [
+            stem(x.reshape(math.prod(leading), *_image(shape)))
+            for stem, x, shape in zip(self.stems, inputs, self.in_shapes, strict=True)
+        ]
+        h = self.bias + torch.stack(seen).sum(0) / math.sqrt(len(seen))
+        for block in self.blocks:
+            h = h + block(h) / math.sqrt(len(self.blocks))
+        y: Tensor = self.last(h)
+        return y.reshape(*leading, *self.out_shape)
+
+
+def _image(shape: Shape) -> Shape:
+    """A shape as that of an image: a vector is one of a single pixel."""
+    return (*shape, 1, 1) if len(shape) == 1 else (1, *shape)[-3:]
+
+
+def _conv(channels: int, out_channels: int, size: Sequence[int], stride: int = 1) -> nn.Module:
+    """A convolution of images of a size; 1x1 of a single pixel, where all other weights would see nothing."""
+    side = 1 if max(size) == 1 else 3
+    return _glorot(nn.Conv2d(channels, out_channels, side, stride, side // 2))
+
+
+def _stem(image: Shape, target: Shape, channels: int, activation: type[nn.Module]) -> nn.Sequential:
+    """Convolutions from an image to feature maps of the size of another."""
+    depth, *size = image
+    layers: list[nn.Module] = []
+    while max(size) > 1 and all(-(-n // 2) >= m for n, m in zip(size, target, strict=True)):
+        layers += [_conv(depth, channels, size, 2), activation()]
+        depth, size = channels, [-(-n // 2) for n in size]
+    layers = layers[:-1] or [_conv(depth, channels, size)]
+    if tuple(size) != target:
+        layers.append(nn.Upsample(target))
+    return nn.Sequential(*layers)
 
 
 def _glorot(layer: nn.Linear | nn.Conv2d | nn.ConvTranspose2d) -> nn.Module:

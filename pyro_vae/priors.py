@@ -15,6 +15,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.checks import checked
 from pyro_vae.families import (
+    Codes,
     Family,
     Fixed,
     FullRankNormal,
@@ -29,6 +30,7 @@ from pyro_vae.families.discrete import Bernoulli, OneHotCategorical
 
 __all__ = [
     "Bernoulli",
+    "Codes",
     "Fixed",
     "Flow",
     "FullRankNormal",

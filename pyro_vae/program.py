@@ -16,13 +16,14 @@ import numpy as np
 import pyro
 import torch
 from pyro import poutine
-from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO, TraceGraph_ELBO
+from pyro.infer import ELBO, Trace_ELBO, TraceEnum_ELBO
 from pyro.poutine.condition_messenger import ConditionMessenger
 from pyro.poutine.runtime import _PYRO_STACK, effectful
 from pyro.poutine.util import site_is_subsample
 from torch import Tensor, nn
 from torch.distributions import Distribution, constraints
 
+from pyro_vae import bayesian
 from pyro_vae.checks import Count, Seed, checked, found
 from pyro_vae.conditional import Conditional, full_precision
 from pyro_vae.constraints import inside, support
@@ -123,6 +124,7 @@ class Program(nn.Module):
         self.options: dict[str, Any] = {}
         self.event_shapes: dict[str, tuple[int, ...]] = {}
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
+        self._bayesian: tuple[Conditional, ...] | None = None  # once they are looked for
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -141,13 +143,15 @@ class Program(nn.Module):
     def objective(self) -> ELBO:
         """What ``pv.fit`` minimises unless it is told.
 
-        ``Trace_ELBO()``, but ``TraceEnum_ELBO()`` if the guide enumerates, and ``TraceGraph_ELBO()``, whose
-        score functions are less noisy, if it has some.
+        ``Trace_ELBO()``, but ``TraceEnum_ELBO()`` if the guide enumerates, and ``pv.objectives.RLOO()``,
+        whose score functions have a baseline, if it has some.
         """
+        from pyro_vae.objectives import RLOO
+
         families = [conditional.family for conditional in self.conditionals()]
         if any(family.enumerates for family in families):
             return TraceEnum_ELBO()
-        return TraceGraph_ELBO() if any(family.scores for family in families) else Trace_ELBO()
+        return RLOO() if any(family.scores for family in families) else Trace_ELBO()
 
     def plate(self, batch: Mapping[str, Tensor]) -> Any:
         """The plate ``"data"``, over the B data of a batch.
@@ -187,7 +191,11 @@ class Program(nn.Module):
             distribution = marginal(distribution, observed)
         infer: Any = {"enumerate": "parallel"} if getattr(distribution, "enumerates", False) else {}
         with full_precision(self.device):
-            return pyro.sample(name, cast(Any, distribution), obs=value, infer=infer)
+            drawn = pyro.sample(name, cast(Any, distribution), obs=value, infer=infer)
+            if self.training and hasattr(distribution, "commitment"):
+                # A guide's log-density is taken off the ELBO.
+                pyro.factor(f"{name}_commitment", distribution.commitment, has_rsample=True)
+        return drawn
 
     @property
     def device(self) -> torch.device:
@@ -257,6 +265,18 @@ class Program(nn.Module):
 
         return [module for module in within(self) if isinstance(module, Conditional)]
 
+    @property
+    def bayesian(self) -> tuple[Conditional, ...]:
+        """Those with latent weights, found once: each story asks for them."""
+        if self._bayesian is None:
+            self._bayesian = tuple(c for c in self.conditionals() if c.weights is not None)
+        return self._bayesian
+
+    def see_number(self, num_data: int) -> None:
+        """Tells networks whose weights are latent how many data N all of training sees."""
+        for c in self.bayesian:
+            c.net.num_data = num_data
+
     def _within(self) -> list[Program]:
         """Programs within it that have not met data yet; one that was trained stays as it is."""
         inner = [module for module in self.modules() if isinstance(module, Program) and module is not self]
@@ -281,6 +301,7 @@ class Program(nn.Module):
             if c.family.by_column and (self.columns or c.family.measure == LEBESGUE):
                 _warn_of_constants(site, std, mean, self.columns)
         self.see_gaps(data.gaps)
+        self.see_number(len(data))
         for c in self.conditionals():
             for parent in c.seen:
                 if isinstance(parent, Real | Row) and parent.site in data.event_shapes:
@@ -401,7 +422,8 @@ class Program(nn.Module):
     @contextlib.contextmanager
     @checked
     def evaluating(self, seed: Seed = 0) -> Iterator[None]:
-        """Evaluation mode, without gradients or validation, under a seed.
+        """Evaluation mode, without gradients or validation, under a seed; weights that are latent are drawn
+        from their guide, which is what was learned of them.
 
         Afterwards modes and random generators are as they were.
 
@@ -413,9 +435,11 @@ class Program(nn.Module):
         with one_thread(), torch.no_grad(), torch.random.fork_rng(devices), pyro.validation_enabled(False):
             seed_generators(seed, self.device)
             self.eval()
+            token = _LEARNED.set(True)
             try:
                 yield
             finally:
+                _LEARNED.reset(token)
                 for module, training in modes:
                     module.training = training
 
@@ -485,6 +509,19 @@ def parameters_known() -> Iterator[None]:
         _KNOWN.reset(token)
 
 
+_LEARNED: ContextVar[bool] = ContextVar("whether the model is what was learned of it", default=False)
+
+
+@contextlib.contextmanager
+def as_written() -> Iterator[None]:
+    """Within ``evaluating``, the model as it was written, with the prior of weights that are latent."""
+    token = _LEARNED.set(False)
+    try:
+        yield
+    finally:
+        _LEARNED.reset(token)
+
+
 def _story(function: Callable[..., Any]) -> Callable[..., Any]:
     """A model or guide that takes a tensor for a batch, and whose program's parameters Pyro knows of."""
 
@@ -493,7 +530,11 @@ def _story(function: Callable[..., Any]) -> Callable[..., Any]:
         self.announce()
         batch = self._conditioned(self.read_batch(batch))
         try:
-            return function(self, batch, *args, **kwargs)
+            if not self.bayesian:
+                return function(self, batch, *args, **kwargs)
+            number = self.num_data(batch)
+            with bayesian.drawn(self.bayesian, function.__name__, number, learned=_LEARNED.get()):
+                return function(self, batch, *args, **kwargs)
         except KeyError as error:
             (site,) = error.args or ("",)
             if site not in self.event_shapes or site in batch:

@@ -89,9 +89,14 @@ GUIDES = (
         )
     }
 )
-del GUIDES["Flow"], GUIDES["Discrete"]
-OF_DISCRETE = {"prior": {"Bernoulli", "OneHotCategorical"}, "guide": {"Discrete"}, "likelihood": set[str]()}
-"""Parts of discrete latents, which have tests of their own in ``models/test_discrete.py``."""
+del GUIDES["Flow"], GUIDES["Discrete"], GUIDES["VectorQuantised"]
+OF_DISCRETE = {
+    "prior": {"Bernoulli", "Codes", "OneHotCategorical"},
+    "guide": {"Discrete", "VectorQuantised"},
+    "likelihood": set[str](),
+}
+"""Parts of discrete latents, which have tests of their own in ``models/test_discrete.py`` and
+``models/test_codes.py``."""
 
 NUMBERS: dict[str, dict[str, float]] = {
     "AffineBeta": {"loc": -1.0, "scale": 3.0},

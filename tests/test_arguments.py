@@ -417,6 +417,7 @@ OBJECTIVES = {
         pv.objectives.MMD,
         {"weight": [-1.0, math.nan, math.inf, None], "kl": [-1.0, "0"], "num_particles": COUNTS[:3]},
     ),
+    "RLOO": (pv.objectives.RLOO, {"num_particles": [1, *COUNTS[:3]]}),
     "VIMCO": (pv.objectives.VIMCO, {"num_particles": [1, *COUNTS[:3]]}),
     "Renyi": (
         pv.objectives.Renyi,

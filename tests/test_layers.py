@@ -9,7 +9,7 @@ import pyro_vae
 
 ROWS = [
     [
-        *("bounded", "checks", "constraints", "distributions", "nets", "plain_yaml"),
+        *("bayesian", "bounded", "checks", "constraints", "distributions", "nets", "plain_yaml"),
         *("data", "engine", "sleef", "losses", "traced", "svi"),
     ],
     ["families", "priors", "likelihoods", "guides"],
@@ -18,7 +18,7 @@ ROWS = [
     ["objectives", "registry"],
     ["evaluate", "figures", "explain", "checkpoint"],
     ["distributed", "training"],
-    ["comparison", "sklearn", "report", "explore", "filling", "drawn", "arguments"],
+    ["comparison", "sklearn", "report", "explore", "filling", "drawn", "arguments", "export"],
     ["cli"],
     ["__init__", "__main__"],
 ]
@@ -26,6 +26,7 @@ WITHIN = {  # of the same row, in its order
     "distributions": {"constraints"},
     "data": {"constraints"},
     "engine": set(),
+    "nets": {"bayesian"},
     "svi": {"losses", "traced"},
     "traced": {"losses"},
     "priors": {"families"},
@@ -39,11 +40,13 @@ WITHIN = {  # of the same row, in its order
     "checkpoint": {"explain"},
     "training": {"distributed"},
     "sklearn": {"comparison"},
+    "report": {"explore"},
     "__main__": {"__init__"},
 }
 LAZY = {
     ("svi", "engine"),
     ("program", "explain"),
+    ("program", "objectives"),
     ("evaluate", "engine"),
     ("evaluate", "svi"),
     ("checkpoint", "figures"),

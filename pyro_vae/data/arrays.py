@@ -28,7 +28,7 @@ class Sites:
 
     Attributes:
         values: tensors, or arrays on disk, ``[N, *event_shape]``; x is first.
-        divisor: of the first site's values, 255 for 8-bit images.
+        divisor: of the first site's values, 255 for 8-bit images, 65535 for a folder of those of 16.
     """
 
     def __init__(self, data: Any, labels: Any = None, class_names: Sequence[str] | None = None):
@@ -109,10 +109,12 @@ class Sites:
             if not isinstance(values, OnDisk):  # which is looked at when its statistics are computed
                 for start, x in _chunks(values):
                     check_finite(x, where, range(start, start + len(x)))
-        if binarize != "none" and self.divisor != 255:  # which bytes are in [0, 1] by
-            parts = [x for _, x in _chunks(self.values[self.first])]  # fmin and fmax leave out NaN
-            low = min(float(np.fmin.reduce(x, axis=None)) for x in parts) / self.divisor
-            high = max(float(np.fmax.reduce(x, axis=None)) for x in parts) / self.divisor
+        if binarize != "none" and self.divisor == 1:  # those that are divided are in [0, 1] by that
+            ends = [  # fmin and fmax leave out NaN
+                (float(np.fmin.reduce(x, axis=None)), float(np.fmax.reduce(x, axis=None)))
+                for _, x in _chunks(self.values[self.first])
+            ]
+            low, high = min(least for least, _ in ends), max(most for _, most in ends)
             if not 0 <= low <= high <= 1:
                 raise DataError(
                     f"binarize={binarize!r} reads values as probabilities in [0, 1], but those of {name} "

@@ -225,11 +225,16 @@ def statistics(chunks: Iterator[Tensor], event_shape: tuple[int, ...]) -> Statis
         if not total:  # without the shift the squares of values far from 0 would lose the variance
             shift = x.nanmean(0).nan_to_num()
         total += len(x)
-        missing = x.isnan()
-        low = min(low, x.masked_fill(missing, math.inf).min().item())
-        high = max(high, x.masked_fill(missing, -math.inf).max().item())
-        x = (x - shift).masked_fill_(missing, 0)
-        number = (~missing).sum(0) + number.to(x)
+        missing, least, most = None, *(end.item() for end in x.aminmax())
+        if math.isnan(least):  # where nothing is missing, as mostly, it takes a third of the time
+            missing = x.isnan()
+            least = x.masked_fill(missing, math.inf).min().item()
+            most = x.masked_fill(missing, -math.inf).max().item()
+        low, high = min(low, least), max(high, most)
+        x = x - shift
+        if missing is not None:
+            x.masked_fill_(missing, 0)
+        number = (len(x) if missing is None else (~missing).sum(0)) + number.to(x)
         first = x.sum(0) + first.to(x)
         second = x.square_().sum(0) + second.to(x)
     observed, size = number.sum().item(), total * math.prod(event_shape)

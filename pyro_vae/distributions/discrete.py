@@ -9,7 +9,12 @@ from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor
 from torch.distributions import kl
-from torch.nn.functional import logsigmoid, one_hot, softplus
+from torch.nn.functional import logsigmoid, softplus
+
+
+def one_of(number: Tensor, num_classes: int) -> Tensor:
+    """``torch.nn.functional.one_hot``, which looks at the values, and which a compiled step thus refuses."""
+    return number[..., None] == torch.arange(num_classes, device=number.device)
 
 
 class OneHots(constraints.Constraint):
@@ -98,7 +103,7 @@ class Discrete(TorchDistribution):
             hard = (noisy > 0).to(logits)
         else:
             noisy = self._grouped(logits - (-u.log()).log())
-            hard = one_hot(noisy.argmax(-1), self.num_classes).to(logits)
+            hard = one_of(noisy.argmax(-1), self.num_classes).to(logits)
         if self.temperature is not None:
             warm = noisy / self.temperature
             soft = warm.sigmoid() if self.num_classes is None else warm.softmax(-1)
@@ -115,7 +120,7 @@ class Discrete(TorchDistribution):
         groups = self.logits.shape[-1] // (1 if self.num_classes is None else n)
         each = torch.arange(n, device=self.logits.device)
         chosen = torch.cartesian_prod(*[each] * groups).reshape(-1, groups)
-        values = chosen if self.num_classes is None else one_hot(chosen, n).flatten(-2)
+        values = chosen if self.num_classes is None else one_of(chosen, n).flatten(-2)
         values = values.to(self.logits).reshape(-1, *[1] * len(self.batch_shape), self.logits.shape[-1])
         return values.expand(-1, *self.batch_shape, -1) if expand else values
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import base64
 import contextlib
 import json
+import math
 import webbrowser
 from importlib import resources
 from typing import Any
@@ -15,8 +16,11 @@ from pyro_vae.explore.answers import Answers, described
 from pyro_vae.explore.scene import Scene
 from pyro_vae.explore.server import Server
 from pyro_vae.explore.subjects import entries
+from pyro_vae.program import Batch
 from pyro_vae.registry import Trust
 
+SCRIPTS = ("drawing.js", "asking.js", "plane.js", "decoder.js", "encoder.js", "learning.js", "page.js")
+"""Of the page, a subject each; the last one begins."""
 SIDES, NUMBERS = (9, 31), 500_000
 """Points along a side of a frozen map, at least and at most, and numbers of all its pictures."""
 
@@ -69,7 +73,7 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
 
     Of it are decoded the points of a grid, between which the page goes in straight lines; what asks the
     program (a datum's q and posterior, learning) is not there. Of more than two latents it is the principal
-    plane of the codes, the rest at their mean.
+    plane of the codes, the rest at their mean. What the model is given is as of the first datum, and told.
 
     Args:
         run, data, site, trust: as of ``explore``; of several runs the first.
@@ -97,7 +101,7 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
     if image:
         x = ((x - scene.low) / (scene.high - scene.low)).clamp(0, 1) * 255
     values = x.reshape(-1).cpu().to(torch.uint8 if image else torch.float32).numpy()
-    state = described(scene) | {"runs": []}
+    state = described(scene) | {"runs": [], "held": _held(scene, context)}
     if scene.dim > 2:
         ends = zip(low.tolist(), high.tolist(), strict=True)
         state |= {
@@ -123,10 +127,32 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
     return _html({"state": state, "grid": grid})
 
 
+def _held(scene: Scene, datum: Batch) -> list[str]:
+    """What the model is given of a datum, in words, such as ``y = 3``."""
+    found = []
+    for name in scene.names:
+        values = datum[name].reshape(-1).tolist()
+        if name != "x":
+            names = scene.data.class_names if name == "y" else None
+            shown = [str(names[int(v)]) if names and v == v else _told(v) for v in values]
+            found.append(f"{name} = {', '.join(shown)}")
+            continue
+        for column in scene.program.given_columns if (columns := scene.program.columns) else ():
+            value, levels = values[columns.number(column)], columns.of[column].levels
+            found.append(f"{column} = {levels[int(value)] if levels and value == value else _told(value)}")
+        if scene.kind == "bars":
+            found.append(f"a total of {_told(math.fsum(v for v in values if v == v))}")
+    return found
+
+
+def _told(value: float) -> str:
+    return "not known" if math.isnan(value) else f"{value:.4g}"
+
+
 def _html(kept: Any, token: str = "", nonce: str = "") -> str:
     """The page in one piece, with what is kept in it of a program."""
     folder = resources.files("pyro_vae.explore")
-    page, *scripts = (folder.joinpath(n).read_text("utf-8") for n in ("page.html", "drawing.js", "page.js"))
+    page, *scripts = (folder.joinpath(name).read_text("utf-8") for name in ("page.html", *SCRIPTS))
     data = json.dumps(kept, allow_nan=False, separators=(",", ":")).replace("<", "\\u003c")
     for name, text in (("token", token), ("nonce", nonce), ("script", "\n".join(scripts)), ("frozen", data)):
         page = page.replace(f"{{{{{name}}}}}", text)

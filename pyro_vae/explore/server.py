@@ -143,6 +143,7 @@ class _Handler(BaseHTTPRequestHandler):
     protocol_version = "HTTP/1.1"
     server_version, sys_version = "pyro_vae", ""
     timeout = PATIENCE
+    disable_nagle_algorithm = True  # else an answer waits 40 ms, until its headers are acknowledged
 
     def do_GET(self) -> None:
         if not self._is_ours():

@@ -1,6 +1,7 @@
 """Families: how raw reals become a distribution. ``priors``, ``likelihoods`` and ``guides`` offer them."""
 
 from pyro_vae.families.base import COUNTING, LEBESGUE, Family
+from pyro_vae.families.codes import Codes, VectorQuantised
 from pyro_vae.families.columns import Auto, ByColumn
 from pyro_vae.families.discrete import Discrete
 from pyro_vae.families.fixed import Fixed
@@ -18,6 +19,7 @@ __all__ = [
     "Auto",
     "ByColumn",
     "Categorical",
+    "Codes",
     "ConditionedFlow",
     "Dirichlet",
     "Discrete",
@@ -33,4 +35,5 @@ __all__ = [
     "Source",
     "Univariate",
     "VampPrior",
+    "VectorQuantised",
 ]

@@ -46,6 +46,7 @@ class Family(nn.Module, ABC):
         scores: whether, as a guide, its gradients are those of the score function.
         enumerates: whether, as a guide, it has its values enumerated.
         note: what else there is to tell of it.
+        alarm: what a run ends with as a warning; else empty.
     """
 
     event_shape: Shape
@@ -57,6 +58,7 @@ class Family(nn.Module, ABC):
     enumerates: bool = False
     scores: bool = False
     note: str = ""
+    alarm: str = ""
 
     def setup(self, event_shape: Shape) -> None:
         """Creates what depends on the shape of a value; called once, on a conditional's own copy."""
@@ -99,6 +101,10 @@ class Family(nn.Module, ABC):
     def by_column(self) -> bool:
         """Whether the elements of its values may be columns in units of their own: vectors without bounds."""
         return len(self.event_shape) == 1 and not is_bounded(self.support)
+
+    def usage(self) -> dict[str, float]:
+        """What each epoch's row of a run's history has of it, by name."""
+        return {}
 
     def describe(self, raw: str) -> dict[str, str]:
         """Its parameters by name: how each comes from what is called ``raw``, such as ``"f(z)"``."""

@@ -11,8 +11,10 @@ from torch.distributions import Distribution, constraints
 from pyro_vae import distributions
 from pyro_vae.checks import Levels, Positive, checked
 from pyro_vae.constraints import domain
+from pyro_vae.distributions.codes import OfCodebook
 from pyro_vae.distributions.discrete import OneHots
 from pyro_vae.families.base import COUNTING, Family, Shape
+from pyro_vae.families.codes import VectorQuantised
 from pyro_vae.families.named import Normal
 
 Gradients = Literal["auto", "enumerate", "relaxed", "score"]
@@ -101,7 +103,8 @@ class Discrete(_Values):
 
     Over few joint values of a datum's latents this is summed exactly, and so are its gradients. Else the
     ELBO is estimated from draws. Those that are relaxed carry gradients of low variance, which are biased,
-    though the ELBO is not; those of the score function are not biased, and noisy.
+    though the ELBO is not; those of the score function are not biased, and noisy. ``pv.objectives.RLOO``, the
+    loss that ``pv.fit`` then takes, holds each draw against others of its datum.
 
     Args:
         gradients: ``"enumerate"``, ``"relaxed"`` or ``"score"``; auto: enumerated up to 256 joint values,
@@ -153,7 +156,8 @@ class Discrete(_Values):
             "enumerate": "over which the ELBO and its gradients are summed",
             "relaxed": f"too many to be enumerated unasked (more than {FEW}): gradients are those of draws "
             f'relaxed at temperature {self.temperature:g}, and biased; of pv.guides.Discrete("score") not',
-            "score": "of which draws give gradients by the score function, without bias, and noisy",
+            "score": "of which draws give gradients by the score function, without bias, and noisy: RLOO "
+            "holds each against others",
         }
         if self.gradients == "relaxed":
             told["relaxed"] = (
@@ -174,7 +178,7 @@ def _has_values(support: Any) -> bool:
 
 
 def follow(guide: Family, support: Any) -> Family:
-    """A guide's family as it is, but of discrete latents that which sums over them or draws them.
+    """A guide's family as it is, but of discrete latents that which sums over them, draws or quantises them.
 
     Args:
         guide: the family that was given; of a guide that was not, the Normal.
@@ -183,12 +187,17 @@ def follow(guide: Family, support: Any) -> Family:
     Raises:
         ValueError: a guide of discrete latents has none.
     """
-    discrete = _has_values(support)
+    discrete, codes = _has_values(support), isinstance(support, OfCodebook)
     if isinstance(guide, Discrete) and not discrete:
         raise ValueError(
             f"the guide {guide!r} is of discrete latents, and the prior is over {domain(support)}; leave it "
             "out, or take prior=pv.priors.Bernoulli()"
         )
-    if discrete and isinstance(guide, Normal):
-        guide = Discrete()
-    return guide.over(support) if isinstance(guide, Discrete) else guide
+    if isinstance(guide, VectorQuantised) and not codes:
+        raise ValueError(
+            f"the guide {guide!r} is of codes, and the prior is over {domain(support)}; leave it out, or take "
+            "prior=pv.priors.Codes(512)"
+        )
+    if (discrete or codes) and isinstance(guide, Normal):
+        guide = Discrete() if discrete else VectorQuantised()
+    return guide.over(support) if isinstance(guide, Discrete | VectorQuantised) else guide

@@ -15,6 +15,7 @@ from pyro_vae.objectives.iwae import IWAE
 from pyro_vae.objectives.mmd import MMD
 from pyro_vae.objectives.purposes import purpose
 from pyro_vae.objectives.renyi import Renyi
+from pyro_vae.objectives.rloo import RLOO
 from pyro_vae.objectives.sticking_the_landing import StickingTheLanding
 from pyro_vae.objectives.thermodynamic import Thermodynamic
 from pyro_vae.objectives.vimco import VIMCO
@@ -23,6 +24,7 @@ from pyro_vae.objectives.wake_sleep import WakeSleep
 __all__ = [
     "IWAE",
     "MMD",
+    "RLOO",
     "VIMCO",
     "AnalyticKL",
     "BetaTC",

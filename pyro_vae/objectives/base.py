@@ -113,6 +113,12 @@ class Draws:
         return log_ratio(self.model, self.guide, self.density)[1]
 
     @property
+    def factors(self) -> Tensor:
+        """What factors of the guide take off the ELBO of each datum, ``[B]``."""
+        found = [self.density(site).mean(0) for _, site in sites(self.guide) if site["is_observed"]]
+        return torch.as_tensor(sum(found))
+
+    @property
     def log_w(self) -> Tensor:
         """The log importance weights log p(x, z) - log q(z | x), ``[K, B]``."""
         return self.log_p - self.log_q
@@ -207,7 +213,7 @@ class PerDatum(ELBO):
     def differentiable_loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> Tensor:
         """The sum over data, with its gradient."""
         draws = self.draws(model, guide, args, kwargs)
-        return self.per_datum(draws).sum() * draws.scale
+        return (self.per_datum(draws) + draws.factors).sum() * draws.scale
 
     def loss(self, model: Any, guide: Any, *args: Any, **kwargs: Any) -> float:
         """The sum over data, without gradients."""

@@ -46,7 +46,8 @@ def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
 
     A KL is in closed form where PyTorch has one and no parent of the site in the model depends on it in the
     guide, as of a guide that goes the model's way. Over latents that the guide enumerates it is the mean.
-    What is masked adds nothing; scales, such as a weight of the KL, are left aside.
+    What is masked adds nothing; scales, such as a weight of the KL, are left aside. Weights that all data
+    share (``nets.bayesian``) add 1 / N of their KL to each datum.
 
     Args:
         model_trace: of a model, replayed against the guide's.
@@ -59,8 +60,13 @@ def elbo_terms(model_trace: Trace, guide_trace: Trace) -> dict[str, Tensor]:
         name: -site["fn"].log_prob(site["value"]) for name, site in sites(model_trace) if site["is_observed"]
     }
     terms = observed | {name: kl_term(*parts) for name, *parts in latents(model_trace, guide_trace)}
-    masked = {n: scale_and_mask(term, mask=model_trace.nodes[n]["mask"]) for n, term in terms.items()}
+    masked = {n: _of_datum(model_trace.nodes[n], term) for n, term in terms.items()}
     return {name: over_values(guide_trace, term, mean) for name, term in masked.items()}
+
+
+def _of_datum(site: Any, term: Tensor) -> Tensor:
+    """What is masked is left out, and what is one for all data has a datum's share, 1 / N."""
+    return scale_and_mask(term, scale=(site["infer"] or {}).get("per_datum", 1.0), mask=site["mask"])
 
 
 def enumerated(guide_trace: Trace) -> dict[str, int]:

@@ -21,7 +21,7 @@ from pyro_vae.checks import ConfigError, Count, Seed, checked
 from pyro_vae.data import DataError
 from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.registry import Trust
-from pyro_vae.report.sections import SECTIONS, Folded, Of, Section, Subject
+from pyro_vae.report.sections import SECTIONS, Folded, Of, Page, Section, Subject
 from pyro_vae.training import Run, reopen
 
 WIDE = 6
@@ -146,6 +146,11 @@ def _html(block: Any) -> Markup:
     if isinstance(block, Folded):
         title, rest = block.split("\n", 1)
         return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(title, rest)
+    if isinstance(block, Page):
+        told = f"The map of the latent plane, {len(block) / 1e6:.1f} MB of this file: drag the point."
+        return Markup(
+            '<p class="soft">{}</p><iframe sandbox="allow-scripts" loading="lazy" title="map" srcdoc="{}"></iframe>'
+        ).format(told, str(block))
     if isinstance(block, Figure):
         png = io.BytesIO()
         block.savefig(png, format="png", dpi=110)

@@ -17,6 +17,7 @@ from pyro_vae.data import Split
 from pyro_vae.evaluate.calibration import DISTANCE, JOINT, told
 from pyro_vae.evaluate.shown import standard_error
 from pyro_vae.evaluate.simulated import drawn_sites
+from pyro_vae.explore import frozen
 from pyro_vae.figures.drawing import CURVES, curve, on
 from pyro_vae.program import Batch, DataWarning, Program
 from pyro_vae.report import pictures, verdicts
@@ -36,6 +37,10 @@ class Of(str):
 
 class Folded(str):
     """A text that is seen when it is asked for."""
+
+
+class Page(str):
+    """A page of HTML within the page."""
 
 
 class Subject:
@@ -248,6 +253,7 @@ def _anatomy(subject: Subject) -> Iterator[Any]:
     subject.summary["active latents"] = active, subject.of(subject.data)
     yield str(found)
     yield figures.anatomy(found)
+    yield Page(frozen(subject.run))
 
 
 def _worst(subject: Subject) -> Iterator[Any]:

@@ -23,11 +23,15 @@ CUBLAS = "CUBLAS_WORKSPACE_CONFIG"
 def find_device(device: str) -> torch.device:
     """The device of a name; ``auto`` is cuda if there is one, else cpu.
 
+    Of processes that ``torchrun`` starts, each takes a GPU of its own, the one of its number on the machine.
+
     Raises:
         ConfigError: there is no such device.
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
+    if device == "cuda" and "LOCAL_RANK" in os.environ:
+        device = f"cuda:{os.environ['LOCAL_RANK']}"
     mend = "device='cpu' can"
     try:
         place = torch.device(device)
@@ -57,7 +61,10 @@ def _missing(index: int) -> tuple[str, str]:
         return told, "device='cpu' can; nvidia-smi tells whether there is a driver"
     if index >= number:
         there = "one GPU here, cuda:0" if number == 1 else f"{number} GPUs here, cuda:0 to cuda:{number - 1}"
-        return f"there is {there}" if number == 1 else f"there are {there}", "device='cuda:0' can"
+        mend = "device='cuda:0' can"
+        if "LOCAL_RANK" in os.environ:
+            mend += f", and so many processes: torchrun --nproc-per-node {number}"
+        return f"there is {there}" if number == 1 else f"there are {there}", mend
     return "", "device='cpu' can"
 
 

@@ -8,6 +8,7 @@ import functools
 import math
 import textwrap
 import time
+import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass, field
@@ -23,11 +24,11 @@ from pyro_vae import checkpoint
 from pyro_vae.checks import ConfigError, check
 from pyro_vae.data import Data
 from pyro_vae.data.source import Memory
-from pyro_vae.distributed import Average, Group, device_of, elbo_of_all, joined, noise_seed
+from pyro_vae.distributed import Average, Group, elbo_of_all, joined, noise_seed
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.objectives import elbo_terms, scale_latents
 from pyro_vae.objectives.importance import by_datum
-from pyro_vae.program import Program, one_thread, parameters_known, seed_generators
+from pyro_vae.program import DataWarning, Program, one_thread, parameters_known, seed_generators
 from pyro_vae.seen import observing
 from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 from pyro_vae.training import state as states
@@ -257,6 +258,8 @@ class _Training:
             "lr": float(self.rate.optimizer.param_groups[0]["lr"]),
             "beta": self.beta((steps - 1) / self.num_batches),
         } | self.named(means)
+        for c in self.program.conditionals():
+            row |= {f"{name}_{c.site}": value for name, value in c.family.usage().items()}
         if len(self.data.validation):
             evaluated = unchecked_elbo if self.average is None else functools.partial(elbo_of_all, self.group)
             found = evaluated(self.program, self.data.validation)
@@ -440,7 +443,7 @@ def _fit(
     folder = Path(check("folder", folder, str | Path)) if folder is not None else None
     check_arguments(program, data, chosen, folder, resume, callback)
     values = checkpoint.describe(program) | data.config | chosen.to_plain()
-    place = find_device(chosen.device if group.size == 1 else device_of(chosen.device))
+    place = find_device(chosen.device)
     notes = settle(program, data, place)
     shapes = [(name, tuple(value.shape)) for name, value in program.state_dict().items()]
     group.agree("the program's weights", [*shapes, bool(program.initialized)])
@@ -461,11 +464,14 @@ def _fit(
         if not program.initialized:
             program.see_gaps(gaps)
             group.first(lambda: program.initialize(data.train))
+        program.see_number(len(data.train))
         group.copy_program(program)
         training = _prepare(program, data, chosen, kept, callback, group, notes)
         training.begin()
         _train(training, stops, progress)
     program.eval()
+    for alarm in [c.family.alarm for c in program.conditionals() if c.family.alarm]:
+        warnings.warn(alarm, DataWarning, stacklevel=5)  # where fit was called
     return Run(program, data, training.state.history, kept.path if kept else None)
 
 

@@ -17,7 +17,7 @@ from pyro_vae.data import Data, Split
 from pyro_vae.objectives import in_closed_form
 from pyro_vae.objectives.importance import traces
 from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.program import Program, sites
+from pyro_vae.program import Program, as_written, sites
 from pyro_vae.training.folder import Resume
 from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State
@@ -131,7 +131,7 @@ def opening(
             f"epoch {planned[-2] + 1} on that of {planned[-1]} epochs"
         )
     yield f"{num_steps} steps, {kind}, {settings.precision}{why}"
-    with program.evaluating():
+    with program.evaluating(), as_written():
         model, guide = traces(program, program.place(data.batch(slice(0, 1))), 1)
         own = {id(parameter) for parameter in program.parameters()}
         for name, site in [*model.nodes.items(), *guide.nodes.items()]:

@@ -134,6 +134,52 @@ def test_cropped_and_scaled():
     assert loaded.config["image_size"] == (8, 16)
 
 
+DEEP = np.linspace(0, 65535, 24).astype(np.uint16).reshape(4, 6)
+
+
+@pytest.mark.parametrize("name", ["a.png", "a.tif", "a.pgm", "big.tif"])
+@pytest.mark.parametrize("stream", [False, True])
+def test_grey_of_16_bits(name, stream):
+    """On the scale of those of 8 bits, which may lie beside them."""
+    image = Image.fromarray(DEEP)
+    if name == "big.tif":
+        image = Image.frombytes("I;16B", (6, 4), DEEP.astype(">u2").tobytes())
+    save(image, name)
+    save(grey(51), "z.png")
+    data = pv.data.load("pictures", stream=stream, **ALL).train
+    assert data.event_shape == (1, 4, 6)
+    first, second = sorted(data[:], key=lambda x: x.max(), reverse=True)
+    np.testing.assert_allclose(first[0], DEEP / 65535, rtol=1e-6)
+    np.testing.assert_allclose(second, 0.2, rtol=1e-6)
+    levels = pv.data.load("pictures", stream=stream, levels=True, **ALL).train[:]
+    assert sorted(levels.unique().int().tolist()) == sorted({*DEEP.reshape(-1).tolist(), 51 * 257})
+    drawn = pv.data.load("pictures", stream=stream, binarize="dynamic", **ALL).train[:]
+    assert drawn.unique().tolist() == [0, 1]
+
+
+def test_grey_of_any_number_of_levels():
+    """A ``.pgm`` says which is white."""
+    path = save(grey(0), "a.pgm")
+    path.write_bytes(b"P5\n3 1\n1023\n" + np.array([0, 341, 1023], ">u2").tobytes())
+    np.testing.assert_allclose(pv.data.load("pictures", **ALL).train[0][0, 0], [0, 1 / 3, 1], atol=1e-5)
+
+
+def test_16_bits_scaled_turned_transparent_and_in_colour():
+    wide = np.full((8, 16), 60000, np.uint16)
+    wide[:4, :8] = 1000
+    exif = Image.Exif()
+    exif[0x0112] = 3
+    save(Image.fromarray(wide), "a.png", transparency=1000, exif=exif)
+    save(coloured("RGB").resize((8, 8)), "b.png")
+    data = pv.data.load("pictures", image_size=(2, 4), **ALL).train
+    (deep,) = (x for x in data[:] if torch.equal(x[0], x[1]))
+    assert data.event_shape == (3, 2, 4)
+    expected = np.full((2, 4), 60000 / 65535)
+    np.testing.assert_allclose(deep[:, 0], np.broadcast_to(expected[0], (3, 4)), atol=1e-2)
+    assert deep[0, 1, 3] == 1
+    assert deep[0, 1, 0] == pytest.approx(60000 / 65535, abs=1e-4)
+
+
 def look(data):
     """Reads all of it."""
     for split in (data.train, data.validation, data.test):
@@ -171,6 +217,19 @@ def test_a_colour_picture_among_many_grey_ones(folder, monkeypatch):
     monkeypatch.setattr("pyro_vae.data.pictures.LOOKED_AT", 1)
     save(coloured("RGB"), "dogs/zebra.png")
     refuses(r"zebra\.png is in colour", stream=True)
+
+
+def test_pictures_of_other_depths_are_refused(folder, monkeypatch):
+    path = save(Image.fromarray(DEEP), "dogs/zebra.png")
+    with monkeypatch.context() as patch:
+        patch.setattr("pyro_vae.data.pictures.LOOKED_AT", 1)
+        refuses(r"zebra\.png has 16 bits per pixel, and most of its folder 8", stream=True)
+    path.unlink()
+    path = save(Image.fromarray(DEEP), "dogs/zebra.tif", tiffinfo={262: 0})
+    refuses(r"zebra\.tif has more than 8 bits per pixel \(mode I;16\), which are on no known scale")
+    path.unlink()
+    save(grey(0), "dogs/zebra.ppm").write_bytes(b"P6\n6 4\n65535\n" + bytes(144))
+    refuses(r'zebra\.ppm .*of which Pillow reads 8; .*image.convert\("RGB"\).save')
 
 
 @pytest.mark.parametrize("size", [0, -1, 2.5, "28", (28,), (1, 2, 3), (28, 0), True, 2**20])

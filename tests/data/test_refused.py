@@ -321,7 +321,7 @@ FILES = {
     "black/a.ppm": (b"P6\n5 5\n0\n" + bytes(75), "no readable image"),
     "letters/a.ppm": (b"P3\n2 2\n255\n1 2 3 a b c\n", "no readable image"),
     "deep/a.ppm": (b"P6\n2 2\n65535\n" + bytes(24), "more than 8 bits"),
-    "deep/a.pgm": (b"P5\n2 2\n65535\n" + bytes(8), "more than 8 bits"),
+    "deep/a.pgm": (b"Pf\n2 2\n-1\n" + bytes(16), "more than 8 bits"),
     "short/a.gif": (b"GIF89a\0\0\0", "no readable image"),
     "short/a.bmp": (b"BM" + bytes(60), "no readable image"),
     "short/a.tif": (b"II*\0" + bytes(20), "no readable image"),

@@ -288,3 +288,83 @@ def _terms(program: Any, x: Tensor, offset: Tensor, prior: Any, q: MultivariateN
         log_p = -0.5 * square[site] - d * torch.log(torch.tensor(scale[site] * (2 * torch.pi) ** 0.5))
         terms[site] = -minus[site] - log_p
     return terms
+
+
+DEPTH = 4
+
+
+def deep(inference: str, exact: bool = False, number: int = 6) -> System:
+    """Levels of one latent each with skips, so that every posterior q(z_l | x, those before) is in the guide.
+
+    z_1, ..., z_L and x are one Normal: its regressions are the model's conditionals, and the guide's.
+    """
+    torch.manual_seed(3)
+    parts = dict.fromkeys(("encoder", "decoder", "between"), pv.nets.mlp())
+    likelihood = pv.likelihoods.Normal(scale=SCALE)
+    shape, dims = (PIXELS,), (1,) * DEPTH
+    program: Any = pv.HierarchicalVAE(
+        shape, dims, inference=inference, skip=True, likelihood=likelihood, **parts
+    )
+    z, pixels = list(range(DEPTH)), list(range(DEPTH, DEPTH + PIXELS))
+    with torch.no_grad():
+        noise, mean = torch.eye(DEPTH + PIXELS), torch.zeros(DEPTH + PIXELS)  # all = mean + noise @ N(0, I)
+        slopes = {DEPTH - 1: (torch.zeros(0), torch.zeros(()), torch.ones(()))}
+        for i in z[-2::-1]:
+            slopes[i] = w, b, s = torch.randn(DEPTH - 1 - i), torch.randn(()), torch.tensor(LEVEL_SCALE)
+            _fill(program.p_z[i], w[None], b[None], s[None])
+            noise[i], mean[i] = w @ noise[i + 1 : DEPTH], w @ mean[i + 1 : DEPTH] + b
+            noise[i, i] = s
+        layer = _layer(program.p_x)
+        torch.nn.init.normal_(layer.weight)
+        torch.nn.init.normal_(layer.bias)
+        noise[DEPTH:, :DEPTH] = layer.weight @ noise[:DEPTH, :DEPTH]
+        noise[pixels, pixels] = SCALE
+        mean[DEPTH:] = layer.weight @ mean[:DEPTH] + layer.bias
+        joint = MultivariateNormal(mean, noise @ noise.T)
+        x = joint.sample((number,))[:, DEPTH:]
+        log_p = MultivariateNormal(mean[DEPTH:], joint.covariance_matrix[DEPTH:, DEPTH:]).log_prob(x)
+        w, b, covariance = _regression(joint, z, pixels)
+        posterior = MultivariateNormal(x @ w.T + b, covariance)
+        q_noise, q_mean, spread = torch.eye(DEPTH), torch.zeros(number, DEPTH), {}
+        for i in z if inference == "bottom_up" else z[::-1]:
+            before = z[:i] if inference == "bottom_up" else z[i + 1 :]
+            w, b, v = (t.squeeze() for t in _regression(joint, [i], pixels + before))
+            shared = inference == "top_down" and i < DEPTH - 1
+            if shared:  # what is left of the posterior without the model's own factor
+                p_w, p_b, p_s = slopes[i]
+                p_w = torch.cat([torch.zeros(PIXELS), p_w])
+                v = 1 / (1 / v - 1 / p_s**2)
+                w, b = w + (w - p_w) * v / p_s**2, b + (b - p_b) * v / p_s**2
+            if not exact:
+                b, v = b + 0.15, 1.5 * v
+            _fill(program.q_z[i], w[None], b[None], v.sqrt()[None])
+            if shared:
+                part = v / (v + p_s**2)
+                w, b, v = w + part * (p_w - w), b + part * (p_b - b), v * (1 - part)
+            q_mean[:, i] = x @ w[:PIXELS] + q_mean[:, before] @ w[PIXELS:] + b
+            q_noise[i] = w[PIXELS:] @ q_noise[before]
+            q_noise[i, i] = v.sqrt()
+            spread[i] = v
+        q = MultivariateNormal(q_mean, q_noise @ q_noise.T)
+        terms = {"x": -_expected(q, x - layer.bias, -layer.weight, SCALE).sum(-1)}
+        for i in z:
+            w, b, s = slopes[i]
+            row = torch.cat([torch.zeros(i), torch.ones(1), -w])
+            entropy = 0.5 * (2 * torch.pi * torch.e * spread[i]).log()
+            terms[f"z{i + 1}"] = -entropy - _expected(q, -b.expand(number, 1), row[None], s)[:, 0]
+    prior = MultivariateNormal(mean[:DEPTH], joint.covariance_matrix[:DEPTH, :DEPTH])
+    return System(inference, program, {"x": x}, log_p, posterior, q, prior, terms)
+
+
+def _regression(joint: MultivariateNormal, of: list[int], on: list[int]) -> tuple[Tensor, Tensor, Tensor]:
+    """Slopes, offsets and covariance of some elements of a Normal, given others."""
+    c = joint.covariance_matrix
+    slopes = c[of][:, on] @ torch.linalg.inv(c[on][:, on])
+    return slopes, joint.mean[of] - slopes @ joint.mean[on], c[of][:, of] - slopes @ c[on][:, of]
+
+
+def _expected(q: MultivariateNormal, offset: Tensor, slopes: Tensor, scale: Any) -> Tensor:
+    """E_q of the log-density N(0, scale^2) of each element of offset + slopes z."""
+    spread = torch.einsum("pd,bde,pe->bp", slopes, q.covariance_matrix, slopes)
+    square = (offset + q.mean @ slopes.T).square() + spread
+    return -0.5 * square / scale**2 - torch.log(torch.as_tensor(scale * (2 * torch.pi) ** 0.5))

@@ -35,11 +35,15 @@ class Page(HTMLParser):
     def __init__(self, text):
         super().__init__()
         self.links, self.told, self.verdicts, self.of, self.open, self.tags = [], [], [], [], None, []
+        self.maps = []
         self.feed(text)
 
     def handle_starttag(self, tag, attributes):
         own = dict(attributes)
         self.tags.append(tag)
+        if tag == "iframe":
+            assert own["sandbox"] == "allow-scripts"
+            self.maps.append(own["srcdoc"])
         self.links += [own[name] for name in ("src", "href") if name in own]
         for name, texts in (("told", self.told), ("verdict", self.verdicts), ("of", self.of)):
             if name in own.get("class", "").split():
@@ -58,7 +62,8 @@ def read(path):
     text = path.read_text("utf-8")
     found = Page(text)
     assert not [link for link in found.links if not link.startswith(("data:image/png;base64,", "#"))]
-    assert not {"script", "link", "iframe"} & set(found.tags)
+    assert not {"script", "link"} & set(found.tags)
+    assert not [page for page in found.maps if "src=" in page or "http" in page]
     assert not [t for t in found.told if t.startswith("This section failed")]
     return text, found
 
@@ -85,6 +90,8 @@ def test_every_section_is_there_of_every_program(kind, digits, tmp_path):
         assert f"<h2>{section.title}</h2>" in text
     assert not [t for t in found.told if t.startswith("Not of this program")]
     assert found.tags.count("img") >= 7
+    assert len(found.maps) == 1
+    assert f"{len(found.maps[0]) / 1e6:.1f} MB of this file" in text
     for name in ("ELBO", "log p(x)", "both bounds", "approximation", "calibration", "active latents"):
         assert name in text.split("<h2>The model</h2>")[0]
     assert len(found.verdicts) == len(found.of) == len(sections.SECTIONS)

@@ -3,6 +3,7 @@
 import contextlib
 import warnings
 from pathlib import Path
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -31,7 +32,8 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-        monkeypatch.delenv("CUDA_VISIBLE_DEVICES", raising=False)
+        for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK"):
+            monkeypatch.delenv(name, raising=False)
 
     return make_up
 
@@ -58,6 +60,25 @@ def test_a_device_that_is_not_there(gpus, number, device, message):
     with pytest.raises(ConfigError, match=message) as caught:
         find_device(device)
     assert "\n" not in str(caught.value)
+
+
+@pytest.mark.parametrize(
+    ("device", "rank", "found"), [("auto", 1, "cuda:1"), ("cuda", 0, "cuda:0"), ("cuda:0", 1, "cuda:0")]
+)
+def test_each_process_has_a_gpu_of_its_own(gpus, monkeypatch, device, rank, found):
+    gpus(2)
+    monkeypatch.setenv("LOCAL_RANK", str(rank))
+    monkeypatch.setattr(torch, "zeros", lambda shape, device: SimpleNamespace(device=device))
+    assert find_device(device) == torch.device(found)
+
+
+def test_more_processes_than_gpus(gpus, monkeypatch):
+    gpus(1)
+    monkeypatch.setenv("LOCAL_RANK", "1")
+    message = r"'cuda:1' cannot be used \(there is one GPU here, cuda:0\); .*torchrun --nproc-per-node 1"
+    with pytest.raises(ConfigError, match=message):
+        find_device("auto")
+    assert find_device("cpu") == torch.device("cpu")
 
 
 def test_a_pytorch_without_cuda(gpus):

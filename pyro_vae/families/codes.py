@@ -1,0 +1,152 @@
+"""Vector quantisation: codes of a codebook, as a prior and as a guide."""
+
+from __future__ import annotations
+
+import copy
+import math
+from typing import Annotated, Any
+
+from torch import Tensor
+from torch.distributions import Distribution
+
+from pyro_vae.checks import Count, Levels, Limit, NotNegative, checked
+from pyro_vae.distributions.codes import Codebook, Nearest, OfCodebook
+from pyro_vae.distributions.codes import Codes as AllAlike
+from pyro_vae.families.base import COUNTING, Family, Shape
+
+Decay = Annotated[float, Limit(0.0, 1.0, "a number from 0 up to, but without, 1")]
+
+MOST_DEAD = 0.05
+"""Share of dead codes above which a run ends with a warning."""
+
+
+class Codes(Family):
+    r"""Codes of a codebook, all alike: :math:`p(z) = \prod_m 1 / K`, with each z_m one of K vectors.
+
+    There are as many positions m as make up ``latent_dim``, which is a multiple of ``code_dim``, and the
+    decoder sees the vectors. The guide is ``pv.guides.VectorQuantised()``, so that the KL is log K nats for
+    each position. The codebook is no parameter: each code is the moving average of what the encoder emits
+    nearest to it, and one that no batch uses any more starts anew at what the encoder emits for a datum.
+
+    A run's history has its ``perplexity``, how many codes used alike would be as hard to foretell, and the
+    number of its ``dead_codes``, which none of the last 1 / (1 - ``decay``) batches used.
+
+    Args:
+        num_codes: K.
+        code_dim: numbers of a code.
+        decay: of the moving averages.
+
+    Reference: van den Oord, Vinyals and Kavukcuoglu, 2017, "Neural discrete representation learning".
+    """
+
+    measure = COUNTING
+    reparameterised = False
+
+    @checked
+    def __init__(self, num_codes: Levels = 512, code_dim: Count = 16, decay: Decay = 0.99):
+        super().__init__()
+        self.num_codes, self.code_dim, self.decay = num_codes, code_dim, decay
+
+    def setup(self, event_shape: Shape) -> None:
+        super().setup(event_shape)
+        if event_shape[-1] % self.code_dim:
+            raise ValueError(
+                f"latent_dim={event_shape[-1]} is no whole number of codes of code_dim={self.code_dim}: take "
+                f"latent_dim={self.code_dim}, or {4 * self.code_dim} for four of them"
+            )
+        self.num_positions = event_shape[-1] // self.code_dim
+        self.codebook = Codebook(self.num_codes, self.code_dim, self.decay)
+        self.support = OfCodebook(self.codebook)
+
+    def param_shape(self) -> Shape:
+        return (0,)
+
+    def forward(self, raw: Tensor) -> Distribution:
+        return AllAlike(self.codebook, self.num_positions)
+
+    def describe(self, raw: str) -> dict[str, str]:
+        return {
+            "e": f"{self.num_codes} codes of {self.code_dim} numbers, moving averages of what is nearest to them"
+        }
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """How many codes a value has, and what it costs."""
+        told = f"{self.num_positions} position{'s' * (self.num_positions > 1)}"
+        return f"{told}, of {self.num_positions * math.log(self.num_codes):.2f} nats"
+
+    def usage(self) -> dict[str, float]:
+        return {
+            "perplexity": self.codebook.perplexity.item(),
+            "dead_codes": float(self.codebook.dead.sum().item()),
+        }
+
+    @property
+    def alarm(self) -> str:  # type: ignore[override]
+        """That codes have died, and what to try; else empty."""
+        found = self.usage()
+        dead, perplexity = int(found["dead_codes"]), found["perplexity"]
+        if dead <= MOST_DEAD * self.num_codes:
+            return ""
+        enough = max(2, 2 ** math.ceil(math.log2(perplexity)))
+        return (
+            f"{dead} of {self.num_codes} codes are dead: none of the last {1 / (1 - self.decay):.0f} batches "
+            f"used them. The perplexity of the others is {perplexity:.1f}, so that of the {self.num_positions} x "
+            f"log {self.num_codes} = {self.num_positions * math.log(self.num_codes):.2f} nats of KL "
+            f"{self.num_positions * math.log(self.num_codes / perplexity):.2f} are for nothing; train for more "
+            f"epochs, or take pv.priors.Codes({enough}, {self.code_dim})"
+        )
+
+
+class VectorQuantised(Family):
+    r"""The guide of codes: the nearest to what the encoder emits, for certain.
+
+    .. math:: q(z_m \mid x) = 1 \text{ of } z_m = e_{k_m}, \quad
+        k_m = \arg\min_k \lVert h_m(x) - e_k \rVert^2, \qquad
+        \mathrm{ELBO} = \log p(x \mid z) - M \log K
+
+    The gradient at z is given to h(x) as it is ("straight-through"). Training adds the commitment,
+    :math:`\beta \sum_m \lVert h_m(x) - e_{k_m} \rVert^2`, so that h(x) stays near its codes: a factor of the
+    guide in training mode, and of no ELBO that is reported.
+
+    As it weighs no other codes, importance weights of its draws find no more of log p(x) than the ELBO.
+
+    Args:
+        commitment_cost: :math:`\beta`, nats for the squared distance of a position.
+
+    Reference: van den Oord, Vinyals and Kavukcuoglu, 2017, "Neural discrete representation learning".
+    """
+
+    measure = COUNTING
+
+    @checked
+    def __init__(self, commitment_cost: NotNegative = 0.25):
+        super().__init__()
+        self.commitment_cost = commitment_cost
+
+    def over(self, support: OfCodebook) -> VectorQuantised:
+        """One of these, of the codebook of a prior, which is the prior's and not copied."""
+        made = copy.deepcopy(self)
+        made.support = support
+        return made
+
+    def param_shape(self) -> Shape:
+        return self.event_shape
+
+    def forward(self, raw: Tensor) -> Distribution:
+        codebook: Any = self.support.codebook
+        q = Nearest(raw, codebook, self.commitment_cost)
+        if self.training:
+            codebook.follow(raw, q.codes)
+        return q
+
+    def describe(self, raw: str) -> dict[str, str]:
+        return {"nearest": f"the codes nearest to {raw}, position by position"}
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        """What training adds, and what no draws find."""
+        return (
+            f"training adds {self.commitment_cost:g} times the squared distance to the codes, which no ELBO "
+            "reports; no other codes are weighed, so that log p(x) is not found beyond the ELBO"
+        )

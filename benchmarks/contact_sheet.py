@@ -105,12 +105,10 @@ class Kind:
     Attributes:
         run: of the training.
         labels: of the held-out data, where they have none of their own.
-        frame: of a table, the held-out rows, with units.
     """
 
     run: Any
     labels: Tensor | None = None
-    frame: Any = None
 
     @property
     def vae(self) -> Any:
@@ -120,7 +118,7 @@ class Kind:
     @property
     def test(self) -> Any:
         """Held-out data."""
-        return self.run.data.test if self.frame is None else self.frame
+        return self.run.data.test
 
 
 @dataclass(frozen=True)
@@ -181,9 +179,8 @@ def waves(size: Size) -> Kind:
 
 def rows(size: Size) -> Kind:
     """A table with units."""
-    frame = table(size.number)
-    data = pv.data.load(frame, test=0.3)
-    return fitted(pv.VAE(data.event_shapes, 2, **NETS, likelihood="auto"), data, size, frame=frame)
+    data = pv.data.load(table(size.number), test=0.3)
+    return fitted(pv.VAE(data.event_shapes, 2, **NETS, likelihood="auto"), data, size)
 
 
 def conditional(data: Any) -> pv.Program:
@@ -224,35 +221,35 @@ FIGURES: dict[str, Callable[[Kind], Any]] = {
     "samples": lambda k: pv.figures.samples(k.vae),
     "reconstructions": lambda k: pv.figures.reconstructions(k.vae, k.test),
     "manifold": lambda k: pv.figures.manifold(k.vae),
-    "traversals": lambda k: pv.figures.traversals(k.vae, k.run.data.test.batch([0])),
-    "latents": lambda k: pv.figures.latents(k.vae, k.run.data.test, k.labels),
-    "tsne": lambda k: pv.figures.tsne(k.vae, k.run.data.test, k.labels),
+    "traversals": lambda k: pv.figures.traversals(k.vae, k.test.batch([0])),
+    "latents": lambda k: pv.figures.latents(k.vae, k.test, k.labels),
+    "tsne": lambda k: pv.figures.tsne(k.vae, k.test, k.labels),
     "interpolation": lambda k: pv.figures.interpolation(
-        k.vae, k.run.data.test.batch([0]), k.run.data.test.batch([1])
+        k.vae, k.test.batch([0]), k.test.batch([1])
     ),
-    "styles": lambda k: pv.figures.styles(k.vae, k.run.data.test),
+    "styles": lambda k: pv.figures.styles(k.vae, k.test),
     "levels": lambda k: pv.figures.levels(k.vae),
-    "inpainting": lambda k: pv.figures.inpainting(k.vae, k.run.data.test, known(k), num_particles=100),
+    "inpainting": lambda k: pv.figures.inpainting(k.vae, k.test, known(k), num_particles=100),
     "comparison": lambda k: pv.figures.comparison({"this": k.vae, "that": k.vae}, k.test),
-    "grid": lambda k: pv.figures.grid([k.run.data.test[:3]], "Data", ["three"]),
+    "grid": lambda k: pv.figures.grid([k.test[:3]], "Data", ["three"]),
     "marginals": lambda k: pv.figures.marginals(k.vae, k.test),
     "pairs": lambda k: pv.figures.pairs(k.vae, k.test),
     "training_curves": lambda k: pv.figures.training_curves(k.run.history),
-    "anatomy": lambda k: pv.figures.anatomy(pv.evaluate.anatomy(k.vae, k.run.data.test, num_aggregate=200)),
+    "anatomy": lambda k: pv.figures.anatomy(pv.evaluate.anatomy(k.vae, k.test, num_aggregate=200)),
     "rate_distortion": lambda k: pv.figures.rate_distortion(
-        pv.evaluate.rate_distortion({"this": k.vae, "that": k.vae}, k.run.data.test)
+        pv.evaluate.rate_distortion({"this": k.vae, "that": k.vae}, k.test)
     ),
     "calibration": lambda k: pv.figures.calibration(
-        pv.evaluate.calibration(k.vae, k.run.data.test, num_simulations=50)
+        pv.evaluate.calibration(k.vae, k.test, num_simulations=50)
     ),
     "predictive_check": lambda k: pv.figures.predictive_check(
-        pv.evaluate.predictive_check(k.vae, k.run.data.test, num_replications=19)
+        pv.evaluate.predictive_check(k.vae, k.test, num_replications=19)
     ),
     "intervals": lambda k: pv.figures.intervals(
-        pv.evaluate.intervals(k.vae, k.run.data.test, num_rows=20, num_particles=100)
+        pv.evaluate.intervals(k.vae, k.test, num_rows=20, num_particles=100)
     ),
     "posteriors": lambda k: pv.figures.posteriors(
-        k.vae, k.run.data.test, num_data=4, num_steps=50, num_samples=20
+        k.vae, k.test, num_data=4, num_steps=50, num_samples=20
     ),
 }
 """How each figure is drawn of a kind; where it is not for that kind, it says so by a ValueError."""

@@ -71,8 +71,10 @@ def make_parser(
         formatter_class=argparse.RawDescriptionHelpFormatter,
         allow_abbrev=False,
     )
-    if command not in ("train", "compare"):
+    if "run" in inspect.signature(function).parameters:
         parser.add_argument("run", nargs="?", help="folder of the run; by default the latest")
+    elif command == "course":
+        parser.add_argument("folder", nargs="?", help=_documented(function)["folder"])
     for name, text in known.items():
         several: Any = {"nargs": "+"} if name in SEVERAL else {}
         parser.add_argument(f"--{name}", help=text.replace("%", "%%"), metavar=name.upper(), **several)
@@ -82,8 +84,10 @@ def make_parser(
 def options(command: str, function: Callable[..., Any]) -> dict[str, str]:
     """The options of a command, each with what is told of it."""
     trust = "modules of your own that files may import from"
-    if command not in ("train", "compare"):
+    if "run" in inspect.signature(function).parameters:
         return {n: t for n, t in _documented(function).items() if n != "run"} | {"trust": trust}
+    if command not in ("train", "compare"):
+        return {n: t for n, t in _documented(function).items() if n != "folder"}
     files = ".npy, .npz, .pt, .csv, .parquet or .h5ad file"
     known = {"data": f"{', '.join(data.SETS)}; or a {files}; or a folder of images"}
     known |= {n: t for n, t in _documented(data.load).items() if n not in ("data", "labels")} | FITTED

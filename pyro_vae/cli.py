@@ -32,6 +32,7 @@ from pyro_vae import (
     registry,
     training,
 )
+from pyro_vae import course as notebooks
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import tables
@@ -326,6 +327,17 @@ def predict(
     print(output)
 
 
+def course(folder: str = "course", language: str = "en") -> None:
+    """Copies the course into a folder, as notebooks that are ready to run.
+
+    Args:
+        folder: where to, by default course; a file that is there is not written over.
+        language: en, or one that the course is translated into: zh-CN.
+    """
+    print(*notebooks.write(folder, language), sep="\n")
+    print(f"next: pip install jupyterlab && jupyter lab {folder}")
+
+
 COMMANDS: dict[str, Callable[..., int | None]] = {
     "train": train,
     "compare": compare,
@@ -336,6 +348,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "verify": verify,
     "explain": explain,
     **drawn.COMMANDS,
+    "course": course,
 }
 
 
@@ -384,6 +397,9 @@ def _run(argv: list[str]) -> int | None:
         typed["given"] = arguments.assigned(typed["given"])
     if "latent_dims" in typed:
         typed["latent_dims"] = [registry.plain(text) for text in typed["latent_dims"]]
+    if command == "course":
+        course(**typed)
+        return 0
     if command in ("train", "compare"):
         path = Path(typed.pop("config")) if "config" in typed else None
         file = checkpoint.read_config(path.parent, path.name) if path else {}

@@ -10,7 +10,7 @@ import shutil
 import subprocess
 from collections.abc import Callable, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import torch
@@ -305,12 +305,14 @@ def _text(
     yield f"  E_q[{' + '.join(f'log {site.title}' for site in model if site.observed)}]"
     p, q = {site.name: site for site in model}, {site.name: site for site in guide}
     reported: dict[str, list[str]] = {}
+    weights = [cast(Conditional, c.weights).site for c in program.bayesian]
     for name, (is_kl, how) in _latents(program, data).items():
         # Where the guide goes another way than the model, it is no KL between two conditionals.
+        share = " / N" * (name in weights)
         yield (
-            f"  - beta KL({q[name].title} || {p[name].title})"
+            f"  - beta KL({q[name].title} || {p[name].title}){share}"
             if is_kl
-            else f"  - beta E_q[log {q[name].title} - log {p[name].title}]"
+            else f"  - beta E_q[log {q[name].title} - log {p[name].title}]{share}"
         )
         reported.setdefault(how, []).append(name)
     for how, names in reported.items():

@@ -26,7 +26,7 @@ from pyro_vae.constraints import domain
 from pyro_vae.families import ByColumn
 from pyro_vae.families.univariate import parameters
 from pyro_vae.program import Program, sites
-from pyro_vae.seen import Label, Latent, Real, Row, Seen, observing
+from pyro_vae.seen import Label, Latent, Real, Row, Seen
 
 Format = Literal["onnx", "pt2"]
 NAMES = {"q_z": "encoder", "p_x": "decoder"}
@@ -99,6 +99,11 @@ def export(
         for name, module in program.named_modules()
         if isinstance(module, Conditional) and module.parents
     }
+    if not there:
+        raise ExportError(
+            f"this {type(program).__name__} has no pv.Conditional whose distribution is known from its network; "
+            "write its networks with torch.onnx.export"
+        )
     chosen = list(there) if parts is None else list(parts)
     if unknown := [name for name in chosen if name not in there]:
         raise ValueError(
@@ -111,7 +116,7 @@ def export(
             name, why = next(iter(errors.items()))
             rest = [other for other in there if other not in errors and not made.get(other, made[name]).refused()]
             raise ExportError(
-                f"the {name}, {_title(there[name])}, cannot be exported: {why}"
+                f"the {name} ({_title(there[name])}) cannot be exported: {why}"
                 + (f"; leave it out, parts={rest}" if rest else "")
             )
         target = Path(folder)
@@ -141,8 +146,7 @@ class _Part(nn.Module):
             self.columns = [[names[number] for number in group] for group in conditional.family.columns]
 
     def forward(self, *parents: Tensor) -> dict[str, Tensor]:
-        with observing(frozenset(self.conditional.parents)):  # a recorded graph is of any values
-            return named(self.conditional(*parents), self.columns)[1]
+        return named(self.conditional(*parents), self.columns)[1]
 
     def refused(self) -> str:
         """Why it cannot be exported, or nothing."""
@@ -226,7 +230,7 @@ class _Part(nn.Module):
                 recorded = torch.export.export(self, tuple(inputs.values()), dynamic_shapes=shapes)
         except Exception as error:  # whatever a network of one's own does that cannot be recorded
             raise ExportError(
-                f"torch.export cannot record the {self.name}, {_title(self.conditional)}: "
+                f"torch.export cannot record the {self.name} ({_title(self.conditional)}): "
                 f"{str(error).strip().splitlines()[0]}; its network must not ask for values in its forward"
             ) from error
         outputs = list(self(*inputs.values()))
@@ -345,7 +349,7 @@ def _tell(seen: Seen) -> dict[str, Any]:
 
 
 def _title(c: Conditional) -> str:
-    return f"of {c.site} given {', '.join(c.parents)}"
+    return f"{c.site} given {', '.join(c.parents)}"
 
 
 def _dtype(value: Tensor) -> str:

@@ -285,12 +285,13 @@ class Conv(nn.Module):
 class ResNet(nn.Module):
     r"""Residual convolutions from one or several images to one, each of any size.
 
-    .. math:: h_0 = b + \frac{1}{\sqrt n} \sum_{i=1}^n \mathrm{stem}_i(x_i), \qquad
+    .. math:: h_0 = b + \frac{1}{\sqrt n} \sum_{s=1}^n \mathrm{stem}_s(x_s), \qquad
         h_k = h_{k-1} + \frac{1}{\sqrt K} \mathrm{conv}(a(\mathrm{conv}(a(h_{k-1})))), \qquad
         y = \mathrm{conv}(a(h_K))
 
-    A stem brings what it sees to the size of what is emitted: by convolutions of stride 2, which halve it,
-    down to no smaller than that, and then by the nearest pixel. b is learned at each pixel. Images are
+    There is a stem for each size s among the images, of which it sees all channels, and which it brings to the
+    size of what is emitted: by convolutions of stride 2, which halve it, down to no smaller than that, and
+    then by the nearest pixel. b is learned at each pixel. Images are
     ``(C, H, W)`` or ``(H, W)``; a vector ``(D,)`` is one of a single pixel. Convolutions are 3x3, those of a
     single pixel 1x1; the last one starts small, so that a stack of such networks starts near what it is
     without them.
@@ -318,8 +319,11 @@ class ResNet(nn.Module):
         _check(activation, channels=[channels], num_blocks=[num_blocks])
         self.in_shapes, self.out_shape = as_shapes(in_shape), out_shape
         depth, *size = _image(out_shape)
+        self.images = [_image(shape) for shape in self.in_shapes]
+        self.sizes = list(dict.fromkeys(image[1:] for image in self.images))
         self.stems = nn.ModuleList(
-            _stem(_image(shape), tuple(size), channels, activation) for shape in self.in_shapes
+            _stem(sum(image[0] for image in self.images if image[1:] == own), own, size, channels, activation)
+            for own in self.sizes
         )
         self.bias = nn.Parameter(torch.zeros(channels, *size))
         self.blocks = nn.ModuleList(
@@ -335,9 +339,11 @@ class ResNet(nn.Module):
 
     def forward(self, *inputs: Tensor) -> Tensor:
         leading = inputs[0].shape[: inputs[0].dim() - len(self.in_shapes[0])]
+        rows = math.prod(leading)
+        images = [x.reshape(rows, *image) for x, image in zip(inputs, self.images, strict=True)]
         seen = [
-            stem(x.reshape(math.prod(leading), *_image(shape)))
-            for stem, x, shape in zip(self.stems, inputs, self.in_shapes, strict=True)
+            stem(torch.cat([image for image in images if image.shape[2:] == size], 1))
+            for stem, size in zip(self.stems, self.sizes, strict=True)
         ]
         h = self.bias + torch.stack(seen).sum(0) / math.sqrt(len(seen))
         for block in self.blocks:
@@ -357,16 +363,17 @@ def _conv(channels: int, out_channels: int, size: Sequence[int], stride: int = 1
     return _glorot(nn.Conv2d(channels, out_channels, side, stride, side // 2))
 
 
-def _stem(image: Shape, target: Shape, channels: int, activation: type[nn.Module]) -> nn.Sequential:
-    """Convolutions from an image to feature maps of the size of another."""
-    depth, *size = image
+def _stem(
+    depth: int, size: Sequence[int], target: Sequence[int], channels: int, activation: type[nn.Module]
+) -> nn.Sequential:
+    """Convolutions from images of a size to feature maps of another."""
     layers: list[nn.Module] = []
     while max(size) > 1 and all(-(-n // 2) >= m for n, m in zip(size, target, strict=True)):
         layers += [_conv(depth, channels, size, 2), activation()]
         depth, size = channels, [-(-n // 2) for n in size]
     layers = layers[:-1] or [_conv(depth, channels, size)]
-    if tuple(size) != target:
-        layers.append(nn.Upsample(target))
+    if list(size) != list(target):
+        layers.append(nn.Upsample(tuple(target)))
     return nn.Sequential(*layers)
 
 

@@ -186,7 +186,8 @@ class _Reader:
         given = [keyword.arg or "**" for keyword in node.keywords]
         if twice := [name for name, other in itertools.pairwise(sorted(given)) if name == other]:
             raise ConfigError(f"{_short(twice[0])} is given twice; leave one of them out")
-        keywords = {keyword.arg or "**": self.value(keyword.value, inner) for keyword in node.keywords}
+        kinds = {"guide": "guide"}  # of weights that are latent
+        keywords = {k.arg or "**": self.value(k.value, kinds.get(k.arg or "", inner)) for k in node.keywords}
         if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Call):
             base, method = self.part(node.func.value, inner), node.func.attr
             if not (isinstance(base, Distribution) and method in ("to_event", "expand")):

@@ -175,6 +175,7 @@ class TwoSites(pv.Program):
 
 
 SMALL = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
+LATENT_WEIGHTS = SMALL | {"decoder": pv.nets.bayesian(pv.nets.mlp(8))}
 LEVELS = SMALL | {"between": pv.nets.mlp(7)}
 GIVEN = {"y": 3, "age": (2,)}
 COLUMNS = {
@@ -216,11 +217,24 @@ DISCRETE: dict[str, Callable[[], pv.Program]] = {
 }
 """Those with discrete latents, which have tests of their own in ``models/test_discrete.py``."""
 
+BAYESIAN: dict[str, Callable[[], pv.Program]] = {
+    "VAE-bayesian": lambda: pv.VAE(EVENT_SHAPE, D, **LATENT_WEIGHTS),
+    "VAE-table-bayesian": lambda: pv.VAE(COLUMNS, D, likelihood="auto", **LATENT_WEIGHTS),
+    "ConditionalVAE-bayesian": lambda: pv.ConditionalVAE(
+        EVENT_SHAPE, given=GIVEN, latent_dim=D, **LATENT_WEIGHTS
+    ),
+    "HierarchicalVAE-bayesian": lambda: pv.HierarchicalVAE(EVENT_SHAPE, (4, D), **LEVELS | LATENT_WEIGHTS),
+    "SemiSupervisedVAE-bayesian": lambda: pv.SemiSupervisedVAE(
+        EVENT_SHAPE, num_classes=3, latent_dim=D, classifier=pv.nets.mlp(8), **LATENT_WEIGHTS
+    ),
+}
+"""Those whose decoder has latent weights, which have tests of their own in ``test_bayesian.py``."""
+
 
 def make(name: str, seed: int = 2) -> pv.Program:
     """A program of ``PROGRAMS``, the same at each call."""
     torch.manual_seed(seed)
-    return (PROGRAMS | DISCRETE)[name]()
+    return (PROGRAMS | DISCRETE | BAYESIAN)[name]()
 
 
 def batch_of(program: pv.Program, number: int, seed: int = 5) -> dict[str, torch.Tensor]:

@@ -371,6 +371,10 @@ def test_marginals_of_a_frame_have_units():
     vae = pv.VAE(pv.data.load(frame, test=0.0, validation=0.0).event_shapes, 2, likelihood="auto")
     assert [*panels(pv.figures.marginals(vae, frame))] == ["height (cm)", "ill"]
     assert [*panels(pv.figures.reconstructions(vae, frame))] == ["height (cm)", "ill"]
+    x = vae.columns.encode(frame)
+    assert [*panels(pv.figures.marginals(vae, x))] == ["height (cm)", "ill"]  # which the columns kept
+    frame.attrs["units"] = {"height": "ell"}
+    assert [*panels(pv.figures.marginals(vae, frame))] == ["height (ell)", "ill"]
 
 
 def test_marginals_show_draws_of_the_model():

@@ -18,7 +18,7 @@ ROWS = [
     ["objectives", "registry"],
     ["evaluate", "figures", "explain", "checkpoint"],
     ["distributed", "training"],
-    ["comparison", "sklearn", "report", "explore", "filling", "drawn", "arguments", "export"],
+    ["comparison", "sklearn", "report", "explore", "filling", "drawn", "arguments", "export", "course"],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -36,12 +36,14 @@ class Column:
         levels: of a category, in the order of their numbers.
         levels_dtype: of the categories of a frame, where their own values do not tell it: of intervals, say,
             which are levels by their texts.
+        unit: of its numbers, such as ``"mm"``.
     """
 
     kind: Kind
     dtype: str = "float64"
     levels: tuple[Level, ...] = ()
     levels_dtype: str = field(default="", compare=False)
+    unit: str = field(default="", compare=False)
 
     def __post_init__(self) -> None:
         if self.kind not in KINDS:
@@ -131,6 +133,11 @@ class Columns(Mapping[str, tuple[()]]):
         every = {name: asdict(column) | {"levels": list(column.levels)} for name, column in self.of.items()}
         return {name: {key: value for key, value in own.items() if value} for name, own in every.items()}
 
+    @property
+    def units(self) -> dict[str, str]:
+        """Of the columns that have one, by name."""
+        return {name: column.unit for name, column in self.of.items() if column.unit}
+
     def number(self, name: Any) -> int:
         """Which column has this name.
 
@@ -183,7 +190,7 @@ class Columns(Mapping[str, tuple[()]]):
         return torch.from_numpy(rows)
 
     def decode(self, rows: Tensor, index: Any = None) -> pd.DataFrame:
-        """Numbers ``[N, D]`` as a DataFrame of the dtypes and categories that the table had.
+        """Numbers ``[N, D]`` as a DataFrame of the dtypes, categories and units that the table had.
 
         So are the rows that a model of the table generates: ``vae.columns.decode(vae.generate(100)["x"])``.
         """
@@ -192,6 +199,8 @@ class Columns(Mapping[str, tuple[()]]):
         values = rows.detach().cpu().double().numpy()
         made = {name: _column(column, values[:, j]) for j, (name, column) in enumerate(self.of.items())}
         frame = pd.DataFrame(made, index=pd.RangeIndex(len(values)))
+        if self.units:
+            frame.attrs["units"] = self.units
         return frame if index is None else frame.set_axis(index, axis=0)
 
 

@@ -61,7 +61,8 @@ def read_folder(path: Path, stream: bool | None, size: Size | None) -> Sites:
 class Pictures(OnDisk):
     """Images of a folder, ``[N, C, H, W]``: in colour if one of those looked at is, or else grey.
 
-    They are bytes, or whole numbers up to 65535 if one of those looked at is grey of 16 bits. Each is turned as its EXIF data say; where it is transparent, white shines through.
+    They are bytes, or whole numbers up to 65535 if one of those looked at is grey of 16 bits. Each is turned
+    as its EXIF data say; where it is transparent, white shines through.
     """
 
     def __init__(self, path: Path, files: Sequence[Path], size: Size | None):
@@ -114,9 +115,7 @@ class Pictures(OnDisk):
         return pixels
 
 
-def decode(
-    file: IO[bytes], name: str, mode: str, deep: bool = False, size: Size | None = None
-) -> np.ndarray:
+def decode(file: IO[bytes], name: str, mode: str, deep: bool = False, size: Size | None = None) -> np.ndarray:
     """Pixels of an image, ``[C, H, W]``.
 
     Args:
@@ -191,7 +190,7 @@ def _check_head(image: Any, name: str) -> None:
     raw = _stored(image)
     if not _is_deep(image) and (image.mode.startswith(("I", "F")) or ";16" in raw or "65535" in raw):
         if image.mode.startswith(("I", "F")):
-            told = "which are on no known scale; convert such images to an array of your own: np.save(path, x)"
+            told = "which are on no known scale; convert them to an array of your own: np.save(path, x)"
         else:
             told = 'of which Pillow reads 8; have it write them as such: image.convert("RGB").save(path)'
         raise DataError(f"{name} has more than 8 bits per pixel (mode {image.mode}), {told}")

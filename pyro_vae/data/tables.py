@@ -5,7 +5,8 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
+from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -167,6 +168,12 @@ def named(frame: Any) -> Any:
     return frame.set_axis(names, axis=1)
 
 
+def units_of(data: Any) -> dict[str, str]:
+    """The units of a DataFrame's columns, which ``frame.attrs["units"]`` may tell by name."""
+    units = getattr(data, "attrs", {}).get("units", {})
+    return {str(name): str(unit) for name, unit in units.items()} if isinstance(units, Mapping) else {}
+
+
 def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
     """What the columns of a table are, and the labels of its rows: one pass over parts of it.
 
@@ -179,7 +186,9 @@ def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
     """
     found: dict[str, Found] = {}
     of_rows: list[Any] = []
+    units: dict[str, str] = {}
     for frame in frames:
+        units |= units_of(frame)
         if isinstance(labels, str):
             if labels not in frame:
                 raise DataError(
@@ -190,7 +199,7 @@ def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
             frame = frame.drop(columns=labels)
         for name in frame.columns:
             found.setdefault(name, Found(name)).add(frame[name])
-    columns = Columns({name: one.column() for name, one in found.items()})
+    columns = Columns({name: replace(one.column(), unit=units.get(name, "")) for name, one in found.items()})
     return columns, labels if not of_rows else of_rows[0] if len(of_rows) == 1 else _pandas().concat(of_rows)
 
 

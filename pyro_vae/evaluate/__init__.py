@@ -4,6 +4,7 @@ from pyro_vae.evaluate.ais import AIS, ais
 from pyro_vae.evaluate.anatomy import Anatomy, Latents, anatomy
 from pyro_vae.evaluate.batched import Batched
 from pyro_vae.evaluate.calibration import Calibration, calibration
+from pyro_vae.evaluate.clusters import Clusters, clusters
 from pyro_vae.evaluate.columns import ColumnLikelihoods, columns
 from pyro_vae.evaluate.disentanglement import Disentanglement, disentanglement
 from pyro_vae.evaluate.door import check
@@ -23,6 +24,7 @@ __all__ = [
     "Anatomy",
     "Batched",
     "Calibration",
+    "Clusters",
     "ColumnLikelihoods",
     "Disentanglement",
     "InferenceGap",
@@ -39,6 +41,7 @@ __all__ = [
     "anatomy",
     "calibration",
     "check",
+    "clusters",
     "columns",
     "disentanglement",
     "elbo",

@@ -16,7 +16,7 @@ from pyro_vae.checks import Count, Limit, Seed, checked
 from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.hamiltonian import ACCEPTANCE, Densities, Point, begin, move
 from pyro_vae.evaluate.likelihood import COMPILED_ROWS, chunks, compiled_or_none, measure_of, over_batches
-from pyro_vae.evaluate.reals import Reals, guide_at, model_at
+from pyro_vae.evaluate.reals import Reals, guide_at, model_at, refuse_latent_weights
 from pyro_vae.evaluate.shown import standard_error, table
 from pyro_vae.objectives import importance_weighted_bound
 from pyro_vae.objectives.importance import log_density, traces
@@ -177,6 +177,7 @@ class Path:
     """
 
     def __init__(self, program: Program, batch: Batch, start: Start, num_chains: int):
+        refuse_latent_weights(program, "pv.evaluate.log_likelihood averages over them")
         self.program, self.batch = program, batch
         self.guided: set[str] | None = None
         if start == "guide":

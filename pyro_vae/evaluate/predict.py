@@ -22,7 +22,7 @@ from pyro_vae.distributions import conditional
 from pyro_vae.evaluate.door import check
 from pyro_vae.evaluate.frames import as_frame, by_column, check_given, columns_of
 from pyro_vae.evaluate.hamiltonian import ACCEPTANCE, begin, move
-from pyro_vae.evaluate.reals import Reals, model_at
+from pyro_vae.evaluate.reals import Reals, model_at, refuse_latent_weights
 from pyro_vae.objectives.importance import defensive, log_density
 from pyro_vae.program import Batch, DataWarning, Program, parameters_known, seed_generators, sites
 from pyro_vae.seen import observing
@@ -286,6 +286,7 @@ def _move(data: Sequence[_Weighed], steps: int) -> Tensor:
     where they began.
     """
     program = data[0].program
+    refuse_latent_weights(program, "leave it to the importance weights, hmc=0")
     batch = {name: torch.cat([one.row[name] for one in data]) for name in data[0].row}
     reals = Reals(
         program,

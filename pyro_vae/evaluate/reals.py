@@ -58,6 +58,19 @@ class Reals:
         return values, change
 
 
+def refuse_latent_weights(program: Program, instead: str) -> None:
+    """Refuses a program whose weights are latent: its density is another each time that it is asked for.
+
+    Raises:
+        ValueError: it is one.
+    """
+    if program.bayesian:
+        raise ValueError(
+            f"HMC moves latents at weights that stay, and those of the network of {program.bayesian[0]} are "
+            f"latent, drawn anew for each density: {instead}"
+        )
+
+
 def model_at(program: Program, batch: Batch, latents: Batch) -> poutine.Trace:
     """The trace of the model at these values of all latents, ``[S, ..., B, *event_shape]``."""
     return _at(program, program.model, batch, latents)

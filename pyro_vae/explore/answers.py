@@ -178,7 +178,7 @@ def described(scene: Scene) -> dict[str, Any]:
                 "kind": column.kind,
                 "levels": [str(level) for level in column.levels]
                 or (["False", "True"] if column.kind == "boolean" else []),
-                "unit": str(scene.subject.units.get(name, "")),
+                "unit": scene.subject.units.get(name, ""),
                 "given": name in program.given_columns,
             }
             for name, column in columns.items()

@@ -10,6 +10,7 @@ from typing import Any
 from pyro_vae import checkpoint, evaluate
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import Data, Split
+from pyro_vae.data.tables import units_of
 from pyro_vae.evaluate.door import as_split
 from pyro_vae.program import Program
 from pyro_vae.registry import Trust
@@ -93,8 +94,8 @@ def _subject(name: str, program: Program, data: Any) -> Subject:
     else:
         split = train = as_split(data, program)
     evaluate.check(program, split)
-    units = getattr(data, "attrs", {}).get("units", {})
-    return Subject(name, program, split, train, dict(units))
+    units = (program.columns.units if program.columns else {}) | units_of(data)
+    return Subject(name, program, split, train, units)
 
 
 def _parts(program: Program) -> dict[str, str]:

@@ -13,6 +13,7 @@ from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.checks import Seed, checked
 from pyro_vae.data.columns import Column
+from pyro_vae.data.tables import units_of
 from pyro_vae.figures.drawing import Figure, wrapped
 from pyro_vae.figures.stories import Data, by_datum, inferred, predictive, repeated, shown, some, told
 from pyro_vae.program import Batch, Program, sites
@@ -82,7 +83,7 @@ def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *,
         raise ValueError(f"pairs are of 2 up to 8 columns, and there are {number}; see figures.marginals")
     strength = _dependence({name: found[name] for name in free})
     chosen, why = _choose(program, columns, MOST_PAIRS, strength.get, "that depend on each other most")
-    units, number = _units(data), len(chosen)
+    units, number = _units(program, data), len(chosen)
     random = np.random.default_rng(seed)
     figure = Figure(figsize=(1.7 * number + 1, 1.6 * number + 0.8), layout="constrained")
     panels = figure.subplots(number, number, squeeze=False)
@@ -136,7 +137,7 @@ def reconstructed(program: Program, data: Data, host: Any = None, most: int = MO
     found = {name: found[name] for name in made}
     error = {name: _error(_of(program, name), found[name], made[name]) for name in made}
     chosen, why = _choose(program, None, most, error.get, "whose errors are largest")
-    units = _units(data)
+    units = _units(program, data)
 
     def draw(axes: Axes, name: str) -> None:
         column, x, y = _of(program, name), found[name], made[name]
@@ -216,7 +217,8 @@ def by_column(
     for label, program in programs.items():
         check_table(program, "comparison")
         found, drawn[label] = _data_and_draws(program, data, seed, given)
-    first, units = next(iter(programs.values())), _units(data)
+    first = next(iter(programs.values()))
+    units = _units(first, data)
     distances: Callable[[str], float] = lambda name: max(  # noqa: E731
         _distance(_of(first, name), found, draws, name) for draws in drawn.values()
     )
@@ -258,9 +260,10 @@ def _of(program: Program, name: str) -> Column:
     return program.columns.of[name]
 
 
-def _units(data: Any) -> dict[str, str]:
-    units = getattr(data, "attrs", {}).get("units", {})
-    return dict(units) if isinstance(units, Mapping) else {}
+def _units(program: Program, data: Any) -> dict[str, str]:
+    """What was told at training, or by a frame."""
+    assert program.columns is not None
+    return program.columns.units | units_of(data)
 
 
 def _choose(

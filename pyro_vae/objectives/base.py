@@ -113,10 +113,9 @@ class Draws:
         return log_ratio(self.model, self.guide, self.density)[1]
 
     @property
-    def factors(self) -> Tensor:
+    def factors(self) -> Tensor | int:
         """What factors of the guide take off the ELBO of each datum, ``[B]``."""
-        found = [self.density(site).mean(0) for _, site in sites(self.guide) if site["is_observed"]]
-        return torch.as_tensor(sum(found))
+        return sum(self.density(site).mean(0) for _, site in sites(self.guide) if site["is_observed"])
 
     @property
     def log_w(self) -> Tensor:

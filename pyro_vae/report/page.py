@@ -148,9 +148,8 @@ def _html(block: Any) -> Markup:
         return Markup("<details><summary>{}</summary><pre>{}</pre></details>").format(title, rest)
     if isinstance(block, Page):
         told = f"The map of the latent plane, {len(block) / 1e6:.1f} MB of this file: drag the point."
-        return Markup(
-            '<p class="soft">{}</p><iframe sandbox="allow-scripts" loading="lazy" title="map" srcdoc="{}"></iframe>'
-        ).format(told, str(block))
+        frame = '<iframe sandbox="allow-scripts" loading="lazy" title="map" srcdoc="{}"></iframe>'
+        return Markup(f'<p class="soft">{{}}</p>{frame}').format(told, str(block))
     if isinstance(block, Figure):
         png = io.BytesIO()
         block.savefig(png, format="png", dpi=110)

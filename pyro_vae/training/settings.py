@@ -37,7 +37,7 @@ class Settings:
         schedule: of the learning rate over the whole run: constant, cosine, linear (to 0), or burda; or a
             factory of a scheduler, such as those of ``torch.optim.lr_scheduler``, stepped after each epoch.
         loss: any ``pyro.infer.ELBO``; those of ``pv.objectives`` too. By default TraceEnum_ELBO() of a
-            program whose guide enumerates discrete latents.
+            program whose guide enumerates discrete latents, RLOO() of one that takes score functions.
         beta: weight of the KL in training (beta-VAE; Higgins et al., 2017), or a function of the epochs done,
             such as those of ``pv.objectives.schedules``: Linear(10), Cyclical(10), Monotone(10).
             Where it is not 1, what is minimised bounds no log p(x); it never enters a reported ELBO.

@@ -17,7 +17,7 @@ import pyro_vae as pv
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import DataError
 from pyro_vae.explore import frozen
-from pyro_vae.explore.answers import Answers
+from pyro_vae.explore.answers import Answers, described
 from pyro_vae.explore.learner import Learner
 from pyro_vae.explore.posterior import SIDE, on_grid
 from pyro_vae.explore.scene import Scene, rounded
@@ -299,6 +299,39 @@ def test_every_question_of_every_kind_of_program(kind):
     page = frozen(program, data)
     assert "{{" not in page
     assert "src=" not in page
+
+
+def test_a_run_keeps_the_units_of_its_columns(tmp_path):
+    frame = table()
+    frame.attrs["units"] = {"height": "cm", 3: "no column"}
+    pytest.importorskip("pyarrow")
+    frame.to_parquet(path := tmp_path / "rows.parquet")
+    for data, units in ((pv.data.load(frame), {"height": "cm"}), (pv.data.load(path), {"height": "cm"})):
+        vae = pv.VAE(data.event_shapes, 2, likelihood="auto", **NETS)
+        folder = tmp_path / data.name.split(".")[0]
+        pv.fit(vae, data, epochs=1, compile=False, progress=False, folder=folder)
+        again = pv.load(folder)
+        assert again.columns.units == units
+        assert again.columns.decode(again.generate(2)["x"]).attrs["units"] == units
+        shown = described(Scene(entries(again, data)[0].read()))
+        assert [column["unit"] for column in shown["columns"]] == ["cm", "", "", ""]
+
+
+def test_a_frozen_page_tells_what_its_model_is_given():
+    state = {}
+    for kind, (program, data) in kinds().items():
+        if kind in ("given", "given columns", "counts", "grey"):
+            page = frozen(program, data)
+            text = page.split("const FROZEN = ")[1].split(";\n")[0]
+            state[kind] = json.loads(text)["state"]["held"], data.test.batch([0])
+    assert state["grey"][0] == []
+    held, datum = state["given"]
+    age = ", ".join(f"{v:.4g}" for v in datum["age"][0].tolist())
+    assert held == [f"y = {datum['y'].item()}", f"age = {age}"]
+    held, datum = state["given columns"]
+    assert held == [f"sort = {'ab'[int(datum['x'][0, 2])]}"]
+    held, datum = state["counts"]
+    assert held == [f"a total of {datum['x'].sum():.4g}"]
 
 
 def test_a_copy_learns_and_not_the_run(digits, make_vae):

@@ -184,6 +184,20 @@ def test_answers_come_one_at_a_time_from_one_thread(served):
     assert sorted(number for number, _ in served.seen) == list(range(12))
 
 
+def test_an_answer_does_not_wait_until_its_headers_are_acknowledged(served, monkeypatch):
+    """For which a system takes 40 ms: more than all the rest."""
+    own, at_once = module._Handler._send, []
+
+    def send_and_look(handler, *given):
+        at_once.append(handler.connection.getsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY))
+        own(handler, *given)
+
+    monkeypatch.setattr(module._Handler, "_send", send_and_look)
+    assert send(served, body={})[0] == 200
+    assert at_once
+    assert all(at_once)
+
+
 def test_hundreds_of_connections_leave_it_up(served):
     idle = [socket.create_connection(("127.0.0.1", served.server_port)) for _ in range(300)]
     try:

@@ -235,6 +235,7 @@ FIGURES: dict[str, Callable[[Kind], Any]] = {
     "marginals": lambda k: pv.figures.marginals(k.vae, k.test),
     "pairs": lambda k: pv.figures.pairs(k.vae, k.test),
     "training_curves": lambda k: pv.figures.training_curves(k.run.history),
+    "kl_by_level": lambda k: pv.figures.kl_by_level(k.run.history),
     "anatomy": lambda k: pv.figures.anatomy(pv.evaluate.anatomy(k.vae, k.test, num_aggregate=200)),
     "rate_distortion": lambda k: pv.figures.rate_distortion(
         pv.evaluate.rate_distortion({"this": k.vae, "that": k.vae}, k.test)

@@ -45,7 +45,7 @@ def median_seconds(function: Callable[[], object], number: int = 20) -> float:
 
 
 def meeting() -> Callable[[int, Mapping[str, float], pv.Program], None]:
-    """Has processes that do not train together begin each epoch at the same time, as a callback of ``fit``."""
+    """A callback by which processes that do not train together begin each epoch at the same time."""
     store, _, size = next(rendezvous("env://"))
     del os.environ["WORLD_SIZE"]  # by which fit would know of the others
 

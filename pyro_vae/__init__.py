@@ -20,12 +20,22 @@ from pyro_vae import (
     svi,
     training,
 )
+from pyro_vae.arviz import to_arviz
 from pyro_vae.checkpoint import load
 from pyro_vae.comparison import Comparison, compare
 from pyro_vae.conditional import Conditional
 from pyro_vae.evaluate import predict
 from pyro_vae.explore import explore
-from pyro_vae.models import VAE, ConditionalVAE, CountVAE, HierarchicalVAE, SelectionVAE, SemiSupervisedVAE
+from pyro_vae.export import export
+from pyro_vae.models import (
+    VAE,
+    ConditionalVAE,
+    CountVAE,
+    HierarchicalVAE,
+    SelectionVAE,
+    SemiSupervisedVAE,
+    SequentialVAE,
+)
 from pyro_vae.program import Program
 from pyro_vae.report import report
 from pyro_vae.training import Run, fit, resume, verify
@@ -45,12 +55,14 @@ __all__ = [
     "Run",
     "SelectionVAE",
     "SemiSupervisedVAE",
+    "SequentialVAE",
     "checkpoint",
     "compare",
     "data",
     "distributions",
     "evaluate",
     "explore",
+    "export",
     "families",
     "figures",
     "fit",
@@ -66,6 +78,7 @@ __all__ = [
     "report",
     "resume",
     "svi",
+    "to_arviz",
     "training",
     "verify",
 ]

@@ -13,7 +13,9 @@ from pyro_vae.checks import ConfigError
 from pyro_vae.families import Of
 from pyro_vae.training import Settings
 
-SEVERAL = ("given", "latent_dims", "trust", "priors", "likelihoods", "guides", "objectives")
+SEVERAL = (
+    *("given", "latent_dims", "trust", "priors", "likelihoods", "guides", "objectives", "parts", "formats"),
+)
 """Options that take several values."""
 KINDS = (*registry.PARTS, "optimizer", "loss", "schedule")
 """Options that name a part, whose arguments are options too."""
@@ -120,7 +122,8 @@ def default(kind: str) -> str:
         return str(Settings().to_plain()[kind])
     if kind in ("encoder", "decoder", "between", "classifier"):  # whose widths are then an option by name
         return "MLP(hidden_dims=[200, 200])" if kind == "between" else "MLP"
-    model = models.SelectionVAE if kind == "selection" else models.HierarchicalVAE
+    owner = {"selection": models.SelectionVAE, "transition": models.SequentialVAE}
+    model = owner.get(kind, models.HierarchicalVAE)
     return registry.write(inspect.signature(model).parameters[kind].default)
 
 

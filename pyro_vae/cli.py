@@ -39,6 +39,7 @@ from pyro_vae.data import tables
 from pyro_vae.distributed import joined
 from pyro_vae.drawn import Part, keep, open_program, open_split, pictures
 from pyro_vae.explore import explore, frozen
+from pyro_vae.export import export
 from pyro_vae.families import COUNTING, Auto, Family
 from pyro_vae.filling import fill
 from pyro_vae.likelihoods import as_likelihood
@@ -327,6 +328,27 @@ def predict(
     print(output)
 
 
+def export_run(
+    run: Path, output: str, parts: Sequence[str] = (), formats: Sequence[str] = (), trust: Sequence[str] = ()
+) -> None:
+    """Writes the encoder and the decoder of a run as ONNX and torch.export programs, with export.json.
+
+    Each gives the parameters of its distribution by name, for data as they are: what they do to them before a
+    network sees them is in the files, which need nothing of this package.
+
+    Args:
+        run: folder of the run.
+        output: folder to write to.
+        parts: which of them, such as decoder; by default all.
+        formats: onnx, which takes pip install 'pyro_vae[export]', pt2, or both, by default.
+    """
+    chosen: dict[str, Any] = ({"parts": parts} if parts else {}) | ({"formats": formats} if formats else {})
+    try:
+        print(export(checkpoint.load(run, trust=trust), output, **chosen))
+    except ImportError as error:
+        raise ConfigError(str(error)) from error
+
+
 def course(folder: str = "course", language: str = "en") -> None:
     """Copies the course into a folder, as notebooks that are ready to run.
 
@@ -345,6 +367,7 @@ COMMANDS: dict[str, Callable[..., int | None]] = {
     "report": report_run,
     "explore": explore_run,
     "predict": predict,
+    "export": export_run,
     "verify": verify,
     "explain": explain,
     **drawn.COMMANDS,

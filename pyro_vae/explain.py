@@ -475,8 +475,8 @@ def _tex(how: str) -> str:
     """An expression such as ``0.2 (0.001 + softplus(f_1(z1) + b_1))`` in LaTeX."""
     if re.search(r"[a-z]{2,} [a-z]{2,}", how):
         return rf"\text{{{how.replace('_', chr(92) + '_')}}}"
-    how = re.sub(r"\b(softplus|sigmoid)\b", r"\\mathrm{\1}", how)
-    how = re.sub(r"([fhbc]'*)_(\w+)", r"\1_{\2}", how)
+    how = re.sub(r"\b(softplus|sigmoid|tanh|Normal)\b", r"\\mathrm{\1}", how)
+    how = re.sub(r"([fghbc]'*)_(\w+)", r"\1_{\2}", how)
     how = re.sub(r"\b([a-z])(\d+)\b", r"\1_{\2}", how)
     how = re.sub(rf"\b(\w+{_GIVEN})\b", lambda found: _symbol(found[1]), how)
     return re.sub(r"\b(\d(?:\.\d+)?)e([+-]?)0*(\d+)", r"\1 \\cdot 10^{\2\3}", how).replace("10^{+", "10^{")

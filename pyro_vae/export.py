@@ -7,7 +7,7 @@ import copy
 import importlib.util
 import json
 import warnings
-from collections.abc import Callable, Collection, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
 from pathlib import Path
 from typing import Any, Literal
@@ -101,8 +101,8 @@ def export(
     }
     if not there:
         raise ExportError(
-            f"this {type(program).__name__} has no pv.Conditional whose distribution is known from its network; "
-            "write its networks with torch.onnx.export"
+            f"this {type(program).__name__} has no pv.Conditional, whose distribution a network tells; write its "
+            "networks with torch.onnx.export"
         )
     chosen = list(there) if parts is None else list(parts)
     if unknown := [name for name in chosen if name not in there]:
@@ -114,7 +114,9 @@ def export(
         errors = {name: why for name, part in made.items() if (why := part.refused())}
         if errors:
             name, why = next(iter(errors.items()))
-            rest = [other for other in there if other not in errors and not made.get(other, made[name]).refused()]
+            rest = [
+                other for other in there if other not in errors and not made.get(other, made[name]).refused()
+            ]
             raise ExportError(
                 f"the {name} ({_title(there[name])}) cannot be exported: {why}"
                 + (f"; leave it out, parts={rest}" if rest else "")
@@ -124,7 +126,9 @@ def export(
         told = {
             "pyro_vae": version("pyro_vae"),
             "program": type(program).__name__,
-            "parts": {name: {"files": part.write(target, formats)} | part.tell() for name, part in made.items()},
+            "parts": {
+                name: {"files": part.write(target, formats)} | part.tell() for name, part in made.items()
+            },
             "priors": {c.site: _numbers(c) for c in program.conditionals() if not c.parents},
             "columns": program.columns and program.columns.plain,
         }
@@ -207,10 +211,13 @@ class _Part(nn.Module):
             "site": c.site,
             "given": list(inputs),
             "inputs": {
-                seen.site: {"shape": ["B", *seen.event_shape], "dtype": _dtype(inputs[seen.site])} | _tell(seen)
+                seen.site: {"shape": ["B", *seen.event_shape], "dtype": _dtype(inputs[seen.site])}
+                | _tell(seen)
                 for seen in self._seen()
             },
-            "outputs": {name: {"shape": ["B", *v.shape[1:]], "dtype": _dtype(v)} for name, v in values.items()},
+            "outputs": {
+                name: {"shape": ["B", *v.shape[1:]], "dtype": _dtype(v)} for name, v in values.items()
+            },
             "distribution": what,
             "event_shape": list(c.event_shape),
             "support": domain(c.support),
@@ -255,8 +262,8 @@ class _Part(nn.Module):
 def named(p: Any, columns: Sequence[Sequence[str]] | None = None) -> tuple[Any, dict[str, Tensor]]:
     """What a distribution is, for JSON, and its parameters by name.
 
-    Those of elements that are independent have the shape of the values; those of a table's rows are by column,
-    ``"age.loc"``. Another distribution pushed through fixed maps is told as that one, with the maps.
+    Those of elements that are independent have the shape of the values; those of a table's rows are by
+    column, ``"age.loc"``. Another distribution pushed through fixed maps is told as that one, with the maps.
 
     Args:
         p: a distribution.

@@ -25,9 +25,11 @@ from pyro_vae.families import (
     LowRankNormal,
     MixtureOfNormals,
     Of,
+    SemiAmortised,
     Univariate,
     VectorQuantised,
 )
+from pyro_vae.families.chain import Markov
 from pyro_vae.families.named import Normal, StudentT
 from pyro_vae.families.univariate import attribute, offered
 
@@ -37,8 +39,10 @@ __all__ = [
     "Flow",
     "FullRankNormal",
     "LowRankNormal",
+    "Markov",
     "MixtureOfNormals",
     "Normal",
+    "SemiAmortised",
     "StudentT",
     "VectorQuantised",
 ]

@@ -23,8 +23,22 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.bayesian import Bayesian
+from pyro_vae.recurrent import Cell, Direction, Gated, Recurrent
 
-__all__ = ["MLP", "Conv", "ResNet", "SelfMasking", "bayesian", "conv", "mlp", "resnet"]
+__all__ = [
+    "MLP",
+    "Conv",
+    "Gated",
+    "Recurrent",
+    "ResNet",
+    "SelfMasking",
+    "bayesian",
+    "conv",
+    "gated",
+    "mlp",
+    "recurrent",
+    "resnet",
+]
 
 Shape = tuple[int, ...]
 Shapes = tuple[Shape, ...]
@@ -115,6 +129,28 @@ def bayesian(net: Net, scale: float | None = None, guide: Any = None, num_data: 
     given = {"scale": scale, "guide": guide, "num_data": num_data}
     told = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
     return Factory(f"bayesian({net!r}{told})", Bayesian, net=net, **given)
+
+
+def recurrent(
+    hidden_dim: int = 64, num_layers: int = 2, cell: Cell = "minimal", direction: Direction = "backward"
+) -> Net:
+    """Factory of networks that read sequences ``(T, D)``: see :class:`Recurrent`.
+
+    >>> import torch
+    >>> recurrent(16)((20, 3), (20, 5))(torch.zeros(4, 20, 3)).shape
+    torch.Size([4, 20, 5])
+    """
+    _check(nn.SiLU, hidden_dim=[hidden_dim], num_layers=[num_layers])
+    options = {"num_layers": num_layers, "cell": cell, "direction": direction}
+    usual = {"num_layers": 2, "cell": "minimal", "direction": "backward"}
+    own = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
+    return Factory(f"recurrent({', '.join([str(hidden_dim), *own])})", Recurrent, hidden_dim=hidden_dim, **options)
+
+
+def gated(hidden_dim: int = 64) -> Net:
+    """Factory of networks from a state to the parameters of the next one: see :class:`Gated`."""
+    _check(nn.SiLU, hidden_dim=[hidden_dim])
+    return Factory(f"gated({hidden_dim})", Gated, hidden_dim=hidden_dim)
 
 
 def _check(activation: Any, **widths: Sequence[Any]) -> None:
@@ -289,12 +325,10 @@ class ResNet(nn.Module):
         h_k = h_{k-1} + \frac{1}{\sqrt K} \mathrm{conv}(a(\mathrm{conv}(a(h_{k-1})))), \qquad
         y = \mathrm{conv}(a(h_K))
 
-    There is a stem for each size s among the images, of which it sees all channels, and which it brings to the
+    There is a stem for each size s among the images, which sees all their channels and brings them to the
     size of what is emitted: by convolutions of stride 2, which halve it, down to no smaller than that, and
-    then by the nearest pixel. b is learned at each pixel. Images are
-    ``(C, H, W)`` or ``(H, W)``; a vector ``(D,)`` is one of a single pixel. Convolutions are 3x3, those of a
-    single pixel 1x1; the last one starts small, so that a stack of such networks starts near what it is
-    without them.
+    then by the nearest pixel. b is learned at each pixel. Images are ``(C, H, W)`` or ``(H, W)``; a vector
+    ``(D,)`` is one of a single pixel. Convolutions are 3x3, those of a single pixel 1x1.
 
     Args:
         in_shape: shape of one input; or a tuple of shapes.
@@ -334,8 +368,6 @@ class ResNet(nn.Module):
             for _ in range(num_blocks)
         )
         self.last = nn.Sequential(activation(), _conv(channels, depth, size))
-        with torch.no_grad():
-            self.last[-1].weight.mul_(0.1)
 
     def forward(self, *inputs: Tensor) -> Tensor:
         leading = inputs[0].shape[: inputs[0].dim() - len(self.in_shapes[0])]

@@ -31,7 +31,7 @@ from pyro_vae.data import DataError, Split
 from pyro_vae.data.columns import Columns
 from pyro_vae.data.tables import as_pandas, is_frame
 from pyro_vae.distributions import marginal
-from pyro_vae.families import LEBESGUE
+from pyro_vae.families import LEBESGUE, SemiAmortised
 from pyro_vae.seen import Label, Real, Row, may_have_gaps
 
 Batch = dict[str, Tensor]
@@ -124,7 +124,7 @@ class Program(nn.Module):
         self.options: dict[str, Any] = {}
         self.event_shapes: dict[str, tuple[int, ...]] = {}
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
-        self._bayesian: tuple[Conditional, ...] | None = None  # once they are looked for
+        self._found: tuple[tuple[Conditional, ...], tuple[Conditional, ...]] | None = None  # once looked for
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -267,10 +267,45 @@ class Program(nn.Module):
 
     @property
     def bayesian(self) -> tuple[Conditional, ...]:
-        """Those with latent weights, found once: each story asks for them."""
-        if self._bayesian is None:
-            self._bayesian = tuple(c for c in self.conditionals() if c.weights is not None)
-        return self._bayesian
+        """Those with latent weights."""
+        return self._special[0]
+
+    @property
+    def semi_amortised(self) -> tuple[Conditional, ...]:
+        """Those that take steps for each datum."""
+        return self._special[1]
+
+    @property
+    def _special(self) -> tuple[tuple[Conditional, ...], tuple[Conditional, ...]]:
+        """What each story asks for, and what is looked for once."""
+        if self._found is None:
+            own = self.conditionals()
+            latent = tuple(c for c in own if c.weights is not None)
+            self._found = latent, tuple(c for c in own if isinstance(c.family, SemiAmortised))
+        return self._found
+
+    def refining(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
+        """Within it, networks of a ``SemiAmortised`` guide emit what its steps lead to for a batch."""
+        if not self.semi_amortised or _EMITTED.get():
+            return contextlib.nullcontext()
+        from pyro_vae.refinement import refined
+
+        return refined(self, batch).moving()
+
+    def inferred(self, conditional: Conditional, *parents: Tensor) -> Distribution:
+        """What a conditional of the guide says of its parents ``[..., *their event shapes]``, sites of data."""
+        if not self.semi_amortised:
+            return cast(Distribution, conditional(*parents))
+        shapes = [seen.event_shape for seen in conditional.seen]
+        leading = torch.broadcast_shapes(
+            *(x.shape[: x.dim() - len(shape)] for x, shape in zip(parents, shapes, strict=True))
+        )
+        batch = {
+            seen.site: x.expand(*leading, *shape).reshape(-1, *shape)
+            for x, seen, shape in zip(parents, conditional.seen, shapes, strict=True)
+        }
+        with self.refining(batch):
+            return cast(Distribution, conditional(*parents))
 
     def see_number(self, num_data: int) -> None:
         """Tells networks whose weights are latent how many data N all of training sees."""
@@ -510,14 +545,26 @@ def parameters_known() -> Iterator[None]:
 
 
 _LEARNED: ContextVar[bool] = ContextVar("whether the model is what was learned of it", default=False)
+_EMITTED: ContextVar[bool] = ContextVar("whether the guide is what its networks emit", default=False)
+
+
+@contextlib.contextmanager
+def as_emitted() -> Iterator[None]:
+    """Within it, a ``SemiAmortised`` guide takes no steps."""
+    token = _EMITTED.set(True)
+    try:
+        yield
+    finally:
+        _EMITTED.reset(token)
 
 
 @contextlib.contextmanager
 def as_written() -> Iterator[None]:
-    """Within ``evaluating``, the model as it was written, with the prior of weights that are latent."""
+    """Within ``evaluating``, both stories as written: weights that are latent have their prior, and sites."""
     token = _LEARNED.set(False)
     try:
-        yield
+        with as_emitted():
+            yield
     finally:
         _LEARNED.reset(token)
 
@@ -530,10 +577,13 @@ def _story(function: Callable[..., Any]) -> Callable[..., Any]:
         self.announce()
         batch = self._conditioned(self.read_batch(batch))
         try:
-            if not self.bayesian:
+            if not any(self._special):
                 return function(self, batch, *args, **kwargs)
-            number = self.num_data(batch)
-            with bayesian.drawn(self.bayesian, function.__name__, number, learned=_LEARNED.get()):
+            number, story = self.num_data(batch), function.__name__
+            with (
+                self.refining(batch) if story == "guide" else contextlib.nullcontext(),
+                bayesian.drawn(self.bayesian, story, number, learned=_LEARNED.get()),
+            ):
                 return function(self, batch, *args, **kwargs)
         except KeyError as error:
             (site,) = error.args or ("",)

@@ -48,6 +48,7 @@ _KINDS: dict[str, tuple[Any, Any, tuple[type, ...]]] = {
     "classifier": (None, nets, (nn.Module, _FUNCTION)),
     "between": (None, nets, (nn.Module, _FUNCTION)),
     "selection": (None, nets, (nn.Module, _FUNCTION)),
+    "transition": (None, nets, (nn.Module, _FUNCTION)),
     "optimizer": (torch.optim, None, (torch.optim.Optimizer, _FUNCTION)),
     "schedule": (lr_scheduler, None, (lr_scheduler.LRScheduler, _FUNCTION)),
     "loss": (pyro.infer, objectives, (pyro.infer.ELBO,)),
@@ -74,7 +75,7 @@ UNUSABLE = {
 }
 """What Pyro and PyTorch have but training cannot use."""
 
-PARTS = ("prior", "likelihood", "guide", "encoder", "decoder", "classifier", "between", "selection")
+PARTS = ("prior", "likelihood", "guide", "encoder", "decoder", "classifier", "between", "selection", "transition")
 """Kinds that models are made of."""
 
 Trust = str | Iterable[str]
@@ -180,7 +181,7 @@ class _Reader:
         if not isinstance(node, ast.Call):
             return self.make(self.target(node, kind), kind, [], {})
         inner = "distribution" if kind in ("prior", "likelihood", "guide") else kind
-        if isinstance(node.func, ast.Name) and node.func.id in ("Auto", "ByColumn"):  # made of others
+        if isinstance(node.func, ast.Name) and node.func.id in ("Auto", "ByColumn", "SemiAmortised"):  # made of others
             inner = kind
         arguments = [self.value(item, inner) for item in node.args]
         given = [keyword.arg or "**" for keyword in node.keywords]

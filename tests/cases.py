@@ -200,6 +200,9 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
     "HierarchicalVAE-top-down": lambda: pv.HierarchicalVAE(
         EVENT_SHAPE, (4, 3, 2), inference="top_down", **LEVELS
     ),
+    "HierarchicalVAE-skip": lambda: pv.HierarchicalVAE(
+        EVENT_SHAPE, (4, 3, 2), inference="top_down", skip=True, **LEVELS
+    ),
     "VAE-table": lambda: pv.VAE(COLUMNS, D, likelihood="auto", **SMALL),
     "ConditionalVAE-table": lambda: pv.ConditionalVAE(
         COLUMNS, given=["ill", "visits"], likelihood="auto", latent_dim=D, **SMALL
@@ -207,6 +210,9 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
     "CountVAE": lambda: pv.CountVAE((4,), latent_dim=D, **SMALL),
     "CountVAE-latent": lambda: pv.CountVAE((4,), given=GIVEN, latent_dim=D, library="latent", **SMALL),
     "SelectionVAE": lambda: pv.SelectionVAE((4,), D, likelihood=pv.likelihoods.Normal(), **SMALL),
+    "SequentialVAE": lambda: pv.SequentialVAE(
+        EVENT_SHAPE, D, transition=pv.nets.gated(4), encoder=pv.nets.recurrent(8), decoder=pv.nets.mlp(8)
+    ),
     "own": TwoSites,
 }
 """Each program of the package, in its ways, and one that a user wrote; of continuous latents."""

@@ -119,7 +119,7 @@ MODELS = {
         {
             "event_shape": SHAPES[:5],
             "latent_dims": [(), 3, None, "32", (0, 2), (2.5,), ("3",), (True,), torch.tensor(3), [[3]]],
-            "inference": ["up", None, 1, ["bottom_up"]],
+            "skip": BOOLS, "inference": ["up", None, 1, ["bottom_up"]],
             "between": FACTORIES,
             "decoder": FACTORIES[:3],
             "prior": PARTS["prior"],
@@ -300,6 +300,7 @@ USES = {
         {"program": [*PROGRAMS, vae], "num_samples": COUNTS, "site": ["w", None], "given": [3, {"w": 1}],
          "seed": SEEDS[:3]},
     ),
+    "figures.kl_by_level": (pv.figures.kl_by_level, {"history": [None, [], 3, [{"epoch": 1, "kl": 2.0}]]}),
     "figures.training_curves": (
         pv.figures.training_curves, {"history": [None, [], 3, "run", [{}], [{"epoch": 1}], [1, 2]]},
     ),

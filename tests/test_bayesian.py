@@ -333,7 +333,7 @@ class TestVAE:
         assert drawn["x_weights"].shape[0] == 3
 
 
-@pytest.mark.slow
+@pytest.mark.usefixtures("uncompiled")
 def test_compiled_steps_are_the_eager_ones():
     """Seed for seed; vectorised particles too."""
     for particles in (1, 3):

@@ -4,18 +4,19 @@ import pickle
 
 import numpy as np
 import pytest
+import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_wine
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyro_vae as pv
 from pyro_vae.sklearn import VAEClassifier
+from pyro_vae.sklearn.classifier import one_unit
 
 TINY = {
     "latent_dim": 2,
     "hidden_dims": (16,),
     "max_steps": 40,
-    "n_estimators": 1,
     "lr": 2e-2,
     "random_state": 0,
 }
@@ -46,7 +47,7 @@ def wine():
         y,
         some,
         unknown,
-        VAEClassifier(random_state=0, max_steps=150, n_estimators=1, lr=1e-2).fit(x, some),
+        VAEClassifier(random_state=0, max_steps=150, lr=1e-2).fit(x, some),
     )
 
 
@@ -89,18 +90,33 @@ def test_missing_values_and_constant_columns(wine):
 def test_binary_columns_are_bernoulli():
     x, y = load_digits(return_X_y=True)
     x, y = (x[:300] > 7).astype(float), y[:300]
-    model = VAEClassifier(**TINY | {"n_estimators": 2}).fit(x, hidden(y, 5)[0])
-    assert len(model.vaes_) == 2
-    assert {vae.p_x.family.name for vae in model.vaes_} == {"Bernoulli"}
-    found = np.stack([vae.classify(_tensor(model, x)).numpy() for vae in model.vaes_])
-    assert (found[0] != found[1]).any()
-    np.testing.assert_array_equal(model.predict_proba(x), found.mean(0))
+    model = VAEClassifier(**TINY).fit(x, hidden(y, 5)[0])
+    assert model.vae_.p_x.family.name == "Bernoulli"
+    seen = torch.tensor(x[:, model._columns.varies])
+    np.testing.assert_array_equal(model.predict_proba(x), model.vae_.classify(seen).numpy())
 
 
-def _tensor(model, x):
-    import torch
+def test_columns_of_one_unit_keep_their_spread():
+    """Pixels that hardly vary are not blown up; of wine's columns each has a unit of its own."""
+    x = load_digits().data
+    assert one_unit(x[:, x.std(0) > 0])
+    assert not one_unit(load_wine().data)
+    x, y = x[:300, :40], load_digits().target[:300]
+    model = VAEClassifier(**TINY | {"max_steps": 2}).fit(x, y)
+    varies = x[:, x.std(0) > 0]
+    learned = model._learned(x)[:, 0]
+    np.testing.assert_allclose(learned.std(0) / varies.std(0), 1 / np.sqrt(varies.var(0).mean()))
+    assert model.vae_.q_y.seen[0].scale.dim() == 0  # the classifier does not divide by column, either
+    of_wine = VAEClassifier(**TINY | {"max_steps": 2}).fit(*load_wine(return_X_y=True))
+    np.testing.assert_allclose(of_wine._learned(load_wine().data).std(0), 1.0)
 
-    return torch.tensor(x[:, model._columns.varies])
+
+def test_rows_with_a_label_are_a_quarter():
+    x = np.random.default_rng(0).normal(size=(200, 2))
+    for labels, share in ((4, 0.25), (20, 0.25), (100, 0.5)):
+        y = np.where(np.arange(200) < labels, np.arange(200) % 2, -1)
+        model = VAEClassifier(**TINY | {"max_steps": 1}).fit(x, y)
+        assert model.vae_.labelled.item() == pytest.approx(share, abs=0.02)
 
 
 def test_the_same_seed_gives_the_same_bits(wine):

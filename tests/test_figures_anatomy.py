@@ -29,6 +29,7 @@ def test_anatomy_of_one_site(make_vae):
     assert colours[0] == colours[2] != colours[3]
     assert left.get_xticklabels()[0].get_text() == "z: 3 of 4 above 0.01"
     assert left.lines[0].get_ydata()[0] == 0.01
+    assert sum(left.get_xlim()) / 2 == 1.5  # in the middle of four
     widths = [bar.get_width() for bar in right.patches]
     expected = [site.mutual_information, site.total_correlation, site.dimension_wise_kl]
     np.testing.assert_allclose(widths, expected)
@@ -80,7 +81,9 @@ def test_rate_distortion(make_vae):
     np.testing.assert_allclose(points.get_ydata(), [point.reconstruction for point in order])
     for line in axes.lines[2:]:
         assert sum(line.get_xydata()[0]) == pytest.approx(sum(line.get_xydata()[1]))
-    pv.figures.rate_distortion(pv.evaluate.rate_distortion({"one": make_vae()}, x))
+    twin = make_vae()
+    (axes,) = pv.figures.rate_distortion(pv.evaluate.rate_distortion({"one": twin, "two": twin}, x)).axes
+    assert axes.texts[0].get_text() == "one, two"
 
 
 def test_rates_of_different_measures_are_not_compared(make_vae):

@@ -49,6 +49,7 @@ def one_axes(make_vae):
         "tsne": lambda **ax: pv.figures.tsne(vae, X, Y, **ax),
         "styles": lambda **ax: pv.figures.styles(conditional(), {"x": X, "y": Y}, 2, **ax),
         "levels": lambda **ax: pv.figures.levels(make("HierarchicalVAE-bottom-up"), 3, **ax),
+        "kl_by_level": lambda **ax: pv.figures.kl_by_level(history(kl_z2=1.0, kl_z1=9.0), **ax),
         "intervals": lambda **ax: pv.figures.intervals(intervals, **ax),
         "rate_distortion": lambda **ax: pv.figures.rate_distortion(
             pv.evaluate.rate_distortion({"a": vae}, X), **ax

@@ -12,7 +12,7 @@ from pyro_vae.data.source import DataError, OnDisk
 
 _AROUND = 2**16
 """Bytes that the system maps around each row that is read by itself."""
-_MAPPED = 2**28
+_MAPPED = 2**27
 """Mapped bytes from which on they are given back: they would add up to the whole of the file."""
 _FURTHER = 2**22
 """Bytes that are asked for beyond rows that lie side by side, since the next ones follow them."""

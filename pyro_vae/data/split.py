@@ -324,9 +324,7 @@ class Split:
 
     def chunks(self, site: str, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
         """All values of a site, a thousand data at a time, in the order that is read fastest."""
-        order = self._source(site).order
-        pieces = (slice(start, start + 1000) for start in range(0, len(self), 1000))
-        indices = (piece if order is None else order[piece] for piece in pieces)
+        indices = _pieces(self._source(site).order, len(self))
         return (batch[site] for batch in self.ahead(indices, dtype, [site]))
 
     def _of(self, site: str) -> Statistics:
@@ -340,10 +338,17 @@ class Split:
         if not isinstance(source, Streamed):
             yield from self.chunks(site, torch.float64)
             return
-        rows = np.sort(source.rows)
-        for number, x in enumerate(self.chunks(site, torch.float64)):
-            check_finite(x.cpu().numpy(), source.values.path, rows[1000 * number :])
-            yield x
+        order = source.order
+        batches = self.ahead(_pieces(order, len(self)), torch.float64, [site])
+        for piece, batch in zip(_pieces(order, len(self)), batches, strict=True):
+            check_finite(batch[site].cpu().numpy(), source.values.path, source.rows[piece])
+            yield batch[site]
+
+
+def _pieces(order: Tensor | None, size: int) -> Iterator[Index]:
+    """Indices of a thousand data at a time, in an order."""
+    slices = (slice(start, start + 1000) for start in range(0, size, 1000))
+    return (piece if order is None else order[piece] for piece in slices)
 
 
 def _index(index: Any, size: int) -> Index:

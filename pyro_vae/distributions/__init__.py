@@ -1,6 +1,7 @@
 """Distributions that Pyro lacks, and what any distribution tells of itself."""
 
 from pyro_vae.distributions.arrays import Reshaped
+from pyro_vae.distributions.chain import Chain, Continued, MarkovNormal, recurrence
 from pyro_vae.distributions.columns import ByColumn
 from pyro_vae.distributions.discrete import Discrete
 from pyro_vae.distributions.discretized import (
@@ -29,6 +30,8 @@ from pyro_vae.distributions.univariate import (
 __all__ = [
     "ByColumn",
     "Categorical",
+    "Chain",
+    "Continued",
     "Discrete",
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
@@ -37,6 +40,7 @@ __all__ = [
     "GeneralizedPareto",
     "Kumaraswamy",
     "LogitNormal",
+    "MarkovNormal",
     "MixtureOfDiagNormals",
     "NegativeBinomial",
     "Poisson",
@@ -50,4 +54,5 @@ __all__ = [
     "elements",
     "has_closed_form",
     "marginal",
+    "recurrence",
 ]

@@ -201,7 +201,9 @@ def _choose(program: Program, names: list[str], site: str | None) -> str:
             "pv.VAE(..., prior=pv.priors.MixtureOfNormals(10))"
         )
     if (site is None and len(names) > 1) or (site is not None and site not in names):
-        raise ValueError(f"site={site!r} must be one of the latents with clusters, {names}: site={names[0]!r}")
+        raise ValueError(
+            f"site={site!r} must be one of the latents with clusters, {names}: site={names[0]!r}"
+        )
     return names[0] if site is None else site
 
 

@@ -2,30 +2,23 @@
 
 from __future__ import annotations
 
-import contextlib
 import math
 import warnings
-from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
 
 import torch
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
-from pyro_vae.conditional import Conditional
 from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.likelihood import over_batches
 from pyro_vae.evaluate.pareto import HEAVY, Weights, warn_of_tails
 from pyro_vae.evaluate.shown import standard_error, table
-from pyro_vae.objectives import elbo_terms, log_weights
-from pyro_vae.objectives.importance import by_datum, traces
-from pyro_vae.program import Batch, DataWarning, Program, parameters_known, sites
+from pyro_vae.objectives import log_weights
+from pyro_vae.program import Batch, DataWarning, Program
+from pyro_vae.refinement import PARTICLES, fit
 
-PARTICLES = 8
-"""Draws of the latents for each datum at each step."""
-LEARNING_RATE = 0.03
-"""Of Adam, constant: its noise is then the same in both quarters that are compared, and averaged out."""
 SLOPE = 0.05
 """Nats that the fitted ELBO may still have risen by from the third quarter of the steps to the last."""
 
@@ -197,134 +190,3 @@ def _weights(program: Program, batch: Batch, num_samples: int, max_rows: int) ->
     for start in range(0, num_samples, chunk):
         stream.add(log_weights(program, batch, min(chunk, num_samples - start)))
     return stream
-
-
-class Moved(Program):
-    """A program whose guide's networks emit, for each datum of one batch, something added of its own.
-
-    Args:
-        program: stays as it is.
-        batch: the data.
-
-    Raises:
-        ValueError: the guide runs no network of its own.
-    """
-
-    def __init__(self, program: Program, batch: Batch):
-        super().__init__()
-        self.program = program
-        self.max_plate_nesting, self.columns = program.max_plate_nesting, program.columns
-        self.event_shapes = program.event_shapes
-        parts = list(_parts(program))
-        models = _called(parts, lambda: program.model(batch))
-        own = [part for part in parts if part not in models and getattr(part, "parents", True)]
-        self.networks = [part.net if isinstance(part, Conditional) else part for part in own]
-        self.shifts = nn.ParameterList()
-        self.guide(batch)
-        if not len(self.shifts):
-            raise ValueError(
-                f"the guide of the {type(program).__name__} runs no network of its own that emits a tensor, "
-                "which could be moved to the best q(z|x) of each datum; write one with a network, as in "
-                "self.q_z = pv.Conditional('z', pv.guides.Normal(), (2,), (seen,), pv.nets.mlp())"
-            )
-
-    def model(self, batch: Any) -> Any:
-        return self.program.model(batch)
-
-    def guide(self, batch: Any) -> Any:
-        number = 0
-
-        def move(module: nn.Module, inputs: Any, emitted: Any) -> Any:
-            nonlocal number
-            if not isinstance(emitted, Tensor):
-                return None
-            if number == len(self.shifts):  # the first time, without particles
-                self.shifts.append(nn.Parameter(torch.zeros_like(emitted)))
-            shift = self.shifts[number]
-            number += 1
-            return (emitted.reshape(-1, *shift.shape) + shift).reshape(emitted.shape)
-
-        with contextlib.ExitStack() as hooks:
-            for network in self.networks:
-                hooks.callback(network.register_forward_hook(move).remove)
-            return self.program.guide(batch)
-
-
-def _parts(module: nn.Module) -> Iterator[nn.Module]:
-    """The conditionals and networks that a program holds, without what these are made of."""
-    for child in module.children():
-        if isinstance(child, nn.ModuleList | nn.ModuleDict | Program):
-            yield from _parts(child)
-        else:
-            yield child
-
-
-def _called(parts: list[nn.Module], run: Callable[[], Any]) -> set[nn.Module]:
-    """Those that ``run`` calls itself, and not within one another, as a VampPrior does the encoder."""
-    found, depth = set(), 0
-
-    def before(module: nn.Module, inputs: Any) -> None:
-        nonlocal depth
-        if not depth:
-            found.add(module)
-        depth += 1
-
-    def after(module: nn.Module, inputs: Any, result: Any) -> None:
-        nonlocal depth
-        depth -= 1
-
-    with contextlib.ExitStack() as hooks:
-        for part in parts:
-            hooks.callback(part.register_forward_pre_hook(before).remove)
-            hooks.callback(part.register_forward_hook(after).remove)
-        run()
-    return found
-
-
-def fit(program: Program, batch: Batch, num_steps: int) -> tuple[Moved, Tensor]:
-    """The program with the best member of its guide's family for each datum of a batch, by Adam.
-
-    Returns:
-        it, and by how much the ELBO rose from the third quarter of the steps to the last, ``[B]``.
-    """
-    moved = Moved(program, batch)
-    shifts = list(moved.shifts)
-    adam = torch.optim.Adam(shifts, LEARNING_RATE)
-    quarter = max(1, num_steps // 4)
-    averages = [torch.zeros_like(shift) for shift in shifts]
-    last = torch.zeros(2, program.num_data(batch), device=program.device)
-    for left in range(num_steps, 0, -1):
-        with torch.enable_grad(), parameters_known():
-            elbo, surrogate = _elbo(moved, batch)
-            gradients = torch.autograd.grad(-surrogate.mean(0).sum(), shifts, allow_unused=True)
-        for shift, gradient in zip(shifts, gradients, strict=True):
-            shift.grad = gradient
-        adam.step()
-        if left <= 2 * quarter:
-            last[int(left <= quarter)] += elbo.mean(0) / quarter
-        if left <= quarter:
-            for average, shift in zip(averages, shifts, strict=True):
-                average += shift.detach() / quarter
-    for average, shift in zip(averages, shifts, strict=True):
-        shift.copy_(average)
-        shift.requires_grad_(False)
-    return moved, last[1] - last[0]
-
-
-def _elbo(program: Program, batch: Batch) -> tuple[Tensor, Tensor]:
-    """Of each particle and datum, ``[K, B]``; and what has its gradient, of draws that carry none, too.
-
-    Reference: Kool, van Hoof and Welling, 2019, "Buy 4 REINFORCE samples, get a baseline for free!"
-    """
-    model, guide = traces(program, batch, PARTICLES)
-    terms = (by_datum(term, program) for term in elbo_terms(model, guide).values())
-    elbo = -sum(terms, torch.zeros(PARTICLES, program.num_data(batch), device=program.device))
-    scores = [
-        by_datum(site["fn"].log_prob(site["value"]), program)
-        for _, site in sites(guide)
-        if not site["fn"].has_rsample
-    ]
-    if not scores:
-        return elbo.detach(), elbo
-    elbo_of_others = (elbo.sum(0) - elbo) / (PARTICLES - 1)
-    return elbo.detach(), elbo + (elbo - elbo_of_others).detach() * sum(scores)

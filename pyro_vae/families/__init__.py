@@ -10,6 +10,7 @@ from pyro_vae.families.levels import Categorical, Dirichlet, DiscretizedLogistic
 from pyro_vae.families.mixture import MixtureOfNormals
 from pyro_vae.families.normal import FullRankNormal, LowRankNormal
 from pyro_vae.families.parameter import Source
+from pyro_vae.families.semi_amortised import SemiAmortised
 from pyro_vae.families.univariate import Of, Univariate
 from pyro_vae.families.vamp import VampPrior
 
@@ -32,6 +33,7 @@ __all__ = [
     "Of",
     "Ordinal",
     "OwnFlow",
+    "SemiAmortised",
     "Source",
     "Univariate",
     "VampPrior",

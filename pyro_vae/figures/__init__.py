@@ -9,6 +9,7 @@ figure; data that are no images, as curves over their index; tables column by co
 from pyro_vae.figures.anatomy import anatomy, rate_distortion
 from pyro_vae.figures.calibration import calibration
 from pyro_vae.figures.drawing import Figure, grid, training_curves
+from pyro_vae.figures.hierarchy import kl_by_level
 from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals, tsne
 from pyro_vae.figures.observed import comparison, inpainting, reconstructions, samples, styles
 from pyro_vae.figures.posteriors import posteriors
@@ -25,6 +26,7 @@ __all__ = [
     "inpainting",
     "interpolation",
     "intervals",
+    "kl_by_level",
     "latents",
     "levels",
     "manifold",

@@ -59,7 +59,8 @@ def _by_latent(axes: Any, result: Anatomy) -> None:
     axes.set_xticks([*middles], [*middles.values()])
     axes.tick_params(axis="x", length=0)
     what = "KL of each latent (nats)" if own else "variance of each posterior mean"
-    axes.set(title=f"{what}, largest first", xlim=(-1, max(start - 1, 8)))
+    middle, reach = (start - 2) / 2, max(start, 9) / 2  # a few bars stand in the middle, and are not wide
+    axes.set(title=f"{what}, largest first", xlim=(middle - reach, middle + reach))
 
 
 def _parts(axes: Any, result: Anatomy) -> None:
@@ -104,11 +105,17 @@ def rate_distortion(result: RateDistortion, *, ax: Axes | None = None) -> Figure
     figure, axes = on(ax, 5.6, 4.6)
     axes.plot(rate, distortion, "-", color="C0", linewidth=0.8)
     axes.plot(rate, distortion, "o", color="C0")
-    for (name, _), x, y in zip(points, rate, distortion, strict=True):
-        axes.annotate(name, (x, y), (5, 5), textcoords="offset points", fontsize="small")
     margins = [0.12 * max(np.ptp(values), 0.02 * abs(values).max(), 1e-3) for values in (rate, distortion)]
     xlim = max(0.0, rate.min() - margins[0]), rate.max() + 1.5 * margins[0]
     ylim = distortion.min() - margins[1], distortion.max() + margins[1]
+    told: list[tuple[float, float, str]] = []
+    for (name, _), x, y in zip(points, rate, distortion, strict=True):
+        if told and abs(x - told[-1][0]) < margins[0] / 4 and abs(y - told[-1][1]) < margins[1] / 4:
+            x, y, before = told.pop()  # points that are nearly one have their names in one text
+            name = f"{before}, {name}"
+        told.append((x, y, name))
+    for x, y, name in told:
+        axes.annotate(name, (x, y), (5, 5), textcoords="offset points", fontsize="small")
     totals = MaxNLocator(8).tick_values(xlim[0] + ylim[0], xlim[1] + ylim[1])
     for total in totals[(totals > xlim[0] + ylim[0]) & (totals < xlim[1] + ylim[1])]:
         axes.plot(xlim, [total - x for x in xlim], color="0.8", linewidth=0.7, zorder=0)

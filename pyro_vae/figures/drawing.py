@@ -289,14 +289,14 @@ def curve(axes: Axes, history: Sequence[dict[str, float]], key: str) -> None:
     sites = [name.removeprefix(f"{key}_") for name in history[0] if name.startswith(f"{key}_")]
     if sites:
         title = f"{title.split(',')[0].split('(')[0]} of {', '.join(sites)}, and in all"
-    shown: list[float] = []
+    shown, palette = list[float](), colours(1 + len(sites))
     for i, name in enumerate([key, *(f"{key}_{site}" for site in sites)]):
         of = f"{sites[i - 1]}, " if i else ""
         for prefix, label, style in (("", "training", "--"), ("validation_", "validation", "-")):
             if prefix + name not in history[0]:
                 continue
             values = [row[prefix + name] for row in history]
-            look: dict[str, Any] = {"color": f"C{i}", "linestyle": style} if sites else {}
+            look: dict[str, Any] = {"color": palette[i], "linestyle": style} if sites else {}
             marker = "." if len(epochs) < 3 else ""  # a line of one point is not seen
             axes.plot(epochs, values, label=of + label, marker=marker, **look)
             # The first epochs of an untrained model would flatten all that follows.

@@ -14,11 +14,11 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
-from pyro_vae.evaluate.gap import fit
 from pyro_vae.figures.drawing import Figure
 from pyro_vae.figures.stories import Data, some
 from pyro_vae.objectives.importance import log_density
 from pyro_vae.program import Batch, Program, sites
+from pyro_vae.refinement import fit
 
 SIDE = 80
 """Points of the grid in each direction."""
@@ -84,6 +84,10 @@ def posteriors(
                 axes.contourf(*at, image, levels=[*levels, p.max() * 1.01], colors=["#cfe1f2", "#93c3df"])
         axes.plot(*draws[:, i].cpu().T, ".", color="C0", markersize=2)
         axes.set_title(f"datum {i}", fontsize=9)
+        if i >= number - columns:
+            axes.set_xlabel(f"{site}[0]", fontsize=8)
+        if i % columns == 0:
+            axes.set_ylabel(f"{site}[1]", fontsize=8)
         axes.tick_params(labelsize=7)
     keys = [
         Patch(color="#93c3df", label="p(z|x), normalised on a grid"),

@@ -138,7 +138,7 @@ class ConditionalVAE(Program):
 
     def encode(self, x: Tensor, *y: Tensor) -> Distribution:
         """q(z|x, y), for x ``[..., *event_shape]`` and what is given, in its order."""
-        return self.q_z(x, *self._classes(y))
+        return self.inferred(self.q_z, x, *self._classes(y))
 
     def initialize(self, data: Split) -> None:
         super().initialize(data)

@@ -180,7 +180,7 @@ class CountVAE(Program):
 
     def encode(self, x: Tensor, *y: Tensor) -> Distribution:
         """q(z|x, y), for x ``[..., G]`` and what is given, in its order."""
-        return self.q_z(x, *y)
+        return self.inferred(self.q_z, x, *y)
 
     @torch.no_grad()
     def initialize(self, data: Split) -> None:

@@ -118,7 +118,7 @@ class VAE(Program):
 
     def encode(self, x: Tensor) -> Distribution:
         """q(z|x), batch shape ``[...]``, event shape ``(D,)``, for x of shape ``[..., *event_shape]``."""
-        return self.q_z(self.read_batch(x)["x"] if self.columns else as_batch(x, "x")["x"])
+        return self.inferred(self.q_z, self.read_batch(x)["x"] if self.columns else as_batch(x, "x")["x"])
 
     def initialize(self, data: Split) -> None:
         super().initialize(data)

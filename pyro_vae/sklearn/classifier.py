@@ -7,7 +7,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Mapping, Sequence
-from functools import partial
 from typing import Any
 
 import numpy as np
@@ -15,7 +14,7 @@ import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
-from torch import Tensor, nn
+from torch import Tensor
 
 from pyro_vae import likelihoods, nets
 from pyro_vae.checks import Count, NotNegative, check_all
@@ -28,34 +27,40 @@ from pyro_vae.training import Interrupted, fit
 
 UNKNOWN = -1
 """The label of rows that have none, as in ``sklearn.semi_supervised``."""
+LABELLED = 0.25
+"""Share of rows with a label in training, if need be by repeating them."""
 
 
 class VAEClassifier(ClassifierMixin, BaseEstimator):
     r"""Classes of rows, learned from those with a label and those without: ``pv.SemiSupervisedVAE``.
 
     .. math:: p(y)\, p(z)\, p(x \mid z, y), \qquad q(y \mid x)\, q(z \mid x, y), \qquad
-        \text{predict\_proba: the mean of } q(y \mid x) \text{ over VAEs}
+        \text{predict\_proba: } q(y \mid x)
 
     Rows whose label is -1 have none, as in ``sklearn.semi_supervised`` (in texts: an array of dtype object
     that holds the number -1); where but one class would be left, -1 is a class. Columns are standardised,
-    and what lies far outside of those seen is moved nearer; columns of 0 and 1 alone are Bernoulli, others
+    those of one unit (most of them have the same least and greatest value, as pixels have) by one number; and
+    what lies far outside of those seen is moved nearer. Columns of 0 and 1 alone are Bernoulli, others
     Normal. Values that are NaN are not observed.
+
+    Rows with a label are repeated in training until they are a quarter of all: few among many would be in few
+    steps, each time with a large weight, and their classes be learned last.
 
     Args:
         latent_dim: D, the number of latent variables z per row.
         hidden_dims: widths of the hidden layers of all networks.
-        alpha: weight of the classifier's loss on rows with labels.
-        noise: of the classifier's input in training, in standard deviations of the columns.
-        n_estimators: VAEs, whose probabilities are averaged.
+        alpha: weight of the classifier's loss.
+        radius: how far a row may be moved and is to keep its class, in standard deviations of the columns,
+            root mean square over them.
         epochs: passes over the rows.
-        max_steps: gradient steps of each VAE, though they be fewer passes.
+        max_steps: gradient steps, though they be fewer passes.
         batch_size: rows per step.
         lr: learning rate at its highest.
         random_state: of the weights, the noise and the order of the data.
         verbose: whether to show progress.
 
     Attributes:
-        vaes_: the trained ``pv.SemiSupervisedVAE``s, of columns as they are learned.
+        vae_: the trained ``pv.SemiSupervisedVAE``, of columns as they are learned.
         classes_: the classes, in the order of their numbers.
         n_features_in_: number of columns of the training data.
         feature_names_in_: their names, where they have any.
@@ -65,7 +70,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         ConfigError: an argument will not do.
 
     Reference: Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep generative
-    models".
+    models"; Miyato, Maeda, Koyama and Ishii, 2018, "Virtual adversarial training".
 
     >>> from sklearn.datasets import load_iris
     >>> x, y = load_iris(return_X_y=True)
@@ -74,7 +79,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     (150, 3)
     """
 
-    vaes_: list[SemiSupervisedVAE]
+    vae_: SemiSupervisedVAE
     classes_: np.ndarray
 
     def __init__(
@@ -83,8 +88,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         *,
         hidden_dims: Sequence[Count] = (64,),
         alpha: NotNegative = 10.0,
-        noise: NotNegative = 0.5,
-        n_estimators: Count = 3,
+        radius: NotNegative = 0.25,
         epochs: Count = 1000,
         max_steps: Count = 1500,
         batch_size: Count = 128,
@@ -95,8 +99,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         self.latent_dim = latent_dim
         self.hidden_dims = hidden_dims
         self.alpha = alpha
-        self.noise = noise
-        self.n_estimators = n_estimators
+        self.radius = radius
         self.epochs = epochs
         self.max_steps = max_steps
         self.batch_size = batch_size
@@ -116,16 +119,15 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
             raise ValueError(
                 "no column of X varies, so that there is nothing to learn of; give one that does"
             )
-        seed = seed_of(self.random_state)
-        self.vaes_ = [self._train(x, codes, (seed + i) % 2**32, fine) for i in range(fine["n_estimators"])]
+        self._one_unit = one_unit(x[:, self._columns.varies])
+        self.vae_ = self._train(x, codes, seed_of(self.random_state), fine)
         return self
 
     def predict_proba(self, X: Any) -> np.ndarray:
-        """q(y|x), the mean over VAEs, of each row of X ``[N, n_features]``, ``[N, K]``."""
+        """q(y|x) of each row of X ``[N, n_features]``, ``[N, K]``."""
         check_is_fitted(self)
         x = torch.tensor(self._learned(validate_data(self, X, **_NUMBERS, reset=False)))
-        found = torch.stack([vae.classify(x) for vae in self.vaes_]).mean(0)
-        probabilities: np.ndarray = found.cpu().numpy()
+        probabilities: np.ndarray = self.vae_.classify(x).cpu().numpy()
         return probabilities
 
     def predict(self, X: Any) -> np.ndarray:
@@ -157,12 +159,22 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         return codes
 
     def _learned(self, x: np.ndarray) -> np.ndarray:
-        """Rows ``[N, n_features]`` as they are learned, ``[N, n_varying]``."""
-        return x[:, self._columns.varies] if self._binary else self._columns.learned(x)
+        """Rows ``[N, n_features]`` as they are learned, ``[N, n_varying]``, or of one unit an image of them."""
+        if self._binary:
+            return x[:, self._columns.varies]
+        learned = self._columns.learned(x)
+        if not self._one_unit:
+            return learned
+        std = self._columns.unit.scale_
+        return (learned * (std / np.sqrt(np.square(std).mean())))[:, None]
 
     def _train(self, x: np.ndarray, codes: Tensor, seed: int, fine: Mapping[str, Any]) -> SemiSupervisedVAE:
-        values = torch.tensor(self._learned(x), dtype=torch.float32)
-        data = load({"x": values, "y": codes}, validation=0.0, test=0.0)
+        labelled = (~codes.isnan()).nonzero()[:, 0]
+        without = len(codes) - len(labelled)
+        more = round(LABELLED / (1 - LABELLED) * without / len(labelled)) - 1
+        rows = torch.cat([torch.arange(len(codes)), labelled.repeat(max(more, 0))])
+        values = torch.tensor(self._learned(x), dtype=torch.float32)[rows]
+        data = load({"x": values, "y": codes[rows]}, validation=0.0, test=0.0)
         net = nets.mlp(*fine["hidden_dims"])
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
@@ -171,8 +183,9 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
                 num_classes=len(self.classes_),
                 latent_dim=fine["latent_dim"],
                 alpha=fine["alpha"],
+                radius=fine["radius"],
                 likelihood=likelihoods.Bernoulli() if self._binary else _NORMAL,
-                classifier=partial(_noisy, net=net, noise=fine["noise"]),
+                classifier=net,
                 encoder=net,
                 decoder=net,
             )
@@ -198,16 +211,7 @@ _NORMAL = likelihoods.Normal(scale="per_element")
 _NUMBERS: dict[str, Any] = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}
 
 
-class _Noise(nn.Module):
-    """Adds noise in training, so that a classifier does not hang on a few rows' very values."""
-
-    def __init__(self, scale: float):
-        super().__init__()
-        self.scale = scale
-
-    def forward(self, x: Tensor) -> Tensor:
-        return x + self.scale * torch.randn_like(x) if self.training else x
-
-
-def _noisy(in_shape: Any, out_shape: Any, net: nets.Net, noise: float) -> nn.Module:
-    return nn.Sequential(_Noise(noise), net(in_shape, out_shape))
+def one_unit(x: np.ndarray) -> bool:
+    """Whether most columns of ``[N, n_features]`` have the same least value, and the same greatest one."""
+    ends = np.nanmin(x, 0), np.nanmax(x, 0)
+    return all((end == np.median(end)).mean() > 0.5 for end in ends)

@@ -14,9 +14,10 @@ from torch import nn
 from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_vae as pv
-from pyro_vae.evaluate.gap import TOLD, Moved, inference_gap
+from pyro_vae.evaluate.gap import TOLD, inference_gap
 from pyro_vae.figures.posteriors import posteriors
 from pyro_vae.program import DataWarning
+from pyro_vae.refinement import Moved
 
 
 def correlated(guide=pv.guides.Normal()):

@@ -194,6 +194,13 @@ def test_copies_and_files_have_one_codebook(trained, digits, tmp_path):
     assert "Codes(num_codes=16, code_dim=2, decay=0.5)" in (tmp_path / "run" / "config.yaml").read_text()
 
 
+@pytest.fixture(params=["recorded", pytest.param("compiled", marks=pytest.mark.slow)])
+def compiler(request):
+    if request.param == "recorded":
+        request.getfixturevalue("uncompiled")
+
+
+@pytest.mark.usefixtures("compiler")
 def test_compiled_steps_are_those_of_eager_ones():
     found = []
     for compiled in (True, False):

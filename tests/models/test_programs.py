@@ -28,6 +28,7 @@ LATENTS = {
     "VAE": ["z"],
     "ConditionalVAE": ["z"],
     "SelectionVAE": ["z", "x_unobserved"],
+    "SequentialVAE": ["z"],
     "own": ["a", "b"],
 }
 OBSERVED = {"own": {"x", "w"}, "SelectionVAE": {"x", "s"}}

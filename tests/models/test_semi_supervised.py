@@ -29,7 +29,7 @@ EXACT = {"rtol": 1e-9, "atol": 1e-9}
 def _linear(**options):
     """A program of linear networks, whose guide of z is the posterior; and log p(x, y), ``[B, K]``, of x."""
     torch.manual_seed(0)
-    line = dict.fromkeys(("classifier", "encoder", "decoder"), pv.nets.mlp())
+    line: dict = dict.fromkeys(("classifier", "encoder", "decoder"), pv.nets.mlp()) | {"radius": 0.0}
     likelihood = pv.likelihoods.Normal(scale=SCALE)
     program = pv.SemiSupervisedVAE(
         (PIXELS,), num_classes=K, latent_dim=D, likelihood=likelihood, **(line | options)

@@ -230,6 +230,7 @@ FIGURES: dict[str, Callable[[Kind], Any]] = {
     "styles": lambda k: pv.figures.styles(k.vae, k.test),
     "levels": lambda k: pv.figures.levels(k.vae),
     "inpainting": lambda k: pv.figures.inpainting(k.vae, k.test, known(k), num_particles=100),
+    "clusters": lambda k: pv.figures.clusters(k.vae, k.test),
     "comparison": lambda k: pv.figures.comparison({"this": k.vae, "that": k.vae}, k.test),
     "grid": lambda k: pv.figures.grid([k.test[:3]], "Data", ["three"]),
     "marginals": lambda k: pv.figures.marginals(k.vae, k.test),

@@ -4,7 +4,8 @@
 
 trains the published networks on a budget that two cores have (``--epochs``, stated in the table), and
 estimates -log p(x) by importance samples; ``--full`` trains as long as the papers did, for a GPU. The runs
-are kept in a folder, where an interrupted benchmark goes on; ``--rows`` names those to run.
+are kept in a folder, where an interrupted benchmark goes on; ``--rows`` names those to run, by default all
+but those of k = 50, whose steps take ten times as long.
 
 What is not as in the papers: 6,000 of the 60,000 training images are held out (Burda et al. train on all;
 Tomczak and Welling hold out 10,000); and on the budget, batches are of 100 images and the learning rate falls
@@ -111,6 +112,10 @@ RECORDS: dict[str, Record] = {
     "two layers, IWAE, k = 5": Record(
         83.89, "Burda 2016, table 1", two_layers, BURDA | {"loss": pv.objectives.IWAE(5)}
     ),
+    "IWAE, k = 50": Record(84.78, "Burda 2016, table 1", one_layer, BURDA | {"loss": pv.objectives.IWAE(50)}),
+    "two layers, IWAE, k = 50": Record(
+        82.90, "Burda 2016, table 1", two_layers, BURDA | {"loss": pv.objectives.IWAE(50)}
+    ),
     "gated, Normal prior": Record(
         84.45,
         "Norouzi 2020, their run of Tomczak 2018",
@@ -133,7 +138,8 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--data", default="mnist")
     parser.add_argument("--data-dir", type=Path)
-    parser.add_argument("--rows", nargs="+", default=[*RECORDS], choices=[*RECORDS], metavar="ROW")
+    cheap = [name for name in RECORDS if "k = 50" not in name]
+    parser.add_argument("--rows", nargs="+", default=cheap, choices=[*RECORDS], metavar="ROW")
     parser.add_argument("--epochs", type=int, default=50)
     parser.add_argument("--full", action="store_true", help="as many epochs as published")
     parser.add_argument("--num-samples", type=int, default=5000)

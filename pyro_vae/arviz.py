@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from typing import Any
+from typing import Any, cast
 
 import pyro
 from pyro import poutine
@@ -99,10 +99,10 @@ def to_arviz(
             log_p = {name: by_datum(unscaled(at.nodes[name]), program) for name in observed}
         # What is observed is drawn anew, whether it was missing or not.
         whole = batch | {name: batch[name].nan_to_num(0.0) for name in observed if name in batch}
-        with observing(split.gaps - {*observed}), poutine.uncondition():
-            anew = model_at(program, whole, latents)
-            with pyro.plate("particles", number, dim=-1 - program.max_plate_nesting):
-                before = poutine.trace(program.model).get_trace(whole)
+        model, particles = poutine.uncondition(program.model), -1 - program.max_plate_nesting
+        with observing(split.gaps - {*observed}), pyro.plate("particles", number, dim=particles):
+            anew = poutine.trace(poutine.condition(model, data=cast(Any, latents))).get_trace(whole)
+            before = poutine.trace(model).get_trace(whole)
     groups: dict[str, tuple[int, dict[str, Any]]] = {  # with the number of chains; 0 of what is no draw
         "posterior": (chains, latents),
         "posterior_predictive": (chains, {name: anew.nodes[name]["value"] for name in observed}),

@@ -22,6 +22,7 @@ import torch
 
 from pyro_vae import (
     arguments,
+    card,
     checkpoint,
     comparison,
     data,
@@ -119,6 +120,8 @@ def train(wanted: Wanted) -> None:
     print(f"{name}: {bound}", flush=True)
     estimate = evaluate.log_likelihood(run.program, part, num_samples=100)
     print(f"{name}: {estimate}")
+    values = checkpoint.read_config(run.folder)
+    card.write(run.folder, values, run.program, f"{name}: {bound}", f"{name}: {estimate}")
     keep(run.folder, "summary", figures.summary(run, bound, estimate))
     keep(run.folder, "training", figures.training_curves(run.history))
     for name, draw in pictures(run.program, part).items():

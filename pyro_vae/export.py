@@ -101,8 +101,8 @@ def export(
     }
     if not there:
         raise ExportError(
-            f"this {type(program).__name__} has no pv.Conditional, whose distribution a network tells; write its "
-            "networks with torch.onnx.export"
+            f"this {type(program).__name__} has no pv.Conditional, whose distribution a network tells; write "
+            "its networks with torch.onnx.export"
         )
     chosen = list(there) if parts is None else list(parts)
     if unknown := [name for name in chosen if name not in there]:
@@ -352,7 +352,7 @@ def _tell(seen: Seen) -> dict[str, Any]:
         return {"classes": len(seen.classes), "missing": "NaN"}
     if isinstance(seen, Row):
         return {"columns": "as they are listed here", "missing": "NaN"}
-    return {} if isinstance(seen, Latent) else {"unit": "that of the data", "missing": "NaN"}
+    return {} if isinstance(seen, Latent) else {"missing": "NaN"}
 
 
 def _title(c: Conditional) -> str:

@@ -144,7 +144,8 @@ def recurrent(
     options = {"num_layers": num_layers, "cell": cell, "direction": direction}
     usual = {"num_layers": 2, "cell": "minimal", "direction": "backward"}
     own = [f"{name}={value!r}" for name, value in options.items() if value != usual[name]]
-    return Factory(f"recurrent({', '.join([str(hidden_dim), *own])})", Recurrent, hidden_dim=hidden_dim, **options)
+    text = f"recurrent({', '.join([str(hidden_dim), *own])})"
+    return Factory(text, Recurrent, hidden_dim=hidden_dim, **options)
 
 
 def gated(hidden_dim: int = 64) -> Net:

@@ -16,14 +16,14 @@ Direction = Literal["backward", "forward", "both"]
 
 
 class Recurrent(nn.Module):
-    r"""Reads a sequence, by default from its end, and emits something at each step that knows of all steps read.
+    r"""Reads a sequence, by default from its end, and emits at each step what it knows by then.
 
     .. math:: h_t = (1 - g_t) \odot h_{t+1} + g_t \odot v_t, \qquad
         g_t = \sigma(W x_t + b), \quad v_t = V x_t + c, \qquad y_t = \mathrm{mlp}(h_t, x_t)
 
     Gates do not see h, which is then no loop over time but one operation (``distributions.recurrence``); a
-    second layer reads the first. ``cell="gru"`` is the usual recurrent network, whose gates do, step by step: a
-    compiler unrolls it, which takes minutes.
+    second layer reads the first. ``cell="gru"`` is the usual recurrent network, whose gates do, step by step:
+    it is unrolled where it is compiled, which takes a minute or more.
 
     Args:
         in_shape: ``(T, D)``, or ``(2, T, D)`` of values and a mask.
@@ -53,8 +53,9 @@ class Recurrent(nn.Module):
         length = in_shape[-2] if len(in_shape) in (2, 3) and isinstance(in_shape[0], int) else 0
         if not length or out_shape[0] % length:
             raise ValueError(
-                f"nets.recurrent reads a sequence (T, D) and emits (k T, P), but was given in_shape={in_shape}, "
-                f"out_shape={out_shape}; it is the encoder of a pv.SequentialVAE, others take pv.nets.mlp(400)"
+                "nets.recurrent reads a sequence (T, D) and emits (k T, P), but was given "
+                f"in_shape={in_shape}, out_shape={out_shape}; it is the encoder of a pv.SequentialVAE, and "
+                "other models take pv.nets.mlp(400)"
             )
         self.length, self.out_shape, self.cell, self.direction = length, out_shape, cell, direction
         ways = 2 if direction == "both" else 1
@@ -85,7 +86,7 @@ class Recurrent(nn.Module):
             gates, values = layer(x).chunk(2, -1)
             keep, new = (-gates).sigmoid(), gates.sigmoid() * values
             if self.direction == "both":
-                ahead, back = (torch.stack([keep, new]).chunk(2, -1))
+                ahead, back = torch.stack([keep, new]).chunk(2, -1)
                 x = torch.cat([recurrence(*ahead, 1), recurrence(*back.flip(2), 1).flip(1)], -1)
             else:
                 x = recurrence(keep, new, 1)

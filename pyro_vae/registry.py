@@ -75,7 +75,10 @@ UNUSABLE = {
 }
 """What Pyro and PyTorch have but training cannot use."""
 
-PARTS = ("prior", "likelihood", "guide", "encoder", "decoder", "classifier", "between", "selection", "transition")
+PARTS = (
+    *("prior", "likelihood", "guide", "encoder", "decoder"),
+    *("classifier", "between", "selection", "transition"),
+)
 """Kinds that models are made of."""
 
 Trust = str | Iterable[str]

@@ -211,7 +211,12 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
     "CountVAE-latent": lambda: pv.CountVAE((4,), given=GIVEN, latent_dim=D, library="latent", **SMALL),
     "SelectionVAE": lambda: pv.SelectionVAE((4,), D, likelihood=pv.likelihoods.Normal(), **SMALL),
     "SequentialVAE": lambda: pv.SequentialVAE(
-        EVENT_SHAPE, D, transition=pv.nets.gated(4), encoder=pv.nets.recurrent(8), decoder=pv.nets.mlp(8)
+        EVENT_SHAPE,
+        D,
+        transition=pv.nets.gated(4),
+        likelihood=pv.likelihoods.Bernoulli(),
+        encoder=pv.nets.recurrent(8),
+        decoder=pv.nets.mlp(8),
     ),
     "own": TwoSites,
 }

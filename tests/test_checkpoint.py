@@ -102,7 +102,7 @@ class TestFiles:
         pv.fit(make_vae(), digits, **FIT, folder="other")
         names = ["history.csv", "checkpoint.safetensors"]
         first = ["start.safetensors", "checkpoint.safetensors", "config.yaml"]
-        assert written == [*first, *names * 4, "model.safetensors"]
+        assert written == [*first, *names * 4, "model.safetensors", "README.md"]
 
     def test_missing_files(self, run):
         with pytest.raises(CheckpointError, match="not the folder of a run"):

@@ -72,6 +72,8 @@ def test_shapes(part):
 
 
 def test_leading_dimensions_are_independent(part):
+    if isinstance(part[1], pv.families.SemiAmortised):
+        pytest.skip("the draws of its steps are of a datum's place in the batch")
     vae = build(**dict([part])).double()
     z, x = draw(vae, 2, 4)
     torch.testing.assert_close(vae.decode(z).log_prob(x)[1, 3], vae.decode(z[1, 3]).log_prob(x[1, 3]))

@@ -35,11 +35,13 @@ def conditional():
 def one_axes(make_vae):
     """A call of each figure of one axes, but for what it is drawn on."""
     vae, table = make_vae(), table_vae({"a": "real", "b": "real"})
+    mixed = make_vae(prior=pv.priors.MixtureOfNormals(3))
     intervals = pv.evaluate.intervals(table, torch.randn(8, 2), num_particles=500)
     return {
         "grid": lambda **ax: pv.figures.grid([X], "title", **ax),
         "samples": lambda **ax: pv.figures.samples(vae, 4, **ax),
         "reconstructions": lambda **ax: pv.figures.reconstructions(vae, X, **ax),
+        "clusters": lambda **ax: pv.figures.clusters(mixed, X, 2, **ax),
         "comparison": lambda **ax: pv.figures.comparison({"a": vae}, X, **ax),
         "inpainting": lambda **ax: pv.figures.inpainting(vae, X, X[0] > 0, 1, num_particles=5, **ax),
         "interpolation": lambda **ax: pv.figures.interpolation(vae, X[0], X[1], 3, **ax),

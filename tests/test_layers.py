@@ -9,14 +9,14 @@ import pyro_vae
 
 ROWS = [
     [
-        *("bayesian", "bounded", "checks", "constraints", "distributions", "nets", "plain_yaml"),
+        *("bayesian", "bounded", "checks", "constraints", "distributions", "nets", "plain_yaml", "recurrent"),
         *("data", "engine", "sleef", "losses", "traced", "svi"),
     ],
     ["families", "priors", "likelihoods", "guides"],
     ["seen", "conditional", "program"],
     ["models"],
     ["objectives", "registry"],
-    ["refinement", "evaluate", "figures", "explain", "checkpoint"],
+    ["refinement", "evaluate", "figures", "explain", "checkpoint", "card"],
     ["distributed", "training"],
     ["comparison", "sklearn", "report", "explore", "filling", "drawn", "arguments", "export", "course", "arviz"],
     ["cli"],
@@ -40,6 +40,7 @@ WITHIN = {  # of the same row, in its order
     "figures": {"evaluate", "refinement"},
     "explain": {"evaluate"},
     "checkpoint": {"explain"},
+    "card": {"checkpoint"},
     "training": {"distributed"},
     "sklearn": {"comparison"},
     "report": {"explore"},

@@ -224,3 +224,38 @@ figure.savefig("figures/01_bayes_rule.png")
 # factor*). Both models were fixed beforehand; chapter 5 compares models that were learned, and therefore on
 # data they were not trained on. The posterior is no longer a Normal, and the best Normal falls short of it,
 # here by a gap of 0.002 nats, which nobody would notice. Chapters 2, 3 and 7 have gaps that matter.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Two of the four readings come today, the others tomorrow. Is the posterior of tomorrow that of all
+# four at once?
+#
+# <details><summary>Solution</summary>
+#
+# It is: today's posterior is tomorrow's prior. Precisions add in any order.
+#
+# ```python
+# def update(mean, variance, x):
+#     precision = 1 / variance + len(x)
+#     return (mean / variance + x.sum()) / precision, 1 / precision
+#
+#
+# at_once = update(18.0, 4.0, readings)
+# in_turn = update(*update(18.0, 4.0, readings[:2]), readings[2:])
+# assert abs(at_once[0] - in_turn[0]) < 1e-9 and abs(at_once[1] - in_turn[1]) < 1e-9
+# ```
+#
+# </details>
+#
+# **2.** From how many readings on does the prior make up less than one hundredth of the posterior mean?
+#
+# <details><summary>Solution</summary>
+#
+# Its weight is its share of the precision, $(1/4) / (1/4 + N)$: from 25 on.
+#
+# ```python
+# assert next(N for N in range(1, 100) if (1 / 4) / (1 / 4 + N) < 0.01) == 25
+# ```
+#
+# </details>

@@ -195,3 +195,37 @@ figure.savefig("figures/02_known_answer_gap.png")
 # sampling. The mean-field one is too narrow along the ridge; its gap is the formula's to 0.01 nats. Nothing
 # in the training tells which of the two one has: that takes a better guide, or importance samples
 # (`pv.evaluate.log_likelihood`), or the true posterior (chapter 7).
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Move $m$ away from the posterior's by 0.3. Is what the ELBO loses the KL divergence?
+#
+# <details><summary>Solution</summary>
+#
+# It is, to rounding.
+#
+# ```python
+# W, b, sigma = torch.tensor([[2.0], [1.0]]), torch.tensor([1.0, -0.5]), 0.5
+# exact = posterior(datum, W, b, sigma)
+# m, s = exact.mean[0], exact.covariance_matrix[0, 0].sqrt()
+# lost = evidence(W, b, sigma).log_prob(datum) - elbo(m + 0.3, s)
+# assert torch.isclose(lost, kl_divergence(dist.Normal(m + 0.3, s), dist.Normal(m, s)), atol=1e-4)
+# ```
+#
+# </details>
+#
+# **2.** For which $W$ is the mean-field guide exact? Why does its gap not depend on $x$?
+#
+# <details><summary>Solution</summary>
+#
+# For one whose columns are orthogonal: then $\Lambda = I + W^\top W / \sigma^2$ is diagonal. And $\Lambda$
+# has no $x$ in it: the posteriors of all data have one shape.
+#
+# ```python
+# orthogonal = torch.tensor([[1.0, 0.0], [0.0, 0.6], [0.0, 0.0]])
+# precision = torch.eye(2) + orthogonal.T @ orthogonal / sigma**2
+# assert abs(precision.diag().log().sum() - torch.logdet(precision)) < 1e-5
+# ```
+#
+# </details>

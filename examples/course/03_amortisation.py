@@ -156,3 +156,42 @@ figure.savefig("figures/03_amortisation_gap.png")
 # estimated, by importance samples, which are a little too low on average: the printed approximation gap is
 # too small rather than too large.) Training a new datum's own guide from where the encoder starts it is the
 # best of both.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Which five test images does the encoder serve worst? Look at them.
+#
+# <details><summary>Solution</summary>
+#
+# Those with the largest gap; often they are odd digits, unlike what it was trained on.
+#
+# ```python
+# worst = (gaps["test"][0] - gaps["test"][1]).argsort()[-5:]
+# means = vae.decode(vae.encode(x[worst]).mean).mean
+# pv.figures.grid([x[worst], means], "Served worst by the encoder", ["x", "mean of p(x|z)"])
+# assert len(worst) == 5
+# ```
+#
+# </details>
+#
+# **2.** Start each own guide where the encoder starts it, and not at the prior. How many steps does it
+# need?
+#
+# <details><summary>Solution</summary>
+#
+# A few dozen, where from the prior it took hundreds.
+#
+# ```python
+# q = vae.encode(x).base_dist
+# pyro.clear_param_store()
+# pyro.param("loc", q.loc.clone())
+# pyro.param("scale", q.scale.clone(), constraint=dist.constraints.positive)
+# svi = SVI(vae.model, own_guide, pyro.optim.ClippedAdam({"lr": 0.01}), loss)
+# for _ in range(30):
+#     svi.step(x)
+# measure = TraceMeanField_ELBO(200, vectorize_particles=True, max_plate_nesting=1)
+# print(f"after 30 steps {-measure.loss(vae.model, own_guide, x) / len(x):.2f}, encoder {by_encoder.elbo:.2f}")
+# ```
+#
+# </details>

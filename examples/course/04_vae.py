@@ -137,3 +137,33 @@ print(
 # Three quarters of the nats are reconstruction: noise in the pixels, which the dynamic binarisation
 # puts there. Every latent is used, some four times as much as others. And the bound is already near $\log
 # p(x)$ with a few samples: the Normal guide costs a third of a nat.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Is the KL that `pv.evaluate.elbo` tells the sum of the bars of the first panel?
+#
+# <details><summary>Solution</summary>
+#
+# It is: for independent Normals, the formula is a sum over latents.
+#
+# ```python
+# assert abs(pv.evaluate.elbo(vae, x).kl - kl_by_latent.sum(1).mean()) < 1e-3
+# ```
+#
+# </details>
+#
+# **2.** The figure of samples shows means of $p(x \mid z)$. What do draws look like?
+#
+# <details><summary>Solution</summary>
+#
+# Black and white, and noisy: given $z$, each pixel is drawn by itself.
+#
+# ```python
+# with vae.evaluating():
+#     draws = vae.decode(vae.prior().sample((16,))).sample()
+# pv.figures.grid([draws[:8], draws[8:]], "Draws, not means")
+# assert set(draws.unique().tolist()) <= {0.0, 1.0}
+# ```
+#
+# </details>

@@ -147,3 +147,36 @@ figure.savefig("figures/05_swap_the_likelihood.png")
 # - *With outliers*: the Normal widens for all values, to make room for one in fifty, and loses 16 nats to
 #   the StudentT. Some of the StudentT's replications reach as far as the data's largest value; none of the
 #   Normal's do.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Given the true rates, how do the counts vary, against a Poisson and against a GammaPoisson?
+#
+# <details><summary>Solution</summary>
+#
+# Squared deviations are what a GammaPoisson expects, and several times what a Poisson does.
+#
+# ```python
+# squares = (counts - rates) ** 2
+# assert abs((squares / (rates + rates**2 / 2)).mean() - 1) < 0.15
+# assert (squares / rates).mean() > 1.5
+# ```
+#
+# </details>
+#
+# **2.** The same Normal for values in $[0, 1]$, and for these values times 16: whose log density is larger,
+# and by how much?
+#
+# <details><summary>Solution</summary>
+#
+# That of the values in $[0, 1]$, by $\log 16$ for each value, whatever the fit. Densities have units.
+#
+# ```python
+# value, sixteen = torch.tensor(0.55), torch.tensor(16.0)
+# small = torch.distributions.Normal(0.5, 0.1).log_prob(value)
+# large = torch.distributions.Normal(0.5 * 16, 0.1 * 16).log_prob(16 * value)
+# assert torch.isclose(small, large + sixteen.log())
+# ```
+#
+# </details>

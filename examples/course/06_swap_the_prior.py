@@ -113,3 +113,35 @@ figure
 # The learned priors lower $\mathrm{KL}(q(z) \,\|\, p(z))$, the VampPrior to nearly nothing, and each raises
 # $\log p(x)$ by more than that: freed from the round prior, the encodings also spread out (mind the axes),
 # so that $z$ tells more of $x$.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** A prior is uniform on 100 cells, encodings are uniform on 97 of them. What does the hole cost?
+#
+# <details><summary>Solution</summary>
+#
+# $-\log(1 - h)$ with $h = 0.03$: 0.03 nats.
+#
+# ```python
+# q = torch.full((97,), 1 / 97)
+# assert torch.isclose((q * (q / 0.01).log()).sum(), -torch.tensor(1 - 0.03).log())
+# ```
+#
+# </details>
+#
+# **2.** Two data, two values of $z$: check the cut of the mean KL into mutual information and mismatch.
+#
+# <details><summary>Solution</summary>
+#
+# By hand, with $q(z \mid x)$ as a table:
+#
+# ```python
+# q, p = torch.tensor([[0.9, 0.1], [0.2, 0.8]]), torch.tensor([0.5, 0.5])
+# aggregate = q.mean(0)
+# mean_kl = (q * (q / p).log()).sum(1).mean()
+# information = (q * (q / aggregate).log()).sum(1).mean()
+# assert torch.isclose(mean_kl, information + (aggregate * (aggregate / p).log()).sum())
+# ```
+#
+# </details>

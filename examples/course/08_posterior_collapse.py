@@ -160,3 +160,34 @@ figure.savefig("figures/08_posterior_collapse.png")
 # price rises. A shallower decoder does not fall into the trap. With the full-rank guide about a third of
 # the ELBO is regained. These are runs of one seed each: repeat them before you rely on the order. Which
 # remedy helps depends on the cause: look at the KL by latent, change one thing, look again.
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** For which fixed $\sigma$ would exactly three of the latents of the linear model survive?
+#
+# <details><summary>Solution</summary>
+#
+# For $0.5 < \sigma^2 < 0.8$.
+#
+# ```python
+# assert [(eigenvalues > variance).sum().item() for variance in (0.4, 0.6, 0.9)] == [4, 3, 2]
+# ```
+#
+# </details>
+#
+# **2.** What is the greatest log-likelihood of the linear data without any latent, with one $\sigma$ for
+# all?
+#
+# <details><summary>Solution</summary>
+#
+# That of Normals whose variance is the mean of the eigenvalues.
+#
+# ```python
+# variance = eigenvalues.mean()
+# by_hand = -5 * ((2 * torch.pi * variance).log() + 1)
+# normal = torch.distributions.Normal(0.0, variance.sqrt())
+# assert torch.isclose(normal.log_prob(linear.train[:]).sum(1).mean(), by_hand, atol=1e-2)
+# ```
+#
+# </details>

@@ -71,3 +71,42 @@ print("latent   posterior by NUTS      q(z|x)")
 for d in range(3):
     loc, scale = q.mean[0, d].item(), q.stddev[0, d].item()
     print(f"z[{d}]    {z[:, d].mean():7.2f} ± {z[:, d].std():.2f}     {loc:7.2f} ± {scale:.2f}")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** `TraceMeanField_ELBO` has the KL by its formula. Is its mean that of `Trace_ELBO`?
+#
+# <details><summary>Solution</summary>
+#
+# It is; only the noise is another.
+#
+# ```python
+# from pyro.infer import TraceMeanField_ELBO
+#
+# losses = [
+#     torch.tensor([loss().loss(vae.model, vae.guide, x) for _ in range(50)])
+#     for loss in (Trace_ELBO, TraceMeanField_ELBO)
+# ]
+# difference = losses[0].mean() - losses[1].mean()
+# assert difference.abs() < 5 * (losses[0].var() / 50 + losses[1].var() / 50).sqrt()
+# ```
+#
+# </details>
+#
+# **2.** Set the first latent to 2 and the others to 0. What does the model say of $x$, by a handler of
+# Pyro's?
+#
+# <details><summary>Solution</summary>
+#
+# `condition` fixes a site; the rest of the program runs as ever.
+#
+# ```python
+# at = torch.zeros(1, 10)
+# at[0, 0] = 2.0
+# trace = pyro.poutine.trace(pyro.poutine.condition(vae.model, {"z": at})).get_trace(x[:1])
+# said = trace.nodes["x"]["fn"].log_prob(x[:1])
+# assert torch.allclose(said, vae.decode(at).log_prob(x[:1]), atol=1e-4)
+# ```
+#
+# </details>

@@ -172,3 +172,33 @@ axes.scatter(*z[odd].T, s=90, facecolors="none", edgecolors="k", label="the five
 axes.set(title="178 wines, by the mean of q(z|x)", xlabel="z[0]", ylabel="z[1]")
 axes.legend()
 figure.savefig("figures/10_your_own_data_table.png")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Is the $s$ of the hyperbolic secant its standard deviation? Ask its draws.
+#
+# <details><summary>Solution</summary>
+#
+# It is.
+#
+# ```python
+# draws = HyperbolicSecant(torch.tensor(0.5), torch.tensor(1.3)).sample((100_000,))
+# assert abs(draws.std() / 1.3 - 1) < 0.03
+# ```
+#
+# </details>
+#
+# **2.** How many images of each class are there to train on? The labels are in the split.
+#
+# <details><summary>Solution</summary>
+#
+# About as many of each.
+#
+# ```python
+# sizes = pictures.train.labels.bincount()
+# print(sizes.tolist())
+# assert len(sizes) == 10 and sizes.sum() == len(pictures.train)
+# ```
+#
+# </details>

@@ -192,3 +192,39 @@ figure
 #
 # **Rubin, 1976**, "Inference and missing data". **Mattei and Frellsen, 2019**, "MIWAE: deep generative
 # modelling and imputation of incomplete data sets".
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Half of the second column was filled with its mean. What does that do to the correlation, by
+# formula?
+#
+# <details><summary>Solution</summary>
+#
+# Covariance and variance of that column are halved: $\rho / \sqrt 2$.
+#
+# ```python
+# assert abs(torch.corrcoef(filled.T)[0, 1] - rho / 2**0.5) < 0.03
+# ```
+#
+# </details>
+#
+# **2.** Of which data can the slope of $x_2$ on $x_1$ be learnt: those with $x_1 < 0$, or those with $x_2 <
+# 0$?
+#
+# <details><summary>Solution</summary>
+#
+# The first: whether they are seen depends on $x_1$ alone, which is known (missing at random). The second
+# are too flat.
+#
+# ```python
+# def slope(part):
+#     covariance = torch.cov(part.T)
+#     return covariance[0, 1] / covariance[0, 0]
+#
+#
+# assert abs(slope(x[x[:, 0] < 0]) - rho) < 0.04
+# assert slope(x[x[:, 1] < 0]) < rho - 0.1
+# ```
+#
+# </details>

@@ -144,3 +144,38 @@ for part, colour in (("approximation", "C0"), ("amortisation", "C1")):
 right.set(ylabel="nats per image", title="log p(x) - ELBO of digits, one decoder")
 right.legend()
 figure.savefig("figures/12_how_far_is_the_bound.png")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** A guide has two values, each with probability one half, of weights 1 and 3. What are $\log p$, and
+# the bounds with $K = 1$ and $2$?
+#
+# <details><summary>Solution</summary>
+#
+# $\log p = \log 2$; the bounds are means over all pairs of draws.
+#
+# ```python
+# one, two, three = (torch.tensor(float(n)).log() for n in (1, 2, 3))
+# first, second = (one + three) / 2, (one + 2 * two + three) / 4
+# assert first < second < two
+# ```
+#
+# </details>
+#
+# **2.** For large $K$ the bound is too low by about $v / 2K$, with $v$ the variance of $w_k / p(x)$. Is it
+# so with ten draws of that guide?
+#
+# <details><summary>Solution</summary>
+#
+# Nearly: $v = 1/4$, so that 0.0125 nats are expected.
+#
+# ```python
+# K = 10
+# threes = torch.arange(K + 1.0)
+# share = torch.distributions.Binomial(K, torch.tensor(0.5)).log_prob(threes).exp()
+# missing = two - (share * ((K + 2 * threes) / K).log()).sum()
+# assert abs(missing - 0.25 / (2 * K)) < 0.002
+# ```
+#
+# </details>

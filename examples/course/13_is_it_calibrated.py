@@ -98,3 +98,35 @@ for latent_dim in (1, 10):
     check = pv.evaluate.predictive_check(other, data.test, statistics={"ink": ink, "strokes": strokes})
     print(f"{latent_dim} latents: {check}")
 pv.figures.predictive_check(check).savefig("figures/13_does_the_model_fit.png")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** How often does the 90 % interval of the narrow guide, of 0.8 times the scale, hold the truth?
+#
+# <details><summary>Solution</summary>
+#
+# In 81 % of all cases, by formula and by count.
+#
+# ```python
+# reach = 1.645 * 0.8
+# normal = torch.distributions.Normal(0.0, 1.0)
+# formula = 2 * normal.cdf(torch.tensor(reach)) - 1
+# assert abs(formula - 0.81) < 0.01
+# assert abs(((z - 0.8 * x).abs() < reach * 0.2**0.5).float().mean() - formula) < 0.02
+# ```
+#
+# </details>
+#
+# **2.** Is a guide that says the prior, whatever $x$ is, calibrated?
+#
+# <details><summary>Solution</summary>
+#
+# It is, and useless. Ranks are uniform:
+#
+# ```python
+# counts = torch.bincount((torch.randn(L, N) < z).sum(0), minlength=L + 1)
+# assert (counts / N - 1 / (L + 1)).abs().max() < 0.02
+# ```
+#
+# </details>

@@ -97,7 +97,7 @@ class Memory:
         They are where the values are: each batch's share would be waited for.
         """
         order = torch.randperm(len(self), generator=torch.Generator().manual_seed(seed))
-        return order.to(self.values.device)
+        return sent(order, self.values.device)
 
     def to(self, device: torch.device) -> None:
         """Moves its tensors."""
@@ -208,6 +208,12 @@ def plain_bytes(values: Any) -> bytes:
     """Of numbers, whatever they are kept in; one of the many NaN."""
     x = np.asarray(values, np.float64)
     return np.where(np.isnan(x), np.nan, x).tobytes()
+
+
+def sent(value: Tensor, device: torch.device) -> Tensor:
+    """A tensor on a device; from the host to a GPU while that computes, and nobody waits for it."""
+    pins = device.type == "cuda" and value.device.type == "cpu"
+    return (value.pin_memory() if pins else value).to(device, non_blocking=pins)
 
 
 def scaled(x: Tensor, dtype: torch.dtype, divisor: float) -> Tensor:

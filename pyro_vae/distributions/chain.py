@@ -50,7 +50,7 @@ _recurrence.register_autograd(_backward, setup_context=_keep)
 
 
 def recurrence(weight: Tensor, value: Tensor, dim: int) -> Tensor:
-    r""":math:`z_t = w_t z_{t-1} + v_t` for t = 1, ..., T along a dimension, from :math:`z_0 = 0`, element by element.
+    r""":math:`z_t = w_t z_{t-1} + v_t` along a dimension, t = 1, ..., T, from :math:`z_0 = 0`, by element.
 
     It is one operation to a compiler, whatever T is, and takes log2(T) passes over all of the sequence.
 
@@ -98,6 +98,8 @@ class Chain(TorchDistribution):
         """Each step's log-density given the one before, ``[..., T]``."""
         at = -len(self.event_shape)
         first = self.initial.log_prob(value.select(at, 0))
+        if self.length == 1:
+            return cast(Tensor, first[..., None])
         before, after = value.narrow(at, 0, self.length - 1), value.narrow(at, 1, self.length - 1)
         later = self.transition(before).log_prob(after)
         shape = torch.broadcast_shapes(first.shape, later.shape[:-1])

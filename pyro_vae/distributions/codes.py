@@ -11,7 +11,6 @@ from pyro.distributions.torch_distribution import TorchDistribution
 from torch import Tensor, nn
 from torch.distributions import kl
 
-from pyro_vae.checks import ConfigError
 from pyro_vae.distributions.discrete import one_of
 
 
@@ -70,18 +69,7 @@ class Codebook(nn.Module):
 
     @torch.no_grad()
     def follow(self, values: Tensor, codes: Tensor) -> None:
-        """Moves towards values ``[..., M code_dim]``, to whose parts the codes ``[..., M]`` are nearest.
-
-        Raises:
-            ConfigError: several processes train together, each of which would have a codebook of its own.
-        """
-        distributed = torch.distributed
-        if distributed.is_available() and distributed.is_initialized() and distributed.get_world_size() > 1:
-            raise ConfigError(
-                f"the codebook of {len(self.usage)} codes is a moving average over the batches of one process, "
-                f"and each of {distributed.get_world_size()} processes would have another; train in one: "
-                "torchrun --nproc-per-node 1"
-            )
+        """Moves towards values ``[..., M code_dim]``, to whose parts the codes ``[..., M]`` are nearest."""
         seen = self.parts(values).flatten(0, -2)
         used = one_of(codes.flatten(), len(self.usage)).to(seen)
         counts = used.sum(0)  # by a product, and not by index_add_, whose order is not that of before on a GPU

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any, cast
 
+import pyro.distributions as dist
 import torch
 from pyro.distributions import constraints
 from pyro.distributions.torch_distribution import TorchDistribution
@@ -145,3 +146,13 @@ def _kl(q: Discrete, p: Discrete) -> Tensor:
     if q.num_classes is None:
         found = found + (1 - q.mean) * (logsigmoid(-q.logits) - logsigmoid(-p.logits))
     return found.sum(-1)
+
+
+class Bit(dist.Bernoulli):  # type: ignore[misc]
+    """One number of ``Discrete`` bits: a Bernoulli whose KL broadcasts, as PyTorch's does not."""
+
+
+@kl.register_kl(Bit, torch.distributions.Bernoulli)  # type: ignore[untyped-decorator]
+def _kl_of_bits(q: Bit, p: torch.distributions.Bernoulli) -> Tensor:
+    one = q.probs * (logsigmoid(q.logits) - logsigmoid(p.logits))
+    return one + (1 - q.probs) * (logsigmoid(-q.logits) - logsigmoid(-p.logits))

@@ -10,6 +10,8 @@ import torch
 from torch.distributions import Distribution
 from torch.distributions.transforms import IndependentTransform
 
+from pyro_vae.distributions.discrete import Bit, Discrete
+
 
 def elements(distribution: Any) -> Distribution | None:
     """The distribution of each element, batch shape ``[..., *event_shape]``, if they are independent."""
@@ -20,6 +22,8 @@ def elements(distribution: Any) -> Distribution | None:
         return elements(p.base_dist.expand(p.batch_shape))
     if isinstance(p, torch.distributions.Independent):
         return elements(p.base_dist)
+    if isinstance(p, Discrete) and p.num_classes is None:
+        return Bit(logits=p.logits, validate_args=False)
     if isinstance(p, torch.distributions.TransformedDistribution):
         base, transforms = elements(p.base_dist), list(_elementwise(p.transforms))
         if base is None or len(transforms) < len(p.transforms):

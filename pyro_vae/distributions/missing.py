@@ -38,6 +38,9 @@ def marginal(distribution: Distribution, observed: Tensor) -> Distribution:
     if isinstance(p, torch.distributions.Independent) and not p.base_dist.event_shape:
         masked = dist.MaskedDistribution(p.base_dist, observed)
         return cast(Distribution, masked.to_event(p.reinterpreted_batch_ndims))
+    if isinstance(p, torch.distributions.Independent):  # of vectors, such as the steps of a sequence
+        each: Any = marginal(p.base_dist, observed)
+        return cast(Distribution, each.to_event(p.reinterpreted_batch_ndims))
     if not p.event_shape:
         return dist.MaskedDistribution(p, observed)
     if hasattr(p, "marginal"):
@@ -85,6 +88,9 @@ def conditional(distribution: Distribution, value: Tensor, observed: Tensor) -> 
     independent = isinstance(p, torch.distributions.Independent) and not p.base_dist.event_shape
     if independent or not p.event_shape:
         return Completed(p, value, observed)
+    if isinstance(p, torch.distributions.Independent):
+        each: Any = conditional(p.base_dist, value, observed)
+        return cast(Distribution, each.to_event(p.reinterpreted_batch_ndims))
     if hasattr(p, "conditional"):
         return cast(Distribution, p.conditional(value, observed))
     if isinstance(p, Reshaped):

@@ -195,7 +195,10 @@ class Path:
                 'have; anneal from the prior: start="prior"'
             )
         self.reals = Reals(
-            program, latents, "pv.evaluate.log_likelihood sums over its draws, of which many are needed"
+            program,
+            latents,
+            "pv.evaluate.log_likelihood takes it, and sums over its values where the guide enumerates them, "
+            "else over draws, of which many are needed",
         )
         self.u = self.reals.pack({name: site["value"] for name, site in latents.items()})
 

@@ -264,8 +264,12 @@ def _quantities(z: Tensor, log_p: Tensor, point: Tensor) -> Tensor:
 
 
 def _ranks(truth: Tensor, draws: Tensor) -> Tensor:
-    """Of what is true, ``[B, Q]``, among draws ``[K, B, Q]``; a random place among equals."""
-    below, equal = (draws < truth).sum(0), (draws == truth).sum(0)
+    """Of what is true, ``[B, Q]``, among draws ``[K, B, Q]``; a random place among equals.
+
+    Those of equal discrete latents differ by rounding: all of them, then, to one side.
+    """
+    alike = torch.isclose(draws, truth, rtol=1e-5, atol=1e-6)
+    below, equal = ((draws < truth) & ~alike).sum(0), alike.sum(0)
     return below + (torch.rand(equal.shape, device=equal.device) * (equal + 1)).long().clamp(max=len(draws))
 
 

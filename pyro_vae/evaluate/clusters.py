@@ -155,6 +155,19 @@ def of_latent(prior: Any, guide: Any, value: Tensor) -> Tensor | None:
     return cast(Tensor, (each + p.mixture_distribution.logits).softmax(-1))
 
 
+def middles(prior: Any) -> Tensor:
+    """The mean of each component of a latent with clusters, or each of its values, ``[K, *event_shape]``."""
+    p = _inner(prior)
+    if isinstance(p, Discrete):
+        return torch.eye(p.event_shape[-1]).to(p.logits)
+    if isinstance(p, torch.distributions.Categorical):
+        return torch.arange(p.logits.shape[-1]).to(p.logits)
+    inner = p.base if isinstance(p, Reshaped) else p
+    means = inner.component_distribution.mean
+    one = means[(0,) * (means.dim() - 1 - len(inner.event_shape))]  # they are the same of all data
+    return cast(Tensor, one.reshape(-1, *prior.event_shape))
+
+
 def match(assignments: Tensor, labels: Tensor, number: int) -> tuple[float, float, Tensor, int]:
     """Accuracy, NMI, the label that each cluster is matched with, ``[K]``, and the number of labels.
 

@@ -15,7 +15,7 @@ from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.likelihood import over_batches
 from pyro_vae.evaluate.pareto import HEAVY, Weights, warn_of_tails
 from pyro_vae.evaluate.shown import standard_error, table
-from pyro_vae.objectives import log_weights
+from pyro_vae.objectives.importance import weights_and_elbos
 from pyro_vae.program import Batch, DataWarning, Program
 from pyro_vae.refinement import PARTICLES, fit
 
@@ -135,7 +135,8 @@ def inference_gap(
     is sought for each datum by itself, from what the encoder emits, the model being frozen: Adam moves the
     raw reals that the guide's networks emit, and the average over the last quarter of the steps is taken.
     The gaps are then those of the importance weights w of K draws: the ELBOs are the means of log w, and
-    :math:`\log p(x)` the log of the mean of w under q*, whose weights are better behaved than the encoder's.
+    :math:`\log p(x)` the log of the mean of w under q*, whose weights are better behaved than the encoder's;
+    over latents that the guide enumerates all of them are sums.
 
     What is moved is what networks emit that the guide runs and the model does not. Parameters of a family
     that no network emits, such as the maps of a ``Flow``, stay as they are (their context moves). What a
@@ -153,17 +154,24 @@ def inference_gap(
 
     Raises:
         DataError: the data lie outside the likelihood's support.
-        ValueError: the guide runs no network that could be moved.
+        ValueError: the guide runs no network that could be moved, or weighs but one value of its latents.
 
     Reference: Cremer, Li and Duvenaud, 2018, "Inference suboptimality in variational autoencoders".
     """
     split = as_split(data, program)
     check(program, split)
+    for family in (conditional.family for conditional in program.conditionals()):
+        if family.certain:
+            raise ValueError(
+                f"the guide {family!r} weighs one value of its latents, so that log p(x) is not found beyond the "
+                "ELBO, and neither are the gaps; pv.evaluate.elbo tells that"
+            )
 
     def terms(batch: Batch) -> Tensor:
         best, rise = fit(program, batch, num_steps)
-        own, moved = (_weights(q, batch, num_samples, max_rows) for q in (program, best))
-        bounds = [moved.log_mean, moved.mean_log, own.mean_log]
+        _, elbo = _weights(program, batch, num_samples, max_rows)
+        moved, best_elbo = _weights(best, batch, num_samples, max_rows)
+        bounds = [moved.log_mean, best_elbo, elbo]
         return torch.stack([*bounds, moved.effective_sample_size, moved.pareto_k, rise])
 
     rows = max(1, max_rows // PARTICLES)
@@ -184,9 +192,12 @@ def inference_gap(
     return InferenceGap(per_datum, num_samples, num_steps, effective, k, rise.mean().item(), error)
 
 
-def _weights(program: Program, batch: Batch, num_samples: int, max_rows: int) -> Weights:
-    stream = Weights(num_samples)
+def _weights(program: Program, batch: Batch, num_samples: int, max_rows: int) -> tuple[Weights, Tensor]:
+    """The importance weights of so many draws, and the ELBO of each datum, ``[B]``."""
+    stream, elbos = Weights(num_samples), []
     chunk = max(1, max_rows // program.num_data(batch))
     for start in range(0, num_samples, chunk):
-        stream.add(log_weights(program, batch, min(chunk, num_samples - start)))
-    return stream
+        log_w, elbo = weights_and_elbos(program, batch, min(chunk, num_samples - start))
+        stream.add(log_w)
+        elbos.append(elbo)
+    return stream, torch.cat(elbos).double().mean(0)

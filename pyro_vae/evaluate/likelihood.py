@@ -22,7 +22,7 @@ from pyro_vae.evaluate.shown import standard_error, table
 from pyro_vae.families import COUNTING, LEBESGUE
 from pyro_vae.objectives import elbo_terms, log_weights
 from pyro_vae.objectives.importance import by_datum, traces
-from pyro_vae.program import Batch, Program, sites
+from pyro_vae.program import Batch, DataWarning, Program, sites
 from pyro_vae.seen import observing
 from pyro_vae.svi import CompilationWarning, Compile
 
@@ -204,6 +204,14 @@ def log_likelihood(
     """
     split = as_split(data, program)
     check(program, split)
+    for family in (conditional.family for conditional in program.conditionals()):
+        if family.certain:
+            warnings.warn(
+                f"the guide {family!r} weighs one value of its latents: the estimate of log p(x) is the ELBO, of "
+                "which pv.evaluate.elbo takes one draw, and lies below",
+                DataWarning,
+                stacklevel=3,
+            )
     chunk, *_ = sizes = chunks(num_samples, max_rows)
     if compile == "auto":
         compile = num_samples * len(split) >= COMPILED_ROWS

@@ -16,7 +16,8 @@ def simulated(program: Program, rows: Batch) -> tuple[poutine.Trace, Batch]:
     """
     trace = poutine.trace(poutine.uncondition(program.model)).get_trace(rows)
     found = dict(sites(trace))
-    if any(f"{name}_unobserved" in found for name in rows):
+    beside = [n for n, site in found.items() if site["infer"].get("was_observed") and n not in rows]
+    if beside and any(f"{name}_unobserved" in found for name in rows):
         raise ValueError(
             f"whether a value is missing depends on it in a {type(program).__name__}, and is copied from the "
             "data here; simulations are of models that are given what is missing, such as pv.VAE(...)"

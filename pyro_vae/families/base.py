@@ -45,6 +45,7 @@ class Family(nn.Module, ABC):
         invertible: whether it has a density at points that it did not draw itself.
         scores: whether, as a guide, its gradients are those of the score function.
         enumerates: whether, as a guide, it has its values enumerated.
+        certain: whether, as a guide, it weighs but one value, so that its draws tell no more than the ELBO.
         note: what else there is to tell of it.
         alarm: what a run ends with as a warning; else empty.
     """
@@ -57,6 +58,7 @@ class Family(nn.Module, ABC):
     invertible: bool = True
     enumerates: bool = False
     scores: bool = False
+    certain: bool = False
     note: str = ""
     alarm: str = ""
 

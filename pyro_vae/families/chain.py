@@ -49,8 +49,8 @@ class Chain(Family):
         y: Tensor = self.net(z.reshape(-1, *self.event_shape[1:]))
         if tuple(y.shape[1:]) != self.next.param_shape():
             raise ValueError(
-                f"the transition returned shape {list(y.shape)} for {leading.numel()} states, and must return "
-                f"{[leading.numel(), *self.next.param_shape()]}, the out_shape that its factory is called with"
+                f"the transition returned shape {list(y.shape)} for {leading.numel()} states; it must be "
+                f"{[leading.numel(), *self.next.param_shape()]}, the out_shape of its factory's call"
             )
         return cast(Distribution, self.next(y.reshape(*leading, *self.next.param_shape()).to(z.dtype)))
 
@@ -70,8 +70,8 @@ class Markov(Family):
     The posterior of a state space model is a chain, too; where it is linear and Normal, of one state, this is
     its very form. Draws and densities take all steps at once.
 
-    Reference: Archer, Park, Buesing, Cunningham and Paninski, 2015, "Black box variational inference for state
-    space models".
+    Reference: Archer, Park, Buesing, Cunningham and Paninski, 2015, "Black box variational inference for
+    state space models".
     """
 
     note = "z_t is Normal(weight z_{t-1} + loc, scale) element by element, with z_0 = 0"
@@ -89,7 +89,7 @@ class Markov(Family):
 
 
 class Steps(Family):
-    r"""A family at each step of a sequence, the same at all: :math:`p(v) = \prod_t \mathrm{family}(r_t)(v_t)`.
+    r"""A family at each step of a sequence, the same at all: :math:`p(v) = \prod_t p(v_t; r_t)`.
 
     Args:
         family: of one step.

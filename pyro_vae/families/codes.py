@@ -6,10 +6,11 @@ import copy
 import math
 from typing import Annotated, Any
 
+import torch
 from torch import Tensor
 from torch.distributions import Distribution
 
-from pyro_vae.checks import Count, Levels, Limit, NotNegative, checked
+from pyro_vae.checks import ConfigError, Count, Levels, Limit, NotNegative, checked
 from pyro_vae.distributions.codes import Codebook, Nearest, OfCodebook
 from pyro_vae.distributions.codes import Codes as AllAlike
 from pyro_vae.families.base import COUNTING, Family, Shape
@@ -118,6 +119,7 @@ class VectorQuantised(Family):
     """
 
     measure = COUNTING
+    certain = True
 
     @checked
     def __init__(self, commitment_cost: NotNegative = 0.25):
@@ -137,6 +139,7 @@ class VectorQuantised(Family):
         codebook: Any = self.support.codebook
         q = Nearest(raw, codebook, self.commitment_cost)
         if self.training:
+            _refuse_several()
             codebook.follow(raw, q.codes)
         return q
 
@@ -149,4 +152,18 @@ class VectorQuantised(Family):
         return (
             f"training adds {self.commitment_cost:g} times the squared distance to the codes, which no ELBO "
             "reports; no other codes are weighed, so that log p(x) is not found beyond the ELBO"
+        )
+
+
+def _refuse_several() -> None:
+    """Refuses to train in several processes, each of which would have a codebook of its own.
+
+    Raises:
+        ConfigError: there are several.
+    """
+    group = torch.distributed
+    if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
+        raise ConfigError(
+            "the codebook of pv.priors.Codes is a moving average over the batches of one process, and each of "
+            f"{group.get_world_size()} processes would have another; train in one: torchrun --nproc-per-node 1"
         )

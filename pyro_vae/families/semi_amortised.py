@@ -11,7 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae.checks import Count, Positive, checked
-from pyro_vae.families.base import Family, Shape
+from pyro_vae.families.base import COUNTING, Family, Shape
 from pyro_vae.families.named import Normal
 
 
@@ -44,7 +44,8 @@ class SemiAmortised(Family):
     def __init__(self, guide: Any = Normal, steps: Count = 5, lr: Positive = 0.1):
         super().__init__()
         guide = guide() if inspect.isclass(guide) and issubclass(guide, Family) else copy.deepcopy(guide)
-        if not isinstance(guide, Family) or not guide.reparameterised or isinstance(guide, SemiAmortised):
+        fits = isinstance(guide, Family) and not isinstance(guide, SemiAmortised)
+        if not fits or guide.measure == COUNTING or guide.certain or not guide.reparameterised:
             raise ValueError(
                 f"guide={guide!r} takes no steps of its own; give a family of continuous latents, "
                 "pv.guides.SemiAmortised(pv.guides.Normal())"

@@ -8,6 +8,7 @@ figure; data that are no images, as curves over their index; tables column by co
 
 from pyro_vae.figures.anatomy import anatomy, rate_distortion
 from pyro_vae.figures.calibration import calibration
+from pyro_vae.figures.clusters import clusters
 from pyro_vae.figures.drawing import Figure, grid, training_curves
 from pyro_vae.figures.hierarchy import kl_by_level
 from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals, tsne
@@ -21,6 +22,7 @@ __all__ = [
     "Figure",
     "anatomy",
     "calibration",
+    "clusters",
     "comparison",
     "grid",
     "inpainting",

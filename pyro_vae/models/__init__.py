@@ -8,4 +8,12 @@ from pyro_vae.models.semi_supervised_vae import SemiSupervisedVAE
 from pyro_vae.models.sequential_vae import SequentialVAE
 from pyro_vae.models.vae import VAE
 
-__all__ = ["VAE", "ConditionalVAE", "CountVAE", "HierarchicalVAE", "SelectionVAE", "SemiSupervisedVAE", "SequentialVAE"]
+__all__ = [
+    "VAE",
+    "ConditionalVAE",
+    "CountVAE",
+    "HierarchicalVAE",
+    "SelectionVAE",
+    "SemiSupervisedVAE",
+    "SequentialVAE",
+]

@@ -213,9 +213,10 @@ class SemiSupervisedVAE(Program):
     def notes(self) -> tuple[str, ...]:  # type: ignore[override]
         """What the labels add to training, which is none of the ELBO."""
         weight = f"{self.alpha:g}" + f" / {self.labelled.item():.3g}" * bool(self.labelled < 1)
-        rough = f", and takes off {self.alpha:g} KL(q(y|x) || q(y|x + r)) of each datum, |r| = {self.radius:g}"
-        rough = rough * bool(self.radius and self.alpha)
-        return (f"training adds {weight} log q(y|x) of each datum with a label{rough}, which no ELBO reports",)
+        told = f"training adds {weight} log q(y|x) of each datum with a label"
+        if self.alpha and self.radius:
+            told += f" less {self.alpha:g} KL(q(y|x) || q(y|x + r)) of each, |r| = {self.radius:g}"
+        return (f"{told}, which no ELBO reports",)
 
     def _labels(self, batch: Mapping[str, Tensor]) -> Tensor:
         """The labels of a batch, ``[B]``, as reals, of which those that are not known, or absent, are NaN."""

@@ -52,33 +52,35 @@ class SequentialVAE(Program):
         z_1 \sim p(z_1), \qquad z_t \sim p(z_t \mid z_{t-1}), \qquad x_t \sim p(x_t \mid z_t), \qquad
         q(z_{1:T} \mid x) = \prod_t q(z_t \mid z_{t-1}, x)
 
-    Sites are ``"z"``, all states of a datum, ``[B, T, L]``, and ``"x"``, ``[B, T, D]``. NaN means not observed:
-    at the end, a shorter sequence, whose evidence is its own; anywhere else, a gap. ``pv.predict`` fills it, and
-    continues the sequence as far as T reaches.
+    Sites are ``"z"``, all states of a datum, ``[B, T, L]``, and ``"x"``, ``[B, T, D]``. NaN means not
+    observed: at the end, a shorter sequence, whose evidence is its own; anywhere else, a gap. ``pv.predict``
+    fills it, and continues the sequence as far as T reaches.
 
     Beyond the last observed step the guide is the model's own transition, which adds nothing to the ELBO and
     makes forecasts as good as the states that they start from.
 
     No part of a step of training is a loop over time: densities of all transitions are one call of a network,
     the default guide is Normal and linear in the state before (``pv.guides.Markov``), and the default encoder
-    has gates that see x alone (``pv.nets.recurrent``), so that both are one recurrence. What is compiled is then
-    as long for T = 200 as for T = 10. The architecture of the paper::
+    has gates that see x alone (``pv.nets.recurrent``), so that each of both is one operation, a recurrence. A
+    compiled step has as many operations for T = 200 as for T = 10. Draws of the model are a loop. The sizes
+    of the paper, whose recurrent network is unrolled where it is compiled, are::
 
-        pv.SequentialVAE((129, 88), latent_dim=100, transition=pv.nets.gated(200),
-                         likelihood=pv.likelihoods.Bernoulli(), decoder=pv.nets.mlp(100, 100, activation=nn.ReLU),
-                         encoder=pv.nets.recurrent(600, num_layers=1, cell="gru"))
+        pv.SequentialVAE(
+            (129, 88), latent_dim=100, likelihood=pv.likelihoods.Bernoulli(),
+            transition=pv.nets.gated(200), decoder=pv.nets.mlp(100, 100, activation=nn.ReLU),
+            encoder=pv.nets.recurrent(600, num_layers=1, cell="gru"),
+        )
 
-    has a recurrent network that is unrolled. (Its guide is Normal given z_{t-1} and h_t, with a mean that is
-    not linear in z_{t-1}.)
+    There the mean of q(z_t | z_{t-1}, x) is not linear in z_{t-1}, as it is here.
 
     Args:
         event_shape: ``(T, D)``: number of steps, of values at each.
         latent_dim: L, the number of states at each step.
-        transition: factory of the network from z_{t-1} to the parameters of the Normal z_t, elements independent.
+        transition: factory of the network from z_{t-1} to the parameters of z_t, of independent Normals.
         prior: p(z_1), over the reals, as in ``pv.VAE``.
         likelihood: p(x_t | z_t), as in ``pv.VAE``; all that is learned of it is the same at all steps.
-        guide: the family of q(z | x), over ``(T, L)``: ``pv.guides.Markov()``; ``pv.guides.Normal()``, in which
-            steps are independent.
+        guide: the family of q(z | x), over ``(T, L)``: ``pv.guides.Markov()``; or ``pv.guides.Normal()``, in
+            which steps are independent.
         encoder: factory of the network from x to the guide's parameters at all steps.
         decoder: factory of the network from z_t to the likelihood's parameters.
 
@@ -109,8 +111,8 @@ class SequentialVAE(Program):
         x, (state,) = check_shape("SequentialVAE", event_shape, latent_dim)
         if len(x) != 2:
             raise ValueError(
-                f"event_shape={x} is no (T, D), the number of steps and of values at each; of one value at each "
-                f"step give x[..., None], and pv.SequentialVAE(({x[0]}, 1), ...)"
+                f"event_shape={x} is no (T, D), the number of steps and of values at each; of one value at "
+                f"each step give x[..., None], and pv.SequentialVAE(({x[0]}, 1), ...)"
             )
         nets.check_factories(transition=transition, encoder=encoder, decoder=decoder)
         first, family = as_prior(prior), as_likelihood(likelihood)
@@ -128,7 +130,7 @@ class SequentialVAE(Program):
         self.event_shape, self.latent_dim, self.event_shapes = x, state, {"x": x}
         z = (x[0], state)
         self.p_z = Conditional("z", Chain(first, transition), z)
-        if not first.on_reals:
+        if not cast(Chain, self.p_z.family).initial.on_reals:
             raise ValueError(
                 f"prior={first!r} is of the first state, which is real as the later ones are; take "
                 "pv.priors.Normal(), or another one over the reals"

@@ -15,7 +15,7 @@ from pyro.poutine.enum_messenger import EnumMessenger
 from torch import Tensor
 
 from pyro_vae.checks import Count, checked
-from pyro_vae.objectives.elbo import over_values
+from pyro_vae.objectives.elbo import mean, over_values
 from pyro_vae.program import Batch, Program, sites
 
 
@@ -42,13 +42,21 @@ def log_weights(program: Program, batch: Mapping[str, Any] | Tensor, num_particl
 
     Reference: Burda, Grosse and Salakhutdinov, 2016, "Importance weighted autoencoders".
     """
-    batch = program.read_batch(batch)
+    return weights_and_elbos(program, program.read_batch(batch), num_particles)[0]
+
+
+def weights_and_elbos(program: Program, batch: Batch, num_particles: int) -> tuple[Tensor, Tensor]:
+    """``log_weights``, and their means over latents that the guide enumerates, whose mean is the ELBO.
+
+    Without such latents these are one and the same.
+    """
     model, guide = traces(program, batch, num_particles, enumerating=True)
     for trace in (model, guide):
         trace.compute_log_prob()
     log_p, log_q = log_ratio(model, guide, lambda site: _in_data(site, program))
-    log_w = over_values(guide, log_p - log_q, _log_sum)
-    return log_w.expand(num_particles, program.num_data(batch))
+    size = num_particles, program.num_data(batch)
+    log_w, elbo = (over_values(guide, log_p - log_q, reduce).expand(size) for reduce in (_log_sum, mean))
+    return log_w, elbo
 
 
 def _log_sum(log_w: Tensor, log_q: Tensor, dim: int) -> Tensor:

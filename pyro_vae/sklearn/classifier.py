@@ -159,7 +159,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         return codes
 
     def _learned(self, x: np.ndarray) -> np.ndarray:
-        """Rows ``[N, n_features]`` as they are learned, ``[N, n_varying]``, or of one unit an image of them."""
+        """Rows ``[N, n_features]`` as they are learned, ``[N, n_varying]``, as images if of one unit."""
         if self._binary:
             return x[:, self._columns.varies]
         learned = self._columns.learned(x)

@@ -6,7 +6,7 @@ import contextlib
 import importlib.util
 import os
 import warnings
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator
 
 import torch
 from torch import Tensor
@@ -118,17 +118,6 @@ def stays(program: Program, held: list[Source], device: torch.device) -> str:
         f"{_told(free)} free, of which gradients and optimizer take {_told(trained)}, and half of the rest "
         "is left to activations, which are not counted"
     )
-
-
-def sent(batch: Mapping[str, Tensor], device: torch.device) -> dict[str, Tensor]:
-    """A batch on the device; from the host to a GPU while that computes, and nobody waits for it."""
-    pins = device.type == "cuda"
-    return {
-        site: (value.pin_memory() if pins and value.device.type == "cpu" else value).to(
-            device, non_blocking=pins
-        )
-        for site, value in batch.items()
-    }
 
 
 def uncompiled(device: torch.device) -> str:

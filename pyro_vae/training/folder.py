@@ -16,7 +16,7 @@ from typing import Any, Literal, TypeVar
 
 from torch import Tensor
 
-from pyro_vae import checkpoint
+from pyro_vae import card, checkpoint
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.distributed import ALONE, Group
 from pyro_vae.program import Program
@@ -79,6 +79,7 @@ class Folder:
         """Writes the trained model."""
         with self._writing():
             checkpoint.save_model(self.path, program, self.values)
+            card.write(self.path, self.values, program)
 
     def load(self) -> tuple[dict[str, Tensor], dict[str, Any]]:
         """The checkpoint.

@@ -23,7 +23,7 @@ from torch import Tensor
 from pyro_vae import checkpoint
 from pyro_vae.checks import ConfigError, check
 from pyro_vae.data import Data
-from pyro_vae.data.source import Memory
+from pyro_vae.data.source import Memory, sent
 from pyro_vae.distributed import Average, Group, elbo_of_all, joined, noise_seed
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.objectives import elbo_terms, scale_latents
@@ -32,7 +32,7 @@ from pyro_vae.program import DataWarning, Program, one_thread, parameters_known,
 from pyro_vae.seen import observing
 from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 from pyro_vae.training import state as states
-from pyro_vae.training.devices import deterministic, find_device, sent, settle, uncompiled
+from pyro_vae.training.devices import deterministic, find_device, settle, uncompiled
 from pyro_vae.training.folder import Folder, Resume, opened
 from pyro_vae.training.opening import COMPILED_STEPS, check_arguments, look, make_optimizer, opening
 from pyro_vae.training.report import Report
@@ -129,7 +129,7 @@ class _Training:
         first, sums = state.batch, list(state.sums)
         done = [state.epoch + batch / self.num_batches for batch in range(first, self.num_batches)]
         rates = self.rate.plan(done)
-        betas = torch.tensor([self.beta(epoch) for epoch in done], dtype=dtype, device=device)
+        betas = sent(torch.tensor([self.beta(epoch) for epoch in done], dtype=dtype), device)
         losses: list[Tensor] = []
         batches = split.ahead(self.rows(order), dtype)
         with contextlib.closing(cast(Any, batches)):  # which may read ahead, in a thread
@@ -142,18 +142,18 @@ class _Training:
                     report.step(functools.partial(self.figures, losses[-1][-1]))
                 ends = bool(stops if self.average is None else self.average)
                 if ends or (every and state.batch % every == 0 and state.batch < self.num_batches):
-                    self.check()
-                    state.sums, state.seconds = self.add(sums, first, losses), time.monotonic() - began
+                    means, _ = self.fetch(losses)
+                    state.sums, state.seconds = self.add(sums, first, means), time.monotonic() - began
                     self.save()
                 if ends:
                     raise self.interrupted(stops)
-        self.check()
         self.group.copy_buffers(self.program)
-        row = self.measure([total / len(split) for total in self.add(sums, first, losses)])
+        means, weights = self.fetch(losses)
+        row = self.measure([total / len(split) for total in self.add(sums, first, means)])
         self.rate.end_epoch(row)
         row["seconds"] = round(time.monotonic() - began, 3)
         state.history.append(row)
-        state.digests.append(checkpoint.digest(self.program.state_dict()))
+        state.digests.append(checkpoint.digest(weights))
         self.group.agree(f"the weights after epoch {state.epoch + 1}", state.digests[-1])
         state.epoch, state.batch, state.sums, state.seconds = state.epoch + 1, 0, [], 0.0
         state.finished = state.epoch >= self.settings.epochs
@@ -203,7 +203,7 @@ class _Training:
         Returns:
             the loss and the ELBO's terms of each, ``[U, 1 + T]``.
         """
-        batch = sent(batch, self.program.device)
+        batch = {site: sent(value, self.program.device) for site, value in batch.items()}
         if self.average is not None:
             self.average.weight = self.group.weight(self.size_of(self.state.batch))
             seed = noise_seed(self.settings.seed, self.svi.num_steps, self.group.rank)
@@ -218,24 +218,32 @@ class _Training:
         loss = self.svi.steps(rates, batches, betas)
         return torch.cat([loss[:, None], self.svi.terms], 1)
 
-    def add(self, sums: list[float], first: int, losses: list[Tensor]) -> list[float]:
+    def add(self, sums: list[float], first: int, losses: Tensor) -> list[float]:
         """The sums over data, with those of the batches from ``first`` on: in order, however taken."""
-        if not losses:
+        if not len(losses):
             return sums
-        means = torch.cat(losses).cpu().double().numpy()
+        means = losses.double().numpy()
         size, rest = self.settings.batch_size, len(self.data.train) - first * self.settings.batch_size
         sizes = np.minimum(size, rest - size * np.arange(len(means)))
         begin = np.array(sums or np.zeros(means.shape[1]))
         total: list[float] = np.add.accumulate([begin, *means * sizes[:, None]])[-1].tolist()
         return total
 
-    def check(self) -> None:
-        """Refuses to go on, or to save, where a step failed or left what is not finite."""
+    def fetch(self, losses: list[Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        """The losses and terms of steps, and the weights, on the processor: waited for once.
+
+        Raises:
+            NonFiniteLossError: a step failed, or left what is not finite.
+        """
         with self.locating():
             self.svi.check()
-        if broken := sorted(self.finite - checkpoint.finite(self.program.state_dict())):
+        taken = torch.cat(losses) if losses else torch.empty(0)
+        weights = checkpoint.fetched({"": taken} | self.program.state_dict())
+        means = weights.pop("")
+        if broken := sorted(self.finite - checkpoint.finite(weights)):
             reason = f"{', '.join(broken[:3])} not finite after step {self.svi.num_steps}"
             raise NonFiniteLossError(self.non_finite(reason))
+        return means, weights
 
     def figures(self, totals: Tensor) -> dict[str, float]:
         """The loss and the ELBO's terms by name, which are waited for."""
@@ -252,10 +260,11 @@ class _Training:
     def measure(self, means: list[float]) -> dict[str, float]:
         """The epoch's row of the history, from the means over its data."""
         steps = (self.state.epoch + 1) * self.num_batches
+        (rate,) = self.rate.plan([self.state.epoch + (self.num_batches - 1) / self.num_batches]) or [None]
         row: dict[str, float] = {
             "epoch": self.state.epoch + 1,
             "steps": steps,
-            "lr": float(self.rate.optimizer.param_groups[0]["lr"]),
+            "lr": float(self.rate.optimizer.param_groups[0]["lr"] if rate is None else rate),
             "beta": self.beta((steps - 1) / self.num_batches),
         } | self.named(means)
         for c in self.program.conditionals():
@@ -513,7 +522,8 @@ def _prepare(
     rate = LearningRate(optimizer, settings.lr, settings.schedule, settings.epochs)
     num_steps = settings.epochs * math.ceil(len(data.train) / settings.batch_size)
     compiled = num_steps >= COMPILED_STEPS if settings.compile == "auto" else settings.compile
-    if compiled and (why := uncompiled(program.device)):
+    steps = "a SemiAmortised guide takes steps of its own for each batch" if program.semi_amortised else ""
+    if compiled and (why := uncompiled(program.device) or steps):
         compiled, notes = False, [*notes, f"steps are eager: {why}"]
     loss = copy.copy(settings.loss)
     if loss.max_plate_nesting == math.inf:  # or it would run both to guess it, and draw

@@ -2,6 +2,7 @@
 
 import itertools
 import math
+import sys
 
 import pyro
 import pyro.distributions as dist
@@ -10,7 +11,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.data import DataError
-from pyro_vae.evaluate.clusters import match, of_latent
+from pyro_vae.evaluate.clusters import match, middles, of_latent
 
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 SMALL = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
@@ -196,3 +197,59 @@ def test_told():
     one = pv.evaluate.Clusters("z", torch.eye(3)[[0, 0]])
     assert one.in_use == 1
     assert pv.evaluate.Clusters("z", torch.eye(4)).in_use == pytest.approx(4)
+
+
+@pytest.mark.usefixtures("double")
+def test_middles():
+    """Of each component or value; the same of any number of data."""
+    for prior in (mixture(W, M, S), mixture(W, M, S).expand([5])):
+        torch.testing.assert_close(middles(prior), M[:, None])
+    family = pv.families.MixtureOfNormals(2)
+    family.setup((2, 3))
+    p = family(torch.randn(family.param_shape()))
+    torch.testing.assert_close(middles(p.expand([4])).flatten(1), p.base.loc)
+    assert middles(pv.distributions.Discrete(torch.zeros(3), 3)).tolist() == torch.eye(3).tolist()
+    assert middles(dist.Categorical(logits=torch.zeros(4, 3))).tolist() == [0, 1, 2]
+
+
+@pytest.fixture
+def drawn(monkeypatch):
+    """What is drawn of clusters."""
+    found = []
+    module = sys.modules["pyro_vae.figures.clusters"]
+    monkeypatch.setattr(module, "pictures", lambda _, what, ax: found.append(what))
+    return found
+
+
+@pytest.mark.usefixtures("double")
+def test_figure(drawn):
+    """A column for each cluster, the larger first: its middle, decoded, and its data."""
+    vae, _ = build(pv.priors.MixtureOfNormals(3))
+    x = torch.randn(40, 3)
+    found = pv.evaluate.clusters(vae, x)
+    pv.figures.clusters(vae, x, 2)
+    (what,) = drawn
+    assert what.columns == [f"{share:.0%}" for share in sorted(found.sizes.tolist(), reverse=True)]
+    assert what.title.startswith("Clusters of z: the mean of each")
+    order = found.sizes.argsort(descending=True)
+    loc = vae.prior().component_distribution.mean
+    torch.testing.assert_close(what.rows[0], vae.decode(loc[order]).mean)
+
+
+@pytest.mark.usefixtures("double")
+def test_figure_of_classes(drawn):
+    """Of a model of labels each column's middle is decoded under its own class."""
+    torch.manual_seed(0)
+    vae = pv.SemiSupervisedVAE((3,), num_classes=3, latent_dim=1, classifier=pv.nets.mlp(8), **SMALL)
+    data = {"x": torch.rand(9, 3).round(), "y": torch.arange(9.0) % 3}
+    pv.figures.clusters(vae, data, 4)
+    found = pv.evaluate.clusters(vae, data)
+    order = found.sizes.argsort(descending=True)
+    (what,) = drawn
+    expected = vae.decode(torch.zeros(3, 1), order.to(torch.float64)).mean
+    torch.testing.assert_close(what.rows[0], expected)
+    assert len(what.rows) == 5
+    for column, k in enumerate(order):
+        own = found.responsibilities[found.assignments == k, k].sort(descending=True).values
+        there = torch.stack([row[column] for row in what.rows[1:]])
+        assert int((~there[:, 0].isnan()).sum()) == min(4, len(own))

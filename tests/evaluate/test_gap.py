@@ -194,6 +194,7 @@ def test_the_figure():
     figure = posteriors(vae, x, num_data=2, num_steps=200, num_samples=50)
     assert len(figure.axes) == 2
     first = figure.axes[0]
+    assert (first.get_xlabel(), first.get_ylabel()) == ("z[0]", "z[1]")
     (points,) = first.lines
     draws = torch.tensor(points.get_xydata())
     assert draws.shape == (50, 2)

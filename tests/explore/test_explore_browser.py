@@ -217,10 +217,11 @@ def test_it_learns_step_by_step_on_a_copy(page):
     assert page.execute_script(f"return {X}.state.codes") != codes
     element(page, "play").click()
     wait(page, f"{X}.history.length > 6")
-    element(page, "play").click()
-    element(page, "stop").click()
+    element(page, "stop").click()  # in the middle of a step
     wait(page, f"!{X}.learning && {X}.post")
     assert "copy" not in page.find_element("id", "title").text
+    assert page.find_element("id", "learnt").text == ""
+    assert page.find_element("id", "play").get_attribute("aria-pressed") == "false"
 
 
 def test_another_run_is_shown(page):

@@ -198,6 +198,23 @@ def test_an_answer_does_not_wait_until_its_headers_are_acknowledged(served, monk
     assert all(at_once)
 
 
+def test_two_stand_side_by_side(served):
+    """Each knows its own page alone, and ends by itself."""
+    other = Server(lambda token, nonce: "", {"echo": lambda values: {"other": True}})
+    thread = threading.Thread(target=other.serve)
+    thread.start()
+    try:
+        assert json.loads(send(other, body={})[1]) == {"other": True}
+        assert json.loads(send(served, body={})[1]) == {"echo": {}}
+        assert send(other, body={}, token=served.token)[0] == 403
+        assert send(other, body={}, Origin=f"http://127.0.0.1:{served.server_port}")[0] == 403
+    finally:
+        other.ends_at = 0.0
+        thread.join(10)
+    assert not thread.is_alive()
+    assert send(served, body={})[0] == 200
+
+
 def test_hundreds_of_connections_leave_it_up(served):
     idle = [socket.create_connection(("127.0.0.1", served.server_port)) for _ in range(300)]
     try:

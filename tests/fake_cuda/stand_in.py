@@ -71,9 +71,14 @@ class Gpu:
             watch.note("read")
             return np.zeros(tensor.shape).tolist()
 
+        def pin_memory(tensor: Tensor) -> Tensor:
+            watch.pinned.append(tensor)
+            return tensor
+
         engine = mock.patch.object(torch.autograd, "_engine_run_backward", _backward)
         lists = mock.patch.object(FakeTensor, "tolist", tolist)
-        with engine, lists, self.mode, watch, _Values(self, watch):
+        pins = mock.patch.object(Tensor, "pin_memory", pin_memory)
+        with engine, lists, pins, self.mode, watch, _Values(self, watch):
             yield watch.seen
 
 
@@ -83,6 +88,7 @@ class _Watch(TorchDispatchMode):
     def __init__(self) -> None:
         super().__init__()
         self.seen: Seen = Counter()
+        self.pinned: list[Tensor] = []
 
     def __torch_dispatch__(self, func: Any, types: Any, args: Any = (), kwargs: Any = None) -> Any:
         kwargs = kwargs or {}
@@ -100,7 +106,8 @@ class _Watch(TorchDispatchMode):
             result = func(*args, **kwargs)
         except UnsupportedOperatorException:  # which PyTorch knows no shapes of: _sample_dirichlet, ...
             result = torch.empty_like(args[0]) if func._schema.returns else None
-        if len(before | _devices(result)) > 1:
+        waits = not (kwargs.get("non_blocking") and any(args[0] is tensor for tensor in self.pinned))
+        if len(before | _devices(result)) > 1 and waits:
             self.note("copy")
         return result
 

@@ -158,12 +158,13 @@ class TestImages:
             assert row["elbo"] == pytest.approx(-row["reconstruction"] - row["kl"])
         # A mean over steps of what is no less than each of them.
         assert row["loss"] >= row["reconstruction"] + sum(max(kl, 0.3) for kl in levels) - 1e-4
-        bound = pv.evaluate.elbo(images.program, images.data.validation)
-        assert row["validation_elbo"] == pytest.approx(bound.elbo, rel=1e-5)
+        best = max(row["validation_elbo"] for row in images.history)
+        bound = pv.evaluate.elbo(images.program, images.data.validation, num_samples=1)
+        assert bound.elbo == pytest.approx(best, rel=1e-5)
 
     def test_are_evaluated_drawn_and_kept(self, images):
         program, x = images.program, images.data.test.batch(slice(0, 6))
-        units = pv.evaluate.active_units(program, x)
+        units = pv.evaluate.active_units(program, x, num_samples=20)
         assert set(units) == set(program.sites)
         anatomy = pv.evaluate.anatomy(program, x, num_aggregate=6)
         assert [anatomy.sites[site].num_latents for site in program.sites] == [32, 8, 3]
@@ -193,26 +194,14 @@ class TestImages:
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:log p.x. of")
-@pytest.mark.parametrize("skip", [True, False])
-def test_twelve_levels_are_used(skip, digits):
-    """None collapses under free bits, and with skips the data are better described."""
+def test_twelve_levels_are_used(digits):
+    """None collapses under free bits, the highest included, and the data are described by them."""
     parts = {"encoder": pv.nets.mlp(64), "decoder": pv.nets.mlp(64), "between": pv.nets.mlp(32)}
-    program = pv.HierarchicalVAE(digits.event_shape, (4,) * 12, inference="top_down", skip=skip, **parts)
+    dims, loss = (4,) * 12, FreeBits(0.25)
+    program = pv.HierarchicalVAE(digits.event_shape, dims, inference="top_down", skip=True, **parts)
     run = pv.fit(
-        program,
-        digits,
-        epochs=12,
-        batch_size=100,
-        lr=2e-3,
-        warmup_epochs=6,
-        loss=FreeBits(0.25),
-        progress=False,
+        program, digits, epochs=12, batch_size=100, lr=2e-3, warmup_epochs=6, loss=loss, progress=False
     )
     last = run.history[-1]
-    levels = [last[f"validation_kl_z{level}"] for level in range(1, 13)]
-    if skip:
-        assert min(levels) > 0.15
-        assert last["validation_elbo"] > -26.0
-    else:
-        assert sum(kl > 0.1 for kl in levels) >= 9
-        assert last["validation_elbo"] > -29.0
+    assert min(last[f"validation_kl_z{level}"] for level in range(1, 13)) > 0.1
+    assert last["validation_elbo"] > -26.0  # of the mean of the data it is -28

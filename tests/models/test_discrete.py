@@ -352,7 +352,7 @@ def test_evaluation_changes_nothing(name):
 
 def test_explained(name):
     told = make(name).explain()
-    assert "training adds 10 log q(y|x) of each datum with a label, which no ELBO reports" in told
+    assert "training adds 10 log q(y|x) of each datum with a label less 10 KL(" in told
     assert "y_unobserved: summed over all values" in told
     assert "b_unobserved" not in told
     assert make(name).explain("latex")

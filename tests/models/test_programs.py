@@ -272,7 +272,7 @@ def test_predictive_and_condition(name):
         poutine.uncondition(program.model), guide=program.guide, num_samples=7, parallel=True
     )(batch)
     site = latents(program)[0]
-    assert posterior[site].numel() == 7 * 6 * posterior[site].shape[-1]
+    assert posterior[site].numel() == 7 * 6 * drawn[site][0, 0].numel()
     z = {
         s: poutine.trace(program.model).get_trace(batch).nodes[s]["value"].detach() for s in latents(program)
     }

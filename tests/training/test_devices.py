@@ -13,10 +13,10 @@ from runs import FIT, interrupt_at, same
 import pyro_vae as pv
 from pyro_vae import checkpoint
 from pyro_vae.checks import ConfigError
-from pyro_vae.data.source import Memory
+from pyro_vae.data.source import Memory, sent
 from pyro_vae.svi import SVI
 from pyro_vae.training import Interrupted, devices
-from pyro_vae.training.devices import CUBLAS, deterministic, find_device, sent, settle, stays, uncompiled
+from pyro_vae.training.devices import CUBLAS, deterministic, find_device, settle, stays, uncompiled
 
 GPU = torch.device("cuda:0")
 
@@ -172,10 +172,10 @@ def test_batches_are_sent_through_pinned_memory(monkeypatch):
             calls.append((str(device), non_blocking))
             return self
 
-    sent({"x": Value()}, GPU)
+    sent(Value(), GPU)
     assert calls == ["pinned", ("cuda:0", True)]
     x = torch.ones(2)
-    assert sent({"x": x}, torch.device("cpu"))["x"] is x
+    assert sent(x, torch.device("cpu")) is x
 
 
 def test_where_nothing_is_compiled(monkeypatch):

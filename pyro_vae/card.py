@@ -1,0 +1,127 @@
+"""A run's README.md: what it is, what it was trained on, its numbers, how to load it, as model hubs read it."""
+
+from __future__ import annotations
+
+import csv
+import inspect
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from pyro_vae import checkpoint
+from pyro_vae.program import Program
+
+README = "README.md"
+MARK = "# Written by pyro_vae when training ends; take this line out, and it is left as it is."
+NUMBERS = {
+    "validation_elbo": "ELBO of validation data",
+    "elbo": "ELBO of training data, in the last epoch",
+}
+
+
+def write(folder: Path, values: Mapping[str, Any], program: Program, *measured: str) -> None:
+    """Writes a run's README.md, unless there is one that was not written here.
+
+    Args:
+        folder: of the run.
+        values: its configuration.
+        program: what it trained.
+        measured: further numbers in words, each with its measure and number of samples.
+    """
+    path = folder / README
+    if path.is_file():
+        with path.open("rb") as file:
+            if MARK.encode() not in file.read(200):
+                return
+    checkpoint.write(path, text(folder, values, program, *measured).encode())
+
+
+def text(folder: Path, values: Mapping[str, Any], program: Program, *measured: str) -> str:
+    """The text of it: metadata as YAML, then Markdown. Nothing of it is ever executed."""
+    kind, name = type(program).__name__, _line(folder.resolve().name)
+    data = _line(Path(str(values.get("data") or "data of one's own")).name)
+    row = _last(folder / checkpoint.HISTORY)
+    figures = {label: row[key] for key, label in NUMBERS.items() if key in row}
+    about = {
+        "library_name": "pyro_vae",
+        "license": "unknown",
+        "tags": ["pyro_vae", "pyro", "variational-autoencoder", "bayesian-inference", kind],
+        "datasets": [data],
+        "metrics": ["elbo"],
+        "model-index": [
+            {
+                "name": name,
+                "results": [
+                    {
+                        "task": {"type": "density-estimation"},
+                        "dataset": {"name": data, "type": data},
+                        "metrics": [
+                            {"type": "elbo", "name": f"{label}, nats per datum", "value": value}
+                            for label, value in figures.items()
+                        ],
+                    }
+                ],
+            }
+        ],
+    }
+    unit = f"nats per datum, densities w.r.t. {_measure(program)}"
+    told = [f"{label}: {value:.2f} {unit}" for label, value in figures.items()]
+    parts = {key: value for key, value in values.items() if key != "run"}
+    return "\n".join(
+        [
+            "---",
+            MARK,
+            "# The license is yours to choose.",
+            yaml.safe_dump(about, sort_keys=False, allow_unicode=True).rstrip(),
+            "---",
+            "",
+            f"# {name}: a {kind} of {data}",
+            "",
+            (inspect.getdoc(type(program)) or kind).split("\n")[0],
+            "",
+            "## Numbers",
+            "",
+            *(f"- {_line(one)}" for one in [*told, *measured] or ["none yet"]),
+            "",
+            "A bound compares with that of another model of the same data, measured alike; how far it lies below",
+            f"log p(x), and whether it is to be trusted: `pyro-vae report {name}`.",
+            "",
+            "## What it is made of",
+            "",
+            "```yaml",
+            yaml.safe_dump(parts, sort_keys=False, allow_unicode=True).rstrip().replace("```", "'''"),
+            "```",
+            "",
+            "## How to load it",
+            "",
+            "```python",
+            "import pyro_vae as pv",
+            "",
+            f"program = pv.load({name!r})  # the folder that this file is in",
+            "draws = program.generate(10)",
+            "```",
+            "",
+        ]
+    )
+
+
+def _line(value: str) -> str:
+    """A text in one line."""
+    return " ".join(value.split()).replace("`", "'").replace("<", "&lt;")
+
+
+def _last(path: Path) -> dict[str, float]:
+    """The figures of the last epoch."""
+    if not path.exists():
+        return {}
+    with path.open(newline="") as file:
+        rows = list(csv.DictReader(file))
+    return {name: float(value) for name, value in rows[-1].items()} if rows else {}
+
+
+def _measure(program: Program) -> str:
+    """What the densities of its data are densities of."""
+    measures = {c.family.measure for c in program.conditionals() if c.site in program.event_shapes}
+    return " and ".join(sorted(measures)) or "the measure of its likelihood"

@@ -1,0 +1,72 @@
+"""Clusters: what each stands for, and the data that are most surely of it."""
+
+from __future__ import annotations
+
+import math
+
+import torch
+from matplotlib.axes import Axes
+from pyro import poutine
+
+from pyro_vae import evaluate
+from pyro_vae.checks import Count, Seed, checked
+from pyro_vae.evaluate.clusters import middles
+from pyro_vae.evaluate.door import as_split
+from pyro_vae.figures.drawing import Figure, Pictures
+from pyro_vae.figures.heat import pictures
+from pyro_vae.figures.stories import Data, shown, told
+from pyro_vae.program import Program
+
+MOST = 20
+"""Clusters that are drawn: the largest."""
+
+
+@checked
+def clusters(
+    program: Program,
+    data: Data,
+    num_data: Count = 5,
+    *,
+    site: str | None = None,
+    seed: Seed = 0,
+    ax: Axes | None = None,
+) -> Figure:
+    """Each cluster's middle, decoded, and below it the data that most probably are of it; a column each.
+
+    The middle of a mixture's component is its mean. Columns are in the order of the clusters' sizes, which
+    stand above them, the 20 largest. Data that are no cluster's most probable ones leave a gap.
+
+    Args:
+        program: the model: see ``evaluate.clusters``.
+        data: a split such as ``data.test``, a batch, or a tensor ``[N, *event_shape]``.
+        num_data: rows of data.
+        site: of the latent, where several have clusters.
+        seed: of the draws.
+        ax: axes of a figure of one's own to draw on.
+
+    Raises:
+        ValueError: the program has no clusters, or several latents have.
+    """
+    split = as_split(data, program)
+    found = evaluate.clusters(program, split, site=site, seed=seed)
+    order = found.sizes.argsort(descending=True)[:MOST]
+    with program.evaluating(seed):
+        batch = program.example(len(found.sizes))
+        model = poutine.uncondition(program.model)
+        trace = poutine.trace(model).get_trace(batch)
+        values = {found.site: middles(trace.nodes[found.site]["fn"])}
+        for name in batch.keys() & trace.nodes.keys() - {"x"}:  # such as labels, which the cluster tells
+            batch[name] = torch.full_like(batch[name], math.nan, dtype=program.dtype)
+        decoded, centre = shown(told(program, batch, values), "x")
+    rows = [decoded[order].cpu()]
+    own = found.responsibilities.where(
+        torch.nn.functional.one_hot(found.assignments, len(found.sizes)).bool(), -1.0
+    )
+    best, which = own.topk(min(num_data, len(split)), 0)
+    for r, i in zip(best[:, order], which[:, order], strict=True):
+        x = split.batch(i)["x"].to(rows[0])
+        there = (r >= 0).view(-1, *[1] * (x.dim() - 1))
+        rows.append(torch.where(there, x, torch.nan))
+    title = f"Clusters of {found.site}: the {centre} of each (above), and the data most probably of it"
+    shares = [f"{share:.0%}" for share in found.sizes[order].tolist()]
+    return pictures(program, Pictures(rows, title, ["middle"], columns=shares), ax)

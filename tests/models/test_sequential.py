@@ -1,0 +1,281 @@
+"""Sequences: a linear and Normal state space model against the Kalman filter, whatever is observed of it."""
+
+import math
+
+import pyro
+import pytest
+import torch
+from torch import nn
+from torch.distributions import MultivariateNormal
+from torch.fx.experimental.proxy_tensor import make_fx
+
+import pyro_vae as pv
+from pyro_vae.objectives import log_weights
+from pyro_vae.objectives.importance import defensive
+from pyro_vae.seen import observing
+
+T, D, NOISE, STEP = 5, 2, 0.6, 0.5
+
+
+@pytest.fixture(autouse=True)
+def _double():
+    torch.set_default_dtype(torch.float64)
+    yield
+    torch.set_default_dtype(torch.float32)
+
+
+class Backwards(nn.Module):
+    """The posterior of a linear chain of one state, read from the end: p(x_{t:T} | z_t) is Normal in z_t."""
+
+    slope, seen, offset = 0.9, torch.tensor([1.0, -0.7]).double(), torch.tensor([0.3, 0.1]).double()
+
+    def __init__(self, in_shape, out_shape):
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(()))
+
+    def forward(self, pair):
+        x, known = pair.unbind(1)
+        seen = known * self.seen / NOISE**2
+        own, linear = (seen * self.seen).sum(-1), (seen * (x - self.offset)).sum(-1)
+        precision, pull, found = 0.0, 0.0, []
+        for t in range(T - 1, -1, -1):
+            precision, pull = precision + own[:, t], pull + linear[:, t]
+            prior = 1 / STEP**2 if t else 1.0
+            total = prior + precision
+            found.append([self.slope * prior / total, pull / total, total.rsqrt()])
+            shrink = 1 + STEP**2 * precision
+            precision, pull = self.slope**2 * precision / shrink, self.slope * pull / shrink
+        weight, loc, scale = (torch.stack(part, 1)[..., None] for part in zip(*found[::-1], strict=True))
+        raw = [weight.clamp(max=1 - 1e-12).atanh(), loc, scale.expm1().log()]
+        return torch.cat(raw, 1) + self.nothing
+
+
+def linear(states, encoder, steps=T, **parts):
+    """A program whose model is z_t = A z_{t-1} + noise, x_t = C z_t + d + noise; and A, C, d."""
+    torch.manual_seed(4)
+    plain = {"transition": pv.nets.mlp(), "decoder": pv.nets.mlp()}
+    likelihood = pv.likelihoods.Normal(scale=NOISE)
+    vae = pv.SequentialVAE((steps, D), states, likelihood=likelihood, encoder=encoder, **plain, **parts)
+    vae.see_gaps(frozenset({"x"}))
+    slope = torch.tensor([[Backwards.slope]]) if states == 1 else torch.tensor([[0.8, 0.4], [-0.3, 0.7]])
+    seen = Backwards.seen[:, None] if states == 1 else torch.tensor([[1.0, 0.5], [-0.7, 0.4]])
+    step, decoder = vae.p_z.family.net.layers[0], vae.p_x.net.net.layers[0]
+    offset = vae.p_z.family.next.parameters_["scale"].offset[0]
+    with torch.no_grad():
+        step.weight.copy_(torch.cat([slope, torch.zeros(states, states)]))
+        step.bias[:states] = 0.0
+        step.bias[states:] = math.log(math.expm1(STEP - pv.families.base.FLOOR)) - offset
+        decoder.weight.copy_(seen)
+        decoder.bias.copy_(Backwards.offset)
+    return vae, slope, seen, Backwards.offset
+
+
+def kalman(x, slope, seen, offset):
+    """log p of what is observed of one sequence ``[T, D]``: predict, look, update."""
+    states = len(slope)
+    mean, cov, log_p = torch.zeros(states), torch.eye(states), torch.zeros(())
+    for t, value in enumerate(x):
+        if t:
+            mean, cov = slope @ mean, slope @ cov @ slope.T + STEP**2 * torch.eye(states)
+        known = ~value.isnan()
+        if known.any():
+            c = seen[known]
+            total = c @ cov @ c.T + NOISE**2 * torch.eye(int(known.sum()))
+            away = value[known] - c @ mean - offset[known]
+            log_p = log_p + MultivariateNormal(torch.zeros(len(away)), total).log_prob(away)
+            gain = cov @ c.T @ torch.linalg.inv(total)
+            mean, cov = mean + gain @ away, cov - gain @ c @ cov
+    return log_p
+
+
+def smoother(x, slope, seen, offset):
+    """Means and variances of all states ``[T, L]`` and values ``[T, D]``, given what is observed."""
+    steps, states = len(x), len(slope)
+    powers = torch.eye(steps * states)
+    for t in range(1, steps):
+        powers[t * states : (t + 1) * states, (t - 1) * states : t * states] = -slope
+    spread = torch.block_diag(torch.eye(states), STEP * torch.eye((steps - 1) * states))
+    factor = torch.linalg.inv(powers) @ spread
+    whole = torch.cat([torch.eye(steps * states), torch.block_diag(*[seen] * steps)])
+    cov = whole @ factor @ factor.T @ whole.T
+    cov[steps * states :, steps * states :] += NOISE**2 * torch.eye(steps * D)
+    mean = torch.cat([torch.zeros(steps * states), offset.repeat(steps)])
+    value = torch.cat([torch.full((steps * states,), torch.nan), x.flatten()])
+    known = ~value.isnan()
+    gain = cov[:, known] @ torch.linalg.inv(cov[known][:, known])
+    mean = mean + gain @ (value - mean)[known]
+    variance = (cov - gain @ cov[known]).diagonal()
+    of_z, of_x = ([steps * states, steps * D], ((steps, states), (steps, D)))
+    return [[part.reshape(s) for part, s in zip(m.split(of_z), of_x, strict=True)] for m in (mean, variance)]
+
+
+def sequences():
+    """One wholly observed, two that end early, one of no step, gaps of steps and of values."""
+    x = 1.5 * torch.randn(6, T, D, generator=torch.Generator().manual_seed(1))
+    x[1, 3:], x[2, 1:], x[3], x[4, 1:3], x[4, 4, 0], x[5, 0] = [torch.nan] * 6
+    return x
+
+
+@pytest.mark.parametrize("training", [True, False])
+def test_the_evidence_is_the_kalman_filters(training):
+    """Each weight of the exact guide is p(x) of what is observed, of every pattern of it."""
+    vae, *system = linear(1, Backwards)
+    x = sequences()
+    expected = torch.stack([kalman(row, *system) for row in x])
+    assert expected[3] == 0
+    torch.testing.assert_close(expected[1], kalman(x[1, :3], *system))
+    log_w = log_weights(vae.train(training), x, 4)
+    torch.testing.assert_close(log_w, expected.expand(4, -1), rtol=0, atol=1e-9)
+
+
+def test_the_evidence_by_importance_sampling():
+    """Two states that turn into each other, and a guide that knows nothing of them."""
+    vae, *system = linear(2, pv.nets.recurrent(4), steps=3)
+    x = sequences()[:, :3] / 2
+    expected = torch.stack([kalman(row, *system) for row in x])
+    batch = {"x": x}
+    halves = [log_w.expand(-1, len(x)).detach() for _, log_w in defensive(vae, batch, batch, 20_000)]
+    ratio = (torch.cat(halves) - expected).exp()
+    error = ratio.std(0) / 20_000**0.5
+    assert (error < 0.1).all()
+    assert ((ratio.mean(0) - 1).abs() < 5 * error + 1e-9).all()
+
+
+def test_filling_and_forecasts_are_the_kalman_smoothers():
+    vae, *system = linear(1, Backwards)
+    x = sequences()
+    drawn = pv.predict(vae, x, num_samples=3000, num_particles=3000)
+    size = 1 / (1 / 3000 + 1 / drawn.effective_sample_size)
+    for i, row in enumerate(x):
+        means, variances = smoother(row, *system)
+        for site, mean, variance in zip(("z", "x"), means, variances, strict=True):
+            found = drawn[site][:, i]
+            free = variance > 1e-9
+            assert torch.equal(
+                found[:, ~free], row[~free].expand(3000, -1) if site == "x" else found[:, ~free]
+            )
+            if not free.any():
+                continue
+            away = (found.mean(0) - mean)[free] / (variance[free] / size[i]).sqrt()
+            assert away.abs().max() < 5, (site, i)
+            ratio = found.var(0)[free] / variance[free]
+            assert (ratio - 1).abs().max() < 6 * (2 / size[i]).sqrt(), (site, i)
+
+
+def test_forecasts_need_no_trained_guide_beyond_the_end():
+    """However long they are, the weights are those of the observed steps."""
+    vae, *_ = linear(2, pv.nets.recurrent(4), steps=12)
+    x = torch.full((1, 12, D), torch.nan)
+    x[:, 0] = 0.3
+    drawn = pv.predict(vae, x, num_samples=200, num_particles=400)
+    assert drawn.effective_sample_size > 100
+    later = drawn["x"][:, 0, 1:]
+    assert later.std(0).min() > NOISE / 2
+
+
+def test_a_shorter_sequence_trains_as_itself():
+    """In training what lies beyond the end adds nothing, whatever is drawn there."""
+    vae, *_ = linear(2, pv.nets.recurrent(4), steps=4)
+    x = sequences()[:, :4]
+    x[:, 2:] = torch.nan
+    with pyro.plate("data", len(x)), pyro.poutine.trace() as trace:
+        q, p = vae.encode(x), vae.prior()
+        z = q.rsample()
+        far = torch.cat([z[:, :2], z[:, 2:] + 5], 1)
+    del trace
+    one, other = (p.log_prob(value) - q.log_prob(value) for value in (z, far))
+    torch.testing.assert_close(one, other)
+
+
+@pytest.mark.parametrize("guide", [pv.guides.Normal(), pv.guides.FullRankNormal()])
+def test_other_guides(guide):
+    vae, *system = linear(2, pv.nets.recurrent(4), steps=3, guide=guide)
+    x = sequences()[:, :3]
+    log_w = log_weights(vae, x, 4000).detach()
+    ratio = (log_w - torch.stack([kalman(row, *system) for row in x])).exp()
+    error = ratio.std(0) / 4000**0.5
+    assert ((ratio.mean(0) - 1).abs() < 5 * error + 1e-9).all()
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward", "both"])
+@pytest.mark.parametrize("cell", ["minimal", "gru"])
+def test_the_encoder_reads_in_its_direction(cell, direction):
+    net = pv.nets.recurrent(3, num_layers=2, cell=cell, direction=direction)((2, T, D), (2 * T, 4))
+    x = torch.randn(3, 2, T, D, requires_grad=True)
+    y = net(x)
+    assert y.shape == (3, 2 * T, 4)
+    (slope,) = torch.autograd.grad(y.unflatten(1, (2, T))[:, :, 2].sum(), x)
+    reached = slope.abs().sum((0, 1, 3)) > 0
+    expected = {"backward": [0, 0, 1, 1, 1], "forward": [1, 1, 1, 0, 0], "both": [1] * 5}[direction]
+    assert reached.int().tolist() == expected
+
+
+def test_the_minimal_cell_is_its_recurrence():
+    net = pv.nets.recurrent(3, num_layers=1)((T, D), (T, 1))
+    x = torch.randn(1, T, D)
+    h = torch.zeros(1, 3)
+    gates, values = net.layers[0](x).chunk(2, -1)
+    for t in range(T - 1, -1, -1):
+        gate = gates[:, t].sigmoid()
+        h = (1 - gate) * h + gate * values[:, t]
+        torch.testing.assert_close(net(x)[:, t], net.last(torch.cat([x[:, t], h], -1)))
+
+
+def test_a_gated_step():
+    net = pv.nets.gated(7)((2,), (4,))
+    z = torch.randn(3, 2)
+    gate, proposal = net.gate(z).sigmoid(), net.proposal(z)
+    torch.testing.assert_close(net(z)[:, :2], (1 - gate) * z + gate * proposal)  # W is the identity yet
+    torch.testing.assert_close(net(z)[:, 2:], net.rest(proposal.relu()))
+
+
+def test_columns_are_standardised_over_all_steps():
+    vae = pv.SequentialVAE((4, 2), 1, encoder=pv.nets.recurrent(4))
+    x = torch.randn(200, 4, 2) * torch.tensor([1.0, 50.0]) + torch.tensor([3.0, -100.0])
+    x[:150, 2:] = torch.nan
+    vae.initialize(pv.data.Split(x))
+    steps = x.flatten(0, 1)[~x.flatten(0, 1).isnan().any(1)]
+    (seen,) = vae.q_z.seen
+    torch.testing.assert_close(seen.loc, steps.mean(0))
+    torch.testing.assert_close(seen.scale, steps.std(0, correction=0))
+    p = vae.p_x.family(torch.zeros(4, *vae.p_x.family.family.param_shape()))
+    torch.testing.assert_close(p.mean, steps.mean(0).expand(4, 2))
+    torch.testing.assert_close(p.stddev, steps.std(0, correction=0).expand(4, 2), rtol=0.02, atol=0)
+
+
+def test_likelihoods_of_each_step():
+    """One line; also those whose values depend on each other within a step, with gaps."""
+    x = sequences()
+    for likelihood in (pv.likelihoods.StudentT(), pv.likelihoods.LowRankNormal(1)):
+        vae = pv.SequentialVAE((T, D), 2, likelihood=likelihood, encoder=pv.nets.recurrent(4))
+        vae.initialize(pv.data.Split(x))
+        assert log_weights(vae, x, 2).isfinite().all()
+        drawn = pv.predict(vae, x[1:2], num_samples=3, num_particles=20)
+        assert torch.equal(drawn["x"][:, 0, :3], x[1, :3].expand(3, 3, D))
+
+
+def test_what_is_no_sequence_is_refused():
+    with pytest.raises(ValueError, match=r"pv.SequentialVAE\(\(20, 1\), ...\)"):
+        pv.SequentialVAE((20,), 2)
+    with pytest.raises(ValueError, match="of the first state"):
+        pv.SequentialVAE((20, 1), 2, prior=pyro.distributions.Gamma(2.0, 1.0))
+    with pytest.raises(ValueError, match="reads a sequence"):
+        pv.VAE((7,), 2, encoder=pv.nets.recurrent(4))
+    vae = pv.SequentialVAE((3, 1), 2, transition=lambda i, o: nn.Linear(2, 3), encoder=pv.nets.recurrent(4))
+    with pytest.raises(ValueError, match="the transition returned shape"):
+        log_weights(vae, torch.zeros(2, 3, 1))
+
+
+def test_a_step_has_as_many_operations_whatever_the_length():
+    def operations(length):
+        vae = pv.SequentialVAE((length, 1), 2, encoder=pv.nets.recurrent(4))
+        parameters = list(vae.parameters())
+
+        def step(x):
+            with observing(frozenset()), pyro.validation_enabled(False):
+                log_w = log_weights(vae, {"x": x}, 1)
+            return torch.autograd.grad(log_w.sum(), parameters)
+
+        return len(make_fx(step)(torch.randn(3, length, 1)).graph.nodes)
+
+    assert operations(5) == operations(40)

@@ -171,7 +171,7 @@ def main() -> None:
     """Prints a table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
     parser.add_argument("--gradients", action="store_true", help="of draws, against the sum over all values")
-    parser.add_argument("--draws", type=int, default=100_000, help="estimates of each gradient")
+    parser.add_argument("--draws", type=int, default=20_000, help="estimates of each gradient")
     parser.add_argument("--mnist", metavar="DIR", help="MNIST, in this folder, and not digits")
     parser.add_argument("--codes", type=int, default=512)
     parser.add_argument("--dim", type=int, default=16, help="numbers of a code")

@@ -250,6 +250,7 @@ FIGURES: dict[str, Callable[[Kind], Any]] = {
     "intervals": lambda k: pv.figures.intervals(
         pv.evaluate.intervals(k.vae, k.test, num_rows=20, num_particles=100)
     ),
+    "uncertainty": lambda k: pv.figures.uncertainty(k.vae, k.test),
     "posteriors": lambda k: pv.figures.posteriors(
         k.vae, k.test, num_data=4, num_steps=50, num_samples=20
     ),

@@ -68,9 +68,9 @@ def measure(x: np.ndarray, y: np.ndarray, each: int, seed: int) -> dict[str, flo
     return found
 
 
-def mnist(data: Any, each: int, seed: int, alpha: float, epochs: int) -> dict[str, float]:
+def mnist(data: Any, number: int, each: int, seed: int, alpha: float, epochs: int) -> dict[str, float]:
     """The accuracy on test images of one set of labels of the training images."""
-    began, labels = time.monotonic(), data.train.labels
+    began, labels = time.monotonic(), data.train.labels[:number]
     known = torch.from_numpy(hidden(labels.numpy(), each, seed))
     y = torch.full((len(labels),), torch.nan)
     y[known] = labels[known].float()
@@ -119,6 +119,7 @@ def main() -> None:
     parser.add_argument("--each", type=int, default=5, help="labels of each class")
     parser.add_argument("--sets", type=int, nargs="+", default=list(range(5)), help="their seeds")
     parser.add_argument("--epochs", type=int, default=10, help="of MNIST")
+    parser.add_argument("--number", type=int, default=60_000, help="of MNIST's training images")
     parser.add_argument("--alphas", type=float, nargs="+", default=[10.0, 0.0], help="of MNIST")
     given = parser.parse_args()
     rows = []
@@ -130,7 +131,7 @@ def main() -> None:
         if given.mnist:
             row = {}
             for alpha in given.alphas:
-                found = mnist(data, given.each, seed, alpha, given.epochs)
+                found = mnist(data, given.number, given.each, seed, alpha, given.epochs)
                 name = f"SemiSupervisedVAE(alpha={alpha:g})"
                 row |= {name: found["right"], f"{name}, seconds": found["seconds"]}
             rows.append(row)

@@ -58,7 +58,7 @@ class Bayesian(nn.Module):
 
     @torch.no_grad()
     def take(self) -> Tensor:
-        """The weights ``[W]`` that the network was made with, which are none of its parameters from here on."""
+        """The weights ``[W]`` that the network was made with, none of its parameters from here on."""
         taken = [self.net.get_parameter(name).detach().flatten() for name in self.shapes]
         for name in self.shapes:
             path, _, last = name.rpartition(".")
@@ -113,14 +113,14 @@ def _scale(weight: Tensor) -> float:
 
 @contextlib.contextmanager
 def drawn(conditionals: Sequence[Any], story: str, number: int, learned: bool) -> Iterator[None]:
-    """Within it, the networks of conditionals with latent weights have those of a draw, outside of all plates.
+    """Within it, networks whose weights are latent have those of a draw, outside of all plates.
 
     Args:
         conditionals: with ``weights``, their guide.
         story: which of the two draws them, ``"model"`` or ``"guide"``.
         number: B, of data in the batch.
-        learned: whether the model is what was learned of it: its weights are then draws of their guide that no
-            trace shows, and the guide has its own at their centre.
+        learned: whether the model is what was learned of it: its weights are then draws of their guide that
+            no trace shows, and the guide has its own at their centre.
     """
     try:
         for c in conditionals:
@@ -128,9 +128,10 @@ def drawn(conditionals: Sequence[Any], story: str, number: int, learned: bool) -
             if not learned:
                 fn, share = c.weights() if story == "guide" else c.net.prior(), c.net.share(number)
                 with poutine.scale(scale=share):
-                    c.drawn = pyro.sample(name, fn, infer={"per_datum": share / number})
+                    infer: Any = {"per_datum": share / number}
+                    c.drawn = pyro.sample(name, fn, infer=infer)
             elif story == "model":
-                infer: Any = {"is_auxiliary": True, "_do_not_trace": True}
+                infer = {"is_auxiliary": True, "_do_not_trace": True}
                 c.drawn = pyro.sample(name, c.weights(), infer=infer)
         yield
     finally:

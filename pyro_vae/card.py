@@ -1,4 +1,4 @@
-"""A run's README.md: what it is, what it was trained on, its numbers, how to load it, as model hubs read it."""
+"""A run's README.md, as model hubs read it: what it is, its data, its numbers, how to load it."""
 
 from __future__ import annotations
 
@@ -85,8 +85,8 @@ def text(folder: Path, values: Mapping[str, Any], program: Program, *measured: s
             "",
             *(f"- {_line(one)}" for one in [*told, *measured] or ["none yet"]),
             "",
-            "A bound compares with that of another model of the same data, measured alike; how far it lies below",
-            f"log p(x), and whether it is to be trusted: `pyro-vae report {name}`.",
+            "A bound compares with that of another model of the same data, measured alike. How far it lies",
+            f"below log p(x), and whether it is to be trusted, `pyro-vae report {name}` tells.",
             "",
             "## What it is made of",
             "",

@@ -153,7 +153,9 @@ def compare(wanted: Wanted) -> None:
         )
     except (TypeError, ValueError) as error:
         raise error if isinstance(error, _OURS) else ConfigError(str(error)) from error
-    print(f"\n{result}\n\n{result.folder / 'comparison.csv'}\n{result.folder / 'comparison.png'}")
+    with joined() as group:
+        if not group.rank:
+            print(f"\n{result}\n\n{result.folder / 'comparison.csv'}\n{result.folder / 'comparison.png'}")
 
 
 def _assemble(
@@ -198,7 +200,9 @@ def verify(run: Path, epochs: int | None = None, trust: Sequence[str] = ()) -> i
         epochs: how many of its first; by default all that it has done.
     """
     found = training.verify(run, epochs=epochs, trust=trust)
-    print(f"{run}: {found}")
+    with joined() as group:
+        if not group.rank:
+            print(f"{run}: {found}")
     return 0 if found.differs is None else 4
 
 

@@ -23,6 +23,7 @@ from torch.distributions import Distribution
 from pyro_vae import checkpoint, evaluate, figures, registry
 from pyro_vae.checks import ConfigError, Count, check, found
 from pyro_vae.data import Data
+from pyro_vae.distributed import joined
 from pyro_vae.families import COUNTING, LEBESGUE, Auto, ByColumn, Family, Of
 from pyro_vae.likelihoods import ByName, Likelihood, as_likelihood
 from pyro_vae.models import VAE
@@ -226,14 +227,15 @@ def compare(
         for part in (data.train, data.validation, data.test):
             if len(part):
                 evaluate.check(programs[name], part)
-    folder = Path(folder) if folder is not None else checkpoint.new_folder(f"compare-{data.name}")
+    with joined() as group:  # of which each trains its share, all evaluate, and the first writes
+        folder = group.first(lambda: Path(folder or checkpoint.new_folder(f"compare-{data.name}")))
     split, part = data.held_out
     rows: list[Row] = []
     reference, first = None, None
     for (name, program), variant in zip(programs.items(), variants, strict=True):
         own_folder = folder / _slug(name)
         objective = {kind: part for kind, part in variant.items() if kind == "loss"}
-        if progress:
+        if progress and not group.rank:
             print(f"\n{name}", flush=True)
         if end is not None:  # of all variants together
             settings["max_minutes"] = max((end - time.monotonic()) / 60, 1e-9)
@@ -277,6 +279,8 @@ def compare(
             )
         )
     result = Comparison(rows, programs, folder, num_samples, estimate.measure, split)
+    if group.rank:
+        return result
     _write(result)
     picture = io.BytesIO()
     figures.comparison(programs, part.batch(slice(0, 10))).savefig(picture, format="png", dpi=120)

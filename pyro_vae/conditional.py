@@ -108,7 +108,8 @@ class Conditional(nn.Module):
         self.net = net
         if isinstance(net, Bayesian):
             w = net.take()
-            self.weights = Conditional(f"{self.site}_weights", as_guide(net.guide or Normal()), tuple(w.shape))
+            guide = as_guide(net.guide or Normal())
+            self.weights = Conditional(f"{self.site}_weights", guide, tuple(w.shape))
             _start_at(self.weights.family, w, START * net.scale)
 
     @property

@@ -293,7 +293,7 @@ class Program(nn.Module):
         return refined(self, batch).moving()
 
     def inferred(self, conditional: Conditional, *parents: Tensor) -> Distribution:
-        """What a conditional of the guide says of its parents ``[..., *their event shapes]``, sites of data."""
+        """What a conditional of the guide says of sites of the data, ``[..., *their event shapes]``."""
         if not self.semi_amortised:
             return cast(Distribution, conditional(*parents))
         shapes = [seen.event_shape for seen in conditional.seen]

@@ -162,8 +162,8 @@ def ascend(moved: Moved, batch: Batch, num_steps: int, lr: float) -> Tensor:
 def refined(program: Program, batch: Batch) -> Moved:
     """A program whose ``SemiAmortised`` guide is moved by its steps, for each datum of a batch.
 
-    The same each time: the steps' draws are under a seed of their own. A datum whose ELBO, at other draws, does
-    not rise keeps what the encoder emits.
+    The same each time: the steps' draws are under a seed of their own. A datum whose ELBO, at other draws,
+    does not rise keeps what the encoder emits.
 
     Raises:
         NotImplementedError: a compiler records, which would take the seed's draws for those of each step.

@@ -184,7 +184,8 @@ class _Reader:
         if not isinstance(node, ast.Call):
             return self.make(self.target(node, kind), kind, [], {})
         inner = "distribution" if kind in ("prior", "likelihood", "guide") else kind
-        if isinstance(node.func, ast.Name) and node.func.id in ("Auto", "ByColumn", "SemiAmortised"):  # made of others
+        made_of_others = ("Auto", "ByColumn", "SemiAmortised")
+        if isinstance(node.func, ast.Name) and node.func.id in made_of_others:
             inner = kind
         arguments = [self.value(item, inner) for item in node.args]
         given = [keyword.arg or "**" for keyword in node.keywords]

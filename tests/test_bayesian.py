@@ -87,7 +87,11 @@ def test_the_exact_posterior_has_the_evidence(known):
     program = known.exact()
     torch.testing.assert_close(program.p_x.weights().mean, known.posterior.mean)
     torch.testing.assert_close(program.p_x.weights().covariance_matrix, known.posterior.covariance_matrix)
-    for loss in (Trace_ELBO(), Trace_ELBO(7, vectorize_particles=True, max_plate_nesting=1), TraceGraph_ELBO()):
+    for loss in (
+        Trace_ELBO(),
+        Trace_ELBO(7, vectorize_particles=True, max_plate_nesting=1),
+        TraceGraph_ELBO(),
+    ):
         assert loss.loss(program.model, program.guide, known.batch) == pytest.approx(-known.log_p, rel=1e-9)
 
 
@@ -106,7 +110,9 @@ def test_another_guide_lies_below_by_its_divergence(known):
     assert abs(found.mean() - expected) < 5 * found.std() / 10**0.5
 
 
-@pytest.mark.parametrize("loss", [Trace_ELBO(), TraceMeanField_ELBO(), TraceGraph_ELBO(), pv.objectives.AnalyticKL()])
+@pytest.mark.parametrize(
+    "loss", [Trace_ELBO(), TraceMeanField_ELBO(), TraceGraph_ELBO(), pv.objectives.AnalyticKL()]
+)
 def test_the_mean_of_batches_is_the_whole(known, loss):
     """N / B of each of them, at the same weights, and its gradient."""
     program = Regression(num_data=ROWS)
@@ -114,7 +120,9 @@ def test_the_mean_of_batches_is_the_whole(known, loss):
     def value(rows):
         torch.manual_seed(1)  # of the weights, all that is drawn
         program.zero_grad()
-        found = float(loss.loss_and_grads(program.model, program.guide, {n: v[rows] for n, v in known.batch.items()}))
+        found = float(
+            loss.loss_and_grads(program.model, program.guide, {n: v[rows] for n, v in known.batch.items()})
+        )
         gradient = torch.cat([p.grad.flatten() for p in program.parameters()])
         return torch.cat([torch.tensor([found]), gradient]) * ROWS / len(range(ROWS)[rows])
 
@@ -122,7 +130,7 @@ def test_the_mean_of_batches_is_the_whole(known, loss):
     torch.testing.assert_close(torch.stack(batches).mean(0), value(slice(None)))
     assert not torch.allclose(batches[0], batches[1])
     program.see_number(2 * ROWS)  # or the test would hold whatever N were
-    assert not torch.allclose(value(slice(None)) , torch.stack(batches).mean(0))
+    assert not torch.allclose(value(slice(None)), torch.stack(batches).mean(0))
 
 
 def test_fit_knows_the_number_and_reports_the_bound():
@@ -149,7 +157,9 @@ def test_the_density_of_a_datum_is_the_predictive_one(known):
     assert bound.elbo < found.log_likelihood
 
 
-@pytest.mark.parametrize("shapes", [((), (4,)), ((3, 1), (3, 4)), ((3, 1), (4,)), ((3, 1), (2, 3, 4)), ((3, 1), (2, 1, 1))])
+@pytest.mark.parametrize(
+    "shapes", [((), (4,)), ((3, 1), (3, 4)), ((3, 1), (4,)), ((3, 1), (2, 3, 4)), ((3, 1), (2, 1, 1))]
+)
 def test_weights_of_particles(double, shapes):
     """Row by row what one network of each particle's weights gives, of enumerated parents too."""
     net = pv.nets.bayesian(pv.nets.mlp(4))(((2,), (3,)), (5,))
@@ -291,7 +301,7 @@ class TestVAE:
 
     def test_what_does_not_go(self):
         vae, x = make("VAE-bayesian"), torch.ones(2, 2, 3)
-        with pytest.raises(ValueError, match="encoder=bayesian.*is a network of the guide"):
+        with pytest.raises(ValueError, match=r"encoder=bayesian.*is a network of the guide"):
             pv.VAE((4,), 2, encoder=pv.nets.bayesian(pv.nets.mlp(3)))
         with pytest.raises(ValueError, match="scale=0 must be a positive number"):
             pv.nets.bayesian(pv.nets.mlp(3), scale=0)
@@ -299,7 +309,10 @@ class TestVAE:
             pv.nets.bayesian(torch.nn.Linear(2, 2))
         with pytest.raises(ValueError, match="lies outside the plate 'data'"):
             pv.objectives.log_weights(vae, x, 2)
-        for ask in (lambda: pv.predict(vae, x, 3, hmc=2), lambda: pv.evaluate.ais(vae, x, num_temperatures=3)):
+        for ask in (
+            lambda: pv.predict(vae, x, 3, hmc=2),
+            lambda: pv.evaluate.ais(vae, x, num_temperatures=3),
+        ):
             with pytest.raises(ValueError, match="are latent, drawn anew for each density"):
                 ask()
 
@@ -325,6 +338,23 @@ class TestVAE:
         assert "MixtureOfNormals" in str(table)
         pyplot.close(pv.figures.summary(run))
 
+    def test_the_map_is_dark_where_the_data_are(self):
+        """Of a linear decoder the variance is z' S z: least at the middle of the codes."""
+        torch.manual_seed(0)
+        vae = pv.VAE((4,), 2, encoder=pv.nets.mlp(), decoder=pv.nets.bayesian(pv.nets.mlp()))
+        figure = pv.figures.uncertainty(vae, torch.rand(20, 4).round(), 9, num_samples=200)
+        (image,) = figure.axes[0].images
+        low, high = image.get_extent()[0::2], image.get_extent()[1::2]
+        assert low[0] < high[0]
+        assert low[1] < high[1]
+        found = image.get_array()
+        assert found.shape == (9, 9)
+        assert found.min() < 0.8 * min(found[0, 0], found[0, -1], found[-1, 0], found[-1, -1])
+        with pytest.raises(ValueError, match="no weights of this VAE are latent; make it with some"):
+            pv.figures.uncertainty(pv.VAE((4,), 2), torch.rand(3, 4).round())
+        with pytest.raises(ValueError, match="a map needs a latent plane, but there are z of shape"):
+            pv.figures.uncertainty(make("VAE-bayesian"), torch.rand(3, 2, 3).round())
+
     def test_predictive_of_pyro(self):
         vae = make("VAE-bayesian")
         x = batch_of(vae, 6)["x"]
@@ -342,7 +372,9 @@ def test_compiled_steps_are_the_eager_ones():
             vae = make("VAE-bayesian")
             vae.see_number(50)
             x = batch_of(vae, 10)["x"]
-            loss = Trace_ELBO(particles, vectorize_particles=particles > 1, max_plate_nesting=1 + (particles > 1))
+            loss = Trace_ELBO(
+                particles, vectorize_particles=particles > 1, max_plate_nesting=1 + (particles > 1)
+            )
             optimizer = torch.optim.Adam(vae.parameters(), 1e-2)
             svi = pv.svi.SVI(vae.model, vae.guide, optimizer, loss, compile=compile)
             torch.manual_seed(0)

@@ -27,7 +27,7 @@ def test_anatomy_of_one_site(make_vae):
     np.testing.assert_allclose(drawn, site.kl_by_latent.sort(descending=True).values)
     colours = [bar.get_facecolor() for bar in left.patches]
     assert colours[0] == colours[2] != colours[3]
-    assert left.get_xticklabels()[0].get_text() == "z: 3 of 4 above 0.01"
+    assert left.get_xticklabels()[0].get_text() == "z: 3 of 4\nabove 0.01"
     assert left.lines[0].get_ydata()[0] == 0.01
     assert sum(left.get_xlim()) / 2 == 1.5  # in the middle of four
     widths = [bar.get_width() for bar in right.patches]

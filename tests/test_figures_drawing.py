@@ -19,7 +19,7 @@ from pyro_vae.figures import drawing
 
 SEVERAL = {
     *("anatomy", "calibration", "marginals", "pairs", "posteriors", "predictive_check", "summary"),
-    "training_curves",
+    *("training_curves", "uncertainty"),
 }
 """Figures of several panels, which take no axes."""
 X = torch.rand(6, 1, 8, 8).round()

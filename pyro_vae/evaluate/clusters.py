@@ -145,7 +145,7 @@ def of_latent(prior: Any, guide: Any, value: Tensor) -> Tensor | None:
     if isinstance(q, Discrete) and q.num_classes == q.event_shape[-1]:
         return q.mean
     if isinstance(q, torch.distributions.Categorical):
-        return cast(Tensor, q.probs)
+        return q.probs
     p = _inner(prior)
     if isinstance(p, Reshaped):
         value, p = value.flatten(value.dim() - len(p.event_shape)), p.base
@@ -164,8 +164,8 @@ def middles(prior: Any) -> Tensor:
         return torch.arange(p.logits.shape[-1]).to(p.logits)
     inner = p.base if isinstance(p, Reshaped) else p
     means = inner.component_distribution.mean
-    one = means[(0,) * (means.dim() - 1 - len(inner.event_shape))]  # they are the same of all data
-    return cast(Tensor, one.reshape(-1, *prior.event_shape))
+    one: Tensor = means[(0,) * (means.dim() - 1 - len(inner.event_shape))]  # they are the same of all data
+    return one.reshape(-1, *prior.event_shape)
 
 
 def match(assignments: Tensor, labels: Tensor, number: int) -> tuple[float, float, Tensor, int]:

@@ -11,6 +11,7 @@ window.explorer = { S, latencies };
 
 async function ask(name, values = {}) {
   if (FROZEN) return { pictures: values.u.map(thawed) };
+  const { state } = S;
   let answer;
   try {
     answer = await fetch(`/${name}`, { method: "POST", headers: { "Content-Type": "application/json" },
@@ -19,6 +20,7 @@ async function ask(name, values = {}) {
     throw new Error("The explorer has ended, or is busy beyond patience: start it again (pyro-vae explore RUN).");
   }
   const found = await answer.json();
+  if (state !== S.state) throw new Error(""); // it is of a run that is no longer shown
   if (!answer.ok) throw new Error(found.error);
   return found;
 }
@@ -43,7 +45,7 @@ function later(work, delay) { // once it has rested
   return (...args) => { clearTimeout(timer); timer = setTimeout(() => work(...args), delay); };
 }
 
-function tell(message) { $("error").textContent = message; $("error").hidden = false; }
+function tell(message) { if (message) { $("error").textContent = message; $("error").hidden = false; } }
 const say = later((text) => { $("said").textContent = text; }, 600);
 
 // Of a frozen page: between four pictures of its grid.

@@ -121,7 +121,8 @@ function drawAxes(pen, view, width, height, names) {
       pen.beginPath();
       if (axis) { pen.moveTo(0, at); pen.lineTo(width, at); } else { pen.moveTo(at, 0); pen.lineTo(at, height); }
       pen.stroke();
-      if (axis && at > 34) pen.fillText(text, 3, at - 3); else if (!axis) pen.fillText(text, at + 3, height - 4);
+      if (axis && at > 34 && at < height - 18) pen.fillText(text, 3, at - 3); // not on a name, nor in a corner
+      if (!axis && at < width - 30) pen.fillText(text, at + 3, height - 4);
     }
   }
   pen.fillStyle = css("--ink"); pen.textAlign = "right"; pen.fillText(`${names[0]} →`, width - 6, height - 20);

@@ -9,6 +9,7 @@ const infer = latest(async (follow) => {
 });
 
 const askPosterior = latest(async () => {
+  if (!S.datum) return; // a run is being loaded
   const asked = S.datum, found = await ask("posterior", { datum: asked, plane: S.plane });
   if (asked !== S.datum) return; // it is of a datum that is no more
   if (found.grid) found.grid.levels = bytes(found.grid.density);
@@ -40,6 +41,7 @@ const missing = () => S.datum.x.some((v) => v === null);
 const level = (v) => (v === null ? null : (255 * (v - S.state.range[0])) / (S.state.range[1] - S.state.range[0]));
 
 function drawDatum() {
+  if (!S.datum) return;
   const { kind, shape } = S.state, filled = missing() && S.post && S.post.completion, second = filled || (S.q && S.q.reconstruction);
   $("datum-told").textContent = `x, datum ${S.number}${S.datum === S.original ? "" : " as changed"}`;
   $("second-told").textContent = filled ? "completed: mean of p(what is missing | what is known)" : `its reconstruction, the ${S.state.centre} of p(x|z) at q's centre`;
@@ -63,6 +65,7 @@ function cursorBox() {
 }
 
 function paint(i, value) { // one place of an image or curve; of its channels all
+  if (!S.datum) return;
   const { kind, shape, range, whole } = S.state, x = S.datum.x.slice();
   if (kind === "image") {
     const [h, w, channels] = imageShape(shape), r = S.brush - 1, [row, column] = [Math.floor(i / w), i % w];
@@ -132,6 +135,7 @@ function makeCells() { // of a table: a field for each column
 
 function showCells() {
   const { columns } = S.state;
+  $("cells").classList.toggle("whole", !missing());
   $("cells").querySelectorAll("[data-column]").forEach((field) => {
     const k = +field.dataset.column, value = S.datum.x[k], line = field.closest("tr");
     if (document.activeElement !== field) field.value = value === null ? "" : columns[k].levels.length ? String(value) : +value.toPrecision(6);

@@ -17,7 +17,7 @@ async function begin(anew) {
   play(false);
   S.learning = false;
   await ask("learn", { anew });
-  S.learning = true; S.history = []; S.box = null;
+  S.learning = true; S.history = [];
   await load();
   $("stepping").hidden = false; $("charts").hidden = false;
   await learn({});
@@ -43,6 +43,6 @@ function drawCharts() {
 
 function leaveLearning() {
   play(false);
-  S.learning = false; S.history = []; S.box = null;
+  S.learning = false; S.history = [];
   $("stepping").hidden = $("charts").hidden = true; $("learnt").textContent = "";
 }

@@ -1,9 +1,8 @@
 // The page: a run that is loaded, and what its controls do.
 
-async function load() { // a run, all anew
-  const state = FROZEN ? FROZEN.state : await ask("state");
-  S.state = state; S.plane = null; S.q = S.post = null; S.way = null; S.strip = [];
-  if (!S.learning) S.box = null;
+async function load(run = S.run) { // all anew, and at once, so that nothing of another run is asked or drawn
+  const state = FROZEN ? FROZEN.state : await ask("state", { run });
+  Object.assign(S, { run, state, plane: null, box: null, datum: null, original: null, decoded: null, q: null, post: null, way: null, strip: [] });
   S.classes = [...new Set((state.labels || []).filter((v) => v !== null))].sort((a, b) => a - b);
   S.ends = S.classes.length ? [S.classes[0], S.classes[S.classes.length - 1]] : [0, 1];
   const room = 0.05 * (state.range[1] - state.range[0]);
@@ -69,7 +68,7 @@ const safely = (work) => (...args) => Promise.resolve(work(...args)).catch((erro
 function wire() {
   wirePlane();
   wireDatum();
-  $("runs").addEventListener("change", safely(() => { leaveLearning(); S.run = +$("runs").value; return load(); }));
+  $("runs").addEventListener("change", safely(() => { leaveLearning(); return load(+$("runs").value); }));
   for (const id of ["plane-kind", "axis-0", "axis-1"]) $(id).addEventListener("change", safely(replane));
   $("number").addEventListener("change", safely(() => choose(+$("number").value)));
   $("random").addEventListener("click", safely(() => choose(Math.floor(Math.random() * S.state.codes.length))));

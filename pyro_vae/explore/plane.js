@@ -62,7 +62,9 @@ function drawPlane() {
     pen.strokeStyle = css("--soft"); pen.setLineDash([7, 5]); pen.lineWidth = 2; pen.beginPath();
     pen.moveTo(...view.to(flat(S.way[0]))); pen.lineTo(...view.to(flat(S.way[1]))); pen.stroke(); pen.setLineDash([]);
   }
+  pen.globalAlpha = 0.6; // the codes shine through
   if (S.post && S.post.grid) drawGrid(pen, view, S.post.grid);
+  pen.globalAlpha = 1;
   if (S.q && S.q.covariance) {
     for (const p of [0.5, 0.9]) drawEllipse(pen, view, flat(S.q.mean), S.q.covariance, p, css("--q"));
   }

@@ -36,8 +36,8 @@ class SemiAmortised(Family):
     Raises:
         ValueError: the guide is one of discrete latents.
 
-    Reference: Kim, Wiseman, Miller, Sontag and Rush, 2018, "Semi-amortized variational autoencoders"; Hjelm et
-    al., 2016, "Iterative refinement of the approximate posterior for directed belief networks".
+    Reference: Kim, Wiseman, Miller, Sontag and Rush, 2018, "Semi-amortized variational autoencoders"; Hjelm
+    et al., 2016, "Iterative refinement of the approximate posterior for directed belief networks".
     """
 
     @checked

@@ -7,14 +7,17 @@ figure; data that are no images, as curves over their index; tables column by co
 """
 
 from pyro_vae.figures.anatomy import anatomy, rate_distortion
+from pyro_vae.figures.bayesian import uncertainty
 from pyro_vae.figures.calibration import calibration
 from pyro_vae.figures.clusters import clusters
+from pyro_vae.figures.codes import codes
 from pyro_vae.figures.drawing import Figure, grid, training_curves
 from pyro_vae.figures.hierarchy import kl_by_level
 from pyro_vae.figures.latent import interpolation, latents, levels, manifold, traversals, tsne
 from pyro_vae.figures.observed import comparison, inpainting, reconstructions, samples, styles
 from pyro_vae.figures.posteriors import posteriors
 from pyro_vae.figures.predictive_check import intervals, predictive_check
+from pyro_vae.figures.sequences import forecast
 from pyro_vae.figures.summary import summary
 from pyro_vae.figures.tables import marginals, pairs
 
@@ -23,7 +26,9 @@ __all__ = [
     "anatomy",
     "calibration",
     "clusters",
+    "codes",
     "comparison",
+    "forecast",
     "grid",
     "inpainting",
     "interpolation",
@@ -44,4 +49,5 @@ __all__ = [
     "training_curves",
     "traversals",
     "tsne",
+    "uncertainty",
 ]

@@ -52,7 +52,7 @@ def _by_latent(axes: Any, result: Anatomy) -> None:
         axes.bar(at, values, 0.85, color=[f"C{i}" if value >= limit else IDLE for value in values])
         idle = int((values < limit).sum())
         middles[start + (len(values) - 1) / 2] = (
-            f"{name}: {len(values) - idle} of {len(values)} above {limit}"
+            f"{name}: {len(values) - idle} of {len(values)}\nabove {limit}"
         )
         start += len(values) + 1
     axes.axhline(limit, color="black", linewidth=0.8, linestyle="--")

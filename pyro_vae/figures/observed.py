@@ -232,9 +232,9 @@ def styles(
         values = repeated(inferred(program, batch)[1], number)
         every = repeated(batch, number)
         every[site] = torch.arange(number, device=program.device).repeat(len(batch[site])).to(batch[site])
-        if site in values:  # where labels are inferred, too
-            values[site] = every[site]
+        latents = [name for name in values if name != site]
+        values[site] = every[site]  # where the model draws labels, or infers them
         x, centre = shown(told(program, every, values), "x")
     rows = [*torch.cat([batch["x"][:, None], x.reshape(-1, number, *x.shape[1:])], 1)]
-    title = f"The style of each datum in every class: {centre} of {density('x', *values, site)}"
+    title = f"The style of each datum in every class: {centre} of {density('x', *latents, site)}"
     return pictures(program, Pictures(rows, title, columns=["data", *names]), ax)

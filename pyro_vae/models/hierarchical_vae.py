@@ -123,7 +123,7 @@ class HierarchicalVAE(Program):
                 seen += tuple(z[:level]) if inference == "bottom_up" else above[level]
             elif level:
                 # Downwards, that is what is seen of the level below, the raw numbers of its Normal.
-                shape = self.q_z[-1].family.param_shape()
+                shape = self._up()[-1].family.param_shape()
                 seen = (z[level - 1] if inference == "bottom_up" else Latent(f"evidence{level}", shape),)
             factory = between if level and not skip else encoder
             self.q_z.append(Conditional(own.site, family, own.event_shape, seen, factory, support=p.support))

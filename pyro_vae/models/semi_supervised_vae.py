@@ -163,18 +163,20 @@ class SemiSupervisedVAE(Program):
         """KL(q(y|x) || q(y|x + r)) at about the worst r of the radius, ``[B]``."""
         (see,) = self.q_y.seen
         seen, log_p = see(x).detach(), logits.detach()
+        length = self.radius * math.prod(see.shape) ** 0.5
 
         def divergence(r: Tensor) -> Tensor:
             log_q = self.q_y.net(seen + r).log_softmax(-1)
             return (log_p.exp() * (log_p - log_q)).sum(-1)
 
-        def of_length(r: Tensor, length: float) -> Tensor:
+        def of_length(r: Tensor) -> Tensor:
             return length * normalize(r.flatten(1), dim=1).view_as(r)
 
-        with torch.enable_grad():  # the gradient at 0 is 0
-            r = of_length(torch.randn_like(seen), 0.1).requires_grad_()
+        # Not near 0, where the gradient is 0, and but rounding where the classifier is sure.
+        with torch.enable_grad():
+            r = of_length(torch.randn_like(seen)).requires_grad_()
             (steepest,) = torch.autograd.grad(divergence(r).sum(), r)
-        return divergence(of_length(steepest, self.radius * math.prod(see.shape) ** 0.5))
+        return divergence(of_length(steepest))
 
     def prior(self) -> Distribution:
         """p(z), event shape ``(D,)``."""

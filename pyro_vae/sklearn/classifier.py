@@ -19,6 +19,7 @@ from torch import Tensor
 from pyro_vae import likelihoods, nets
 from pyro_vae.checks import Count, NotNegative, check_all
 from pyro_vae.data import load
+from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.program import seed_generators
 from pyro_vae.sklearn.columns import Columns
@@ -168,6 +169,12 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         std = self._columns.unit.scale_
         return (learned * (std / np.sqrt(np.square(std).mean())))[:, None]
 
+    def _likelihood(self) -> Likelihood:
+        """Of columns of one unit one scale, too: else those that hardly vary would count as the others."""
+        if self._binary:
+            return likelihoods.Bernoulli()
+        return likelihoods.Normal(scale="shared" if self._one_unit else "per_element")
+
     def _train(self, x: np.ndarray, codes: Tensor, seed: int, fine: Mapping[str, Any]) -> SemiSupervisedVAE:
         labelled = (~codes.isnan()).nonzero()[:, 0]
         without = len(codes) - len(labelled)
@@ -184,7 +191,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
                 latent_dim=fine["latent_dim"],
                 alpha=fine["alpha"],
                 radius=fine["radius"],
-                likelihood=likelihoods.Bernoulli() if self._binary else _NORMAL,
+                likelihood=self._likelihood(),
                 classifier=net,
                 encoder=net,
                 decoder=net,
@@ -207,7 +214,6 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         return vae.double()
 
 
-_NORMAL = likelihoods.Normal(scale="per_element")
 _NUMBERS: dict[str, Any] = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}
 
 

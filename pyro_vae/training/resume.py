@@ -71,7 +71,7 @@ def _resume(
                 f"a run is not gone on with another {name}; what may be changed: {', '.join(CHANGEABLE)}"
             )
     changed = Settings.from_plain(changes, trust="*")
-    values = checkpoint.read_config(folder)
+    values = group.first(lambda: checkpoint.read_config(folder))  # which it may change below
     path = folder / checkpoint.CHECKPOINT
     tensors, meta = checkpoint.load_tensors(path)
     checkpoint.check_run(values, meta, path)

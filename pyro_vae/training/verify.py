@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import shutil
 import tempfile
+from contextlib import ExitStack
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,7 @@ from typing import Any
 from pyro_vae import checkpoint
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.data import Data
+from pyro_vae.distributed import joined
 from pyro_vae.program import Program
 from pyro_vae.registry import Trust
 from pyro_vae.training import state as states
@@ -55,6 +57,8 @@ def verify(
 ) -> Verification:
     """Trains a run again from its start, in a temporary folder, and compares the weights epoch by epoch.
 
+    A run of several processes is trained again by as many: ``torchrun --nproc-per-node 2``, on one machine.
+
     Args:
         folder: of the run, which is only read.
         epochs: how many of its first; by default all that it has done.
@@ -75,10 +79,15 @@ def verify(
         )
     _, first = checkpoint.load_tensors(folder / checkpoint.START)
     checkpoint.check_run(values, first, folder / checkpoint.START)
-    with tempfile.TemporaryDirectory() as temporary:
-        again = Path(temporary)
-        shutil.copy(folder / checkpoint.START, again / checkpoint.CHECKPOINT)
-        checkpoint.write_config(again, values | {"epochs": was.planned[0]})
+    with joined() as group, ExitStack() as stack:
+
+        def begin() -> Path:
+            place = Path(stack.enter_context(tempfile.TemporaryDirectory()))
+            shutil.copy(folder / checkpoint.START, place / checkpoint.CHECKPOINT)
+            checkpoint.write_config(place, values | {"epochs": was.planned[0]})
+            return place
+
+        again = group.first(begin)
         for planned in was.planned:
             resume(
                 again,
@@ -90,7 +99,7 @@ def verify(
                 epochs=planned,
                 max_minutes=None,
             )
-            _, meta = checkpoint.load_tensors(again / checkpoint.CHECKPOINT)
+            _, meta = group.first(lambda: checkpoint.load_tensors(again / checkpoint.CHECKPOINT))
             if meta["epoch"] >= number or meta["epoch"] < planned:
                 break
     now = states.read(path, meta)

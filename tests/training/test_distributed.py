@@ -261,6 +261,35 @@ class TestInterruptions:
         assert "stopped by the callback after epoch 2" in Path("run/log.txt").read_text()
 
 
+class TestWhatElseIsTrained:
+    def test_a_run_is_verified_by_as_many(self):
+        def verified(rank=0):
+            data, program = pv.data.load(numbers().float()), make("plain").float()
+            return pv.training.verify("run", program=program, data=data, progress=False)
+
+        together(lambda rank: tiny(epochs=2))
+        one, other = together(verified)
+        assert one == other
+        assert (one.differs, one.epochs, one.stamps) == (None, 2, {})
+        alone = verified()
+        assert (alone.differs, alone.stamps) == (1, {"processes": ("2", "1")})
+
+    @pytest.mark.filterwarnings("ignore:log p.x. of")
+    def test_variants_are_compared(self):
+        def compared(rank):
+            nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
+            options = FIT | {"epochs": 1, "latent_dim": 2, "compile": False, "num_samples": 3}
+            likelihoods = [pv.likelihoods.Normal(scale="shared"), "Laplace"]
+            data = pv.data.load(numbers().float())
+            found = pv.compare(data, likelihoods=likelihoods, **nets, **options)
+            return str(found), str(found.folder), [digest(p.state_dict()) for p in found.programs.values()]
+
+        one, other = together(compared)
+        assert one == other
+        assert {"comparison.csv", "comparison.png"} <= set(os.listdir(one[1]))
+        assert len(os.listdir("runs")) == 1
+
+
 class Broken(pv.Program):
     """Of which one process computes NaN from some step on."""
 

@@ -5,11 +5,11 @@
     python benchmarks/codes.py --gradients
 
 prints a row for a VAE with ``pv.priors.Codes(512)``: the share of codes that no training datum uses, their
-perplexity, the rate (nats of KL) and the reconstruction, beside those of a plain VAE of the same networks at the
-same rate, which is found by the weight of its KL (``beta``). Rates are those of the priors as they are: log 512
-for each code, and also what the codes would cost under a prior fitted to how often each is used at each position
-("coded"). With ``--gradients`` the bias and the spread of relaxed and score-function gradients, against the
-gradient that is summed over all values, in float64.
+perplexity, the rate (nats of KL) and the reconstruction, beside those of a plain VAE of the same networks,
+whose rate is set by the weight of its KL (``beta``); between two of these it is read off a line. Rates are
+those of the priors as they are: log 512 for each code, and also what the codes would cost under a prior
+fitted to how often each is used at each position ("coded"). With ``--gradients`` the bias and the spread of
+relaxed and score-function gradients, against the gradient that is summed over all values, in float64.
 """
 
 from __future__ import annotations
@@ -79,7 +79,11 @@ def plain(data: Any, given: argparse.Namespace, beta: float) -> dict[str, float]
 
 
 def told(name: str, row: dict[str, float]) -> str:
-    cells = [f"{row['rate']:.2f}", f"{row['reconstruction']:.2f}", f"{row['rate'] + row['reconstruction']:.2f}"]
+    cells = [
+        f"{row['rate']:.2f}",
+        f"{row['reconstruction']:.2f}",
+        f"{row['rate'] + row['reconstruction']:.2f}",
+    ]
     cells += [f"{row['dead']:.1%}", f"{row['perplexity']:.0f}"] if "dead" in row else ["", ""]
     return f"| {name} | {' | '.join(cells)} | {row['seconds']:.0f} |"
 
@@ -105,7 +109,9 @@ def rates(given: argparse.Namespace) -> None:
             after = next(i for i, (rate, _) in enumerate(line) if rate >= found[name]) or 1
             (low, first), (high, last) = line[after - 1], line[after]
             at = first + (last - first) * (found[name] - low) / (high - low)
-            print(f"at a rate of {found[name]:.2f} nats ({name}): codes {found['reconstruction']:.2f}, Normal {at:.2f}")
+            print(
+                f"at a rate of {found[name]:.2f} nats ({name}): codes {found['reconstruction']:.2f}, Normal {at:.2f}"
+            )
 
 
 PROBLEMS = {

@@ -74,6 +74,8 @@ def test_loo(tree):
     expected = pareto_k(log_w.topk(tail + 1, 0).values)
     torch.testing.assert_close(torch.as_tensor(found.pareto_k.values), expected, rtol=0.0, atol=0.02)
     assert found.n_data_points == len(log_w[0])
+    assert (found.pareto_k > 0.7).any()  # where the guide's draws are fine
+    assert (tree["importance"]["pareto_k"] < 0).all()
 
 
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")

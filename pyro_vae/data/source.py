@@ -125,7 +125,7 @@ class OnDisk(ABC):
 
     @abstractmethod
     def read(self, rows: np.ndarray) -> np.ndarray:
-        """``[B, *event_shape]`` of these rows, in any order.
+        """``[B, *event_shape]`` of these rows, in any order, in memory of its own.
 
         Raises:
             DataError: they cannot be read, or are no longer what they were.
@@ -158,7 +158,9 @@ class Streamed:
     def __init__(self, values: OnDisk, divisor: float = 1.0, rows: np.ndarray | None = None):
         self.values = values
         self.divisor = divisor
-        self.rows = np.arange(len(values)) if rows is None else rows
+        rows = np.arange(len(values)) if rows is None else rows
+        # Half of the memory, of which there is a number for each datum.
+        self.rows = rows.astype(np.int32) if len(values) < 2**31 else rows
         self.event_shape = tuple(values.shape[1:])
         self.floating = values.dtype.kind == "f"
         self.device = torch.device("cpu")
@@ -189,7 +191,9 @@ class Streamed:
     def read(self, index: Index, dtype: torch.dtype) -> Tensor:
         """``[B, *event_shape]`` in the memory of the processor, where draws are the same for all devices."""
         rows = self.rows[index if isinstance(index, slice) else index.cpu().numpy()]
-        grey = scaled(torch.from_numpy(self.values.read(rows)), dtype, self.divisor)
+        grey = torch.from_numpy(self.values.read(rows)).to(dtype)
+        if self.divisor != 1:
+            grey /= self.divisor
         return grey if self.binary is None else self.binary(grey, rows).to(dtype)
 
     def take(self, index: Index, dtype: torch.dtype) -> Tensor:

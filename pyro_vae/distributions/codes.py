@@ -72,7 +72,9 @@ class Codebook(nn.Module):
         """Moves towards values ``[..., M code_dim]``, to whose parts the codes ``[..., M]`` are nearest."""
         seen = self.parts(values).flatten(0, -2)
         used = one_of(codes.flatten(), len(self.usage)).to(seen)
-        counts = used.sum(0)  # by a product, and not by index_add_, whose order is not that of before on a GPU
+        counts = used.sum(
+            0
+        )  # by a product, and not by index_add_, whose order is not that of before on a GPU
         usage = self.decay * self.usage + (1 - self.decay) * counts
         sums = used.mT @ seen - counts[:, None] * self.vectors
         least = torch.finfo(usage.dtype).tiny

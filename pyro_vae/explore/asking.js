@@ -20,7 +20,7 @@ async function ask(name, values = {}) {
     throw new Error("The explorer has ended, or is busy beyond patience: start it again (pyro-vae explore RUN).");
   }
   const found = await answer.json();
-  if (state !== S.state) throw new Error(""); // it is of a run that is no longer shown
+  if (state !== S.state && name !== "state") throw new Error(""); // it is of a run that is no longer shown
   if (!answer.ok) throw new Error(found.error);
   return found;
 }

@@ -64,9 +64,9 @@ function rows(place, head, cells) {
 
 function bars(place, values) { // of counts: the largest, beside those of the datum
   const order = values.map((_, k) => k).sort((a, b) => values[b] - values[a]).slice(0, 20), names = S.state.columns;
-  rows(place, ["highest means", "at the point", "counted in the datum"], order.map((k) => [
-    names.length ? named(names[k]) : `number ${k}`, values[k].toPrecision(3),
-    S.datum && S.datum.x[k] !== null ? String(S.datum.x[k]) : "not known"]));
+  const counted = (k) => (S.datum.x[k] !== null ? String(S.datum.x[k]) : "not known");
+  rows(place, ["highest means", "at the point", ...(S.datum ? ["counted in the datum"] : [])], order.map((k) => [
+    names.length ? named(names[k]) : `number ${k}`, values[k].toPrecision(3), ...(S.datum ? [counted(k)] : [])]));
 }
 
 // Sliders

@@ -21,6 +21,7 @@ async function load(run = S.run) { // all anew, and at once, so that nothing of 
   }
   $("decoded-told").textContent = `The ${state.centre} of p(x|z) at the point.${state.held?.length ? ` Given throughout, as of datum 0: ${state.held.join("; ")}.` : ""}`;
   for (const id of ["number", "from", "to"]) $(id).max = state.codes.length - 1;
+  $("decoded-rows").replaceChildren();
   $("decoded").hidden = $("strip").hidden = !["image", "curve"].includes(state.kind);
   legend();
   S.u = state.codes[Math.min(S.number, state.codes.length - 1)];

@@ -69,7 +69,7 @@ def uncertainty(
     axes = figure.add_subplot()
     (left, right), (bottom, top) = ends
     image = axes.imshow(
-        spread.cpu(), origin="lower", extent=(left, right, bottom, top), aspect="auto", cmap="magma"
+        spread.cpu().numpy(), origin="lower", extent=(left, right, bottom, top), aspect="auto", cmap="magma"
     )
     axes.plot(*codes.cpu().T.numpy(), ".", color="white", markersize=2, alpha=0.6)
     figure.colorbar(image, ax=axes, label="standard deviation of E[x|z, w] over q(w)")

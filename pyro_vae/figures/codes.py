@@ -64,7 +64,9 @@ def codes(program: VAE, data: Data, num_codes: Count = 10) -> Figure:
     above.bar(range(size), shares.sort(descending=True).values, width=1.0)
     above.axhline(1 / size, color="0.4", linewidth=0.8, linestyle="--")
     above.set(xlim=(-0.5, size - 0.5), xlabel="codes, the most used first", ylabel="share of uses")
-    above.set_title(f"{size} codes, {unused} of which no datum uses; perplexity {perplexity:.0f}", fontsize=10)
+    above.set_title(
+        f"{size} codes, {unused} of which no datum uses; perplexity {perplexity:.0f}", fontsize=10
+    )
     labels = [f"z, position {m}" for m in range(len(rows))]
     draw(Pictures(rows, "decoded: the most used codes of each position, others at their mean", labels), below)
     return figure

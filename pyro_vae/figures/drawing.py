@@ -232,6 +232,7 @@ class Cells:
                     style = ".-" if len(curve) < 3 or np.isnan(curve).any() else "-"
                     y = i * self.step[0] + 1 - (curve - self.low) / self.scale
                     axes.plot(x, y, style, color=f"C{d}", linewidth=0.8, markersize=3)
+        axes.margins(x=0.01)
         _axis_of_time(
             axes, self.event_shape[0], self.step, self.number, len(self.arrays), self.low, self.high
         )

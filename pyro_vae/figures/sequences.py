@@ -28,7 +28,7 @@ def forecast(
     num_particles: Count = 1000,
     seed: Seed = 0,
 ) -> Figure:
-    """Sequences over time, a panel for each column of each: what was observed, and what of the rest is inferred.
+    """Sequences over time, a panel for each column: what was observed, and what of the rest is inferred.
 
     Dots are observed values. Where a step is not observed (NaN) the ground is shaded; there a line is the
     median of ``pv.predict``'s draws, and bands hold 50 % and 90 % of them.
@@ -49,8 +49,8 @@ def forecast(
     x = batch["x"].cpu()
     if x.dim() != 3:
         raise ValueError(
-            f"x has shape {list(x.shape)}, and a forecast is of sequences [N, T, D]; of one value at each step "
-            "give x[..., None]"
+            f"x has shape {list(x.shape)}, and a forecast is of sequences [N, T, D]; of one value at each "
+            "step give x[..., None]"
         )
     drawn = predict(program, batch, num_samples, num_particles=num_particles, seed=seed)
     ends = sorted({end for band in BANDS for end in ((1 - band) / 2, (1 + band) / 2)} | {0.5})

@@ -99,7 +99,7 @@ def verify(
                 epochs=planned,
                 max_minutes=None,
             )
-            _, meta = group.first(lambda: checkpoint.load_tensors(again / checkpoint.CHECKPOINT))
+            meta = group.first(lambda: checkpoint.load_tensors(again / checkpoint.CHECKPOINT)[1])
             if meta["epoch"] >= number or meta["epoch"] < planned:
                 break
     now = states.read(path, meta)

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
+from pyro_vae.cli import main
 from pyro_vae.data import DataError, rowgroups
 from pyro_vae.data.source import OnDisk, Streamed
 from pyro_vae.data.split import Split
@@ -211,3 +212,14 @@ def test_columns_that_cannot_be_modelled():
         pv.data.load("t.parquet", stream=True)
     with pytest.raises(DataError, match="labels='sort' is no column"):
         pv.data.load("t.parquet", labels="sort", stream=True)
+
+
+def test_on_the_command_line(path):
+    """Streamed in training, and in what is done with the run afterwards."""
+    small = ["--encoder.hidden_dims", "[4]", "--decoder.hidden_dims", "[4]"]
+    command = ["train", "--data", path, "--stream", "true", "--epochs", "1", "--folder", "run", *small]
+    assert main([*command, "--batch-size", "100"]) == 0
+    data = pv.training.reopen("run").data
+    assert isinstance(data.train.sources["x"], Streamed)
+    assert list(data.columns) == list(table())
+    assert main(["evaluate", "run", "--num-samples", "5"]) == 0

@@ -3,7 +3,6 @@
 import itertools
 import math
 
-
 import pyro.distributions as dist
 import pytest
 import torch
@@ -175,7 +174,7 @@ def test_simulated_labels_are_missing_where_the_datas_are():
 
 @pytest.mark.usefixtures("double")
 def test_codes():
-    """Mutual information is the entropy of the codes that the data have; what draws cannot find is refused."""
+    """Mutual information is the entropy of the data's codes; what draws cannot find is refused."""
     torch.manual_seed(0)
     prior, parts = pv.priors.Codes(4, 2), {"likelihood": pv.likelihoods.Normal(), **SMALL}
     vae = pv.VAE((5,), 4, prior=prior, **parts).double().eval()

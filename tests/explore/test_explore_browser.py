@@ -2,6 +2,7 @@
 
 import os
 import signal
+import threading
 import time
 
 import pytest
@@ -10,6 +11,10 @@ from explore.chrome import driver, screen, served, told, wait
 
 import pyro_vae as pv
 from pyro_vae import cli
+from pyro_vae.explore.answers import Answers
+from pyro_vae.explore.page import _html
+from pyro_vae.explore.server import Server
+from pyro_vae.explore.subjects import entries
 
 pytestmark = pytest.mark.slow
 NETS = {"encoder": pv.nets.mlp(32), "decoder": pv.nets.mlp(32)}
@@ -237,6 +242,42 @@ def test_another_run_is_shown(page):
     menu.select_by_index(other)
     wait(page, f"{X}.run === {other} && {X}.state.codes[0][0] !== {codes[0][0]} && {X}.post", 60)
     assert page.find_element("id", "parts").text.startswith("prior ")
+
+
+def test_runs_of_other_kinds_follow_each_other(tmp_path):
+    """Images, a table, counts: of each other's data nothing is asked or drawn, however fast they change."""
+    pd = pytest.importorskip("pandas")
+    x = torch.rand(40, 5, generator=torch.Generator().manual_seed(0))
+    table, counts = pv.data.load(pd.DataFrame(x.numpy(), columns=list("abcde"))), (9 * x).round()
+    kinds = [
+        (pv.VAE((1, 8, 8), 2, **NETS), torch.rand(40, 1, 8, 8).round()),
+        (pv.VAE(table.event_shapes, 3, likelihood="auto", **NETS), table),
+        (pv.CountVAE((5,), latent_dim=2, **NETS), pv.data.load(counts)),
+    ]
+    every = [entry for program, data in kinds for entry in entries(program, data)]
+    server = Server(lambda token, nonce: _html(None, token, nonce), Answers(every).by_name)
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    browser = driver()
+    try:
+        browser.get(server.address)
+        wait(browser, "document.body.dataset.ready", 60)
+        for k, left in ((1, False), (0, True), (2, False), (0, False)):
+            browser.execute_script(
+                f"const m = document.getElementById('runs'); m.value = {k};"
+                "m.dispatchEvent(new Event('change')); window.dispatchEvent(new Event('resize'));"
+                "document.body.style.width = `${90 + Math.random()}%`"
+            )
+            if not left:  # before it is there
+                wait(browser, f"{X}.run === {k} && {X}.post && {X}.decoded", 60)
+                assert not browser.find_element("id", "error").is_displayed()
+        assert browser.find_element("id", "decoded-rows").text == ""
+        assert not browser.get_log("browser")
+    finally:
+        browser.quit()
+        server.ends_at = 0.0
+        thread.join(20)
+    assert not thread.is_alive()
 
 
 @pytest.mark.parametrize("width", [420, 900])

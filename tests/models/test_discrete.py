@@ -117,21 +117,22 @@ def test_gradients_of_draws_against_the_sum(kind):
 
 
 @pytest.mark.usefixtures("double")
-@pytest.mark.parametrize("beta", [1.0, 0.3])
 @pytest.mark.parametrize("kind", ["bits", "two-choices"])
-def test_others_are_a_baseline_without_bias(kind, beta):
+def test_others_are_a_baseline_without_bias(kind):
     """RLOO's gradients, of all parameters and any weight of the KL, are those of the sum in the mean.
 
-    Their standard deviation is below two thirds of that without a baseline, by as many draws.
+    The guide's have a standard deviation below two thirds of that without a baseline, by as many draws.
     """
-    vae, x = build(kind, guide=pv.guides.Discrete("score"))
+    beta, (vae, x) = 0.3, build(kind, guide=pv.guides.Discrete("score"))
     x, parameters = x[:1], list(vae.parameters())
     z = torch.tensor(VALUES[kind])
     log_q = vae.encode(x).log_prob(z)
     elbo = vae.decode(z).log_prob(x) + beta * (vae.prior().log_prob(z) - log_q)
     exact = torch.autograd.grad(-(log_q.exp() * elbo).sum(), parameters)
     exact = torch.cat([g.flatten() for g in exact])
-    spread, number = {}, 60
+    spread, number = {}, 30
+    of_guide = [torch.full((p.numel(),), name.startswith("q_z")) for name, p in vae.named_parameters()]
+    of_guide = torch.cat(of_guide)
     for loss in (pv.objectives.RLOO(4), Trace_ELBO(num_particles=4, vectorize_particles=True)):
         loss.max_plate_nesting, found = 2, []
         for _ in range(number):
@@ -140,22 +141,24 @@ def test_others_are_a_baseline_without_bias(kind, beta):
                 loss.loss_and_grads(vae.model, vae.guide, x.expand(400, -1))
             found.append(torch.cat([p.grad.flatten() for p in parameters]) / 400)
         grads = torch.stack(found)
-        spread[type(loss)] = grads.var(0).sum().sqrt()
-        assert (grads.mean(0) - exact).norm() < 4 * spread[type(loss)] / number**0.5
+        error = (grads.var(0).sum() / number).sqrt()
+        assert (grads.mean(0) - exact).norm() < 4 * error
+        spread[type(loss)] = grads[:, of_guide].var(0).sum().sqrt()
     least, most = spread.values()
     assert least < 0.67 * most
-    assert most / number**0.5 < 0.1 * exact.norm()
+    assert least / number**0.5 < 0.05 * exact[of_guide].norm()
 
 
 def test_nothing_is_left_of_noise_where_the_guide_is_the_posterior():
     logits = torch.tensor([0.3, -0.5, 0.1], requires_grad=True)
 
-    def story(x):
+    def story(own):
         with pyro.plate("data", 5):
-            pyro.sample("z", Discrete(logits.expand(5, -1), 3))
+            pyro.sample("z", Discrete(own.expand(5, -1), 3))
 
     loss = pv.objectives.RLOO(4)
-    assert loss.loss_and_grads(story, story, torch.zeros(5)).item() == pytest.approx(0.0, abs=1e-6)
+    found = loss.loss_and_grads(lambda: story(logits.detach()), lambda: story(logits))
+    assert found.item() == pytest.approx(0.0, abs=1e-6)
     assert logits.grad.abs().max() < 1e-6
 
 

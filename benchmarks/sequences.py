@@ -3,14 +3,16 @@
     python benchmarks/sequences.py
     python benchmarks/sequences.py --operations
 
-prints a table: of sequences that were not trained on, the mean of log p(x_t | x_1, ..., x_{t-1}) over the steps
-after the fourth, in nats per step. The data are made: of a linear and Normal system of two states, of which the
-Kalman filter with the true matrices has the exact value, which nothing can exceed; of a system that switches
-between two such, at random; and of a pendulum, whose angle is seen as its sine, with noise. Beside it stand an
-autoregressive model of the last four values, by least squares, and what knows only mean and variance.
+prints a table: of sequences that were not trained on, the mean of log p(x_t | x_1, ..., x_{t-1}) over the
+steps after the fourth, in nats per step. The data are made: of a linear and Normal system of two states, of
+which the Kalman filter with the true matrices has the exact value, which nothing can exceed but by chance; of
+a system that switches between two such, at random; and of a pendulum, whose angle is seen as its sine, with
+noise. Beside it stand an autoregressive model of the last four values, by least squares, and what knows only
+mean and variance.
 
-Of ``pv.SequentialVAE`` the value is the difference of log p(x_1, ..., x_T) and log p(x_1, ..., x_4), each by
-importance sampling: a lower bound on average of the former, to which ± is the standard error over sequences.
+Of ``pv.SequentialVAE`` the value is the difference of log p(x_1, ..., x_T) and log p(x_1, ..., x_4), both by
+importance sampling, which is on average too low, and more so for the first. ± is the standard error over
+sequences.
 
 With ``--operations`` it prints how many operations a step of training has, by the length of the sequences.
 """

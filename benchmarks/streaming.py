@@ -8,6 +8,11 @@ turns, an epoch each. Ratios are taken within a round and told as their median w
 ``--cold`` puts the files out of the system's cache before each epoch, as it is with data larger than memory:
 their speed is then the disk's, which is told, too. Peaks of memory are those of the whole process, PyTorch
 included.
+
+    python benchmarks/streaming.py --sparse 20 --folder DIR
+
+trains for a minute on a ``.npy`` file of so many GB of images, nearly all of it holes that take no room on
+the disk, and prints how long the passes before the first step took, and the peak.
 """
 
 from __future__ import annotations
@@ -30,6 +35,7 @@ import torch
 
 import pyro_vae as pv
 from pyro_vae.engine import products
+from pyro_vae.training import Interrupted
 
 KINDS = ("npy", "parquet", "images")
 COLUMNS = 20
@@ -118,6 +124,26 @@ def train(pipe: Connection, path: Path, streams: bool, epochs: int, batch_size: 
     pv.fit(vae, data, epochs=epochs, batch_size=batch_size, compile=True, progress=False, callback=turn)
 
 
+def sparse(size: float, folder: Path) -> None:
+    """Trains on a file of so many GB for a minute, and tells what went before, and the peak of memory."""
+    torch.set_num_threads(1)
+    path, number = folder / "sparse.npy", int(size * 1e9) // 784
+    images = np.lib.format.open_memmap(path, "w+", np.uint8, (number, 28, 28))
+    images[:: max(1, number // 1000)] = np.arange(784, dtype=np.uint8).reshape(28, 28)
+    images.flush()
+    del images
+    began = time.perf_counter()
+    data = pv.data.load(path, stream=True)
+    vae = pv.VAE(data.event_shape, 10, likelihood=pv.likelihoods.Normal(scale="shared"))
+    try:
+        pv.fit(vae, data, batch_size=1000, epochs=1, max_minutes=1, compile=False, progress=False)
+        raise SystemExit(f"an epoch of {size:g} GB takes less than a minute; give more: --sparse 20")
+    except Interrupted:
+        seconds = time.perf_counter() - began - 60
+    print(f"{size:g} GB: {seconds:.0f} s before the first step, {seconds / size:.1f} s for each GB")
+    print(f"peak {peak():.0f} MiB")
+
+
 def peak() -> float:
     """Largest resident memory of this process so far, in MiB."""
     status = Path("/proc/self/status").read_text()
@@ -160,10 +186,15 @@ def main() -> None:
     parser.add_argument("--rounds", type=int, default=7)
     parser.add_argument("--batch-size", type=int, default=256)
     parser.add_argument("--cold", action="store_true", help="nothing is in the system's cache")
+    parser.add_argument("--sparse", type=float, help="train on so many GB of holes, and nothing else")
     parser.add_argument("--folder", default=None, help="where the sets are made, and removed")
     chosen = parser.parse_args()
     cores = os.cpu_count()
     print(f"{products.processor()}, {cores} cores, torch {torch.__version__}, batches of {chosen.batch_size}")
+    if chosen.sparse:
+        with tempfile.TemporaryDirectory(dir=chosen.folder) as made:
+            sparse(chosen.sparse, Path(made))
+        return
     print(f"{chosen.size} MiB, {'out of' if chosen.cold else 'in'} the system's cache\n")
     print(
         "| | from memory, data/s | from disk, data/s | disk / memory | peak, MiB | of disk, MiB | the disk |"

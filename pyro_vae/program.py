@@ -124,7 +124,8 @@ class Program(nn.Module):
         self.options: dict[str, Any] = {}
         self.event_shapes: dict[str, tuple[int, ...]] = {}
         self.register_buffer("initialized", torch.zeros((), dtype=torch.bool))
-        self._found: tuple[tuple[Conditional, ...], tuple[Conditional, ...]] | None = None  # once looked for
+        # Once looked for; and no plain value before, which a recorded step would see changed.
+        self._found: tuple[tuple[Conditional, ...], ...] = ()
 
     def __init_subclass__(cls, **keywords: Any) -> None:
         super().__init_subclass__(**keywords)
@@ -276,9 +277,9 @@ class Program(nn.Module):
         return self._special[1]
 
     @property
-    def _special(self) -> tuple[tuple[Conditional, ...], tuple[Conditional, ...]]:
+    def _special(self) -> tuple[tuple[Conditional, ...], ...]:
         """What each story asks for, and what is looked for once."""
-        if self._found is None:
+        if not self._found:
             own = self.conditionals()
             latent = tuple(c for c in own if c.weights is not None)
             self._found = latent, tuple(c for c in own if isinstance(c.family, SemiAmortised))

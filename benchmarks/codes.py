@@ -109,9 +109,8 @@ def rates(given: argparse.Namespace) -> None:
             after = next(i for i, (rate, _) in enumerate(line) if rate >= found[name]) or 1
             (low, first), (high, last) = line[after - 1], line[after]
             at = first + (last - first) * (found[name] - low) / (high - low)
-            print(
-                f"at a rate of {found[name]:.2f} nats ({name}): codes {found['reconstruction']:.2f}, Normal {at:.2f}"
-            )
+            own = found["reconstruction"]
+            print(f"at a rate of {found[name]:.2f} nats ({name}): codes {own:.2f}, Normal {at:.2f}")
 
 
 PROBLEMS = {

@@ -216,6 +216,12 @@ def known(kind: Kind) -> Tensor:
     return mask
 
 
+def unfinished(kind: Kind) -> dict[str, Tensor]:
+    """Some data of which no more than ``known`` is."""
+    batch: dict[str, Tensor] = kind.test.batch(slice(0, 3))
+    return batch | {"x": batch["x"].float().masked_fill(~known(kind), math.nan)}
+
+
 FIGURES: dict[str, Callable[[Kind], Any]] = {
     "summary": lambda k: pv.figures.summary(k.run),
     "samples": lambda k: pv.figures.samples(k.vae),
@@ -224,9 +230,7 @@ FIGURES: dict[str, Callable[[Kind], Any]] = {
     "traversals": lambda k: pv.figures.traversals(k.vae, k.test.batch([0])),
     "latents": lambda k: pv.figures.latents(k.vae, k.test, k.labels),
     "tsne": lambda k: pv.figures.tsne(k.vae, k.test, k.labels),
-    "interpolation": lambda k: pv.figures.interpolation(
-        k.vae, k.test.batch([0]), k.test.batch([1])
-    ),
+    "interpolation": lambda k: pv.figures.interpolation(k.vae, k.test.batch([0]), k.test.batch([1])),
     "styles": lambda k: pv.figures.styles(k.vae, k.test),
     "levels": lambda k: pv.figures.levels(k.vae),
     "inpainting": lambda k: pv.figures.inpainting(k.vae, k.test, known(k), num_particles=100),
@@ -250,10 +254,10 @@ FIGURES: dict[str, Callable[[Kind], Any]] = {
     "intervals": lambda k: pv.figures.intervals(
         pv.evaluate.intervals(k.vae, k.test, num_rows=20, num_particles=100)
     ),
+    "codes": lambda k: pv.figures.codes(k.vae, k.test),
+    "forecast": lambda k: pv.figures.forecast(k.vae, unfinished(k), num_particles=100),
     "uncertainty": lambda k: pv.figures.uncertainty(k.vae, k.test),
-    "posteriors": lambda k: pv.figures.posteriors(
-        k.vae, k.test, num_data=4, num_steps=50, num_samples=20
-    ),
+    "posteriors": lambda k: pv.figures.posteriors(k.vae, k.test, num_data=4, num_steps=50, num_samples=20),
 }
 """How each figure is drawn of a kind; where it is not for that kind, it says so by a ValueError."""
 

@@ -30,6 +30,7 @@ from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_vae as pv
 from pyro_vae.objectives import log_weights
+from pyro_vae.recurrent import Cell
 from pyro_vae.seen import observing
 
 STEPS, LAST, PROCESS, NOISE = 40, 4, 0.3, 0.3
@@ -107,21 +108,17 @@ def markov(train: Tensor, x: Tensor, epochs: int, num_samples: int) -> Tensor:
     return (whole - first) / (STEPS - LAST)
 
 
-def operations() -> None:
+def operations(length: int, cell: Cell) -> int:
     """How many operations a step of training has."""
-    for length in (10, 50, 200):
-        counts = []
-        for cell in ("minimal", "gru"):
-            vae = pv.SequentialVAE((length, 1), 3, encoder=pv.nets.recurrent(16, cell=cell))  # type: ignore[arg-type]
-            parameters = list(vae.parameters())
+    vae = pv.SequentialVAE((length, 1), 3, encoder=pv.nets.recurrent(16, cell=cell))
+    parameters = list(vae.parameters())
 
-            def step(x: Tensor, vae: pv.Program = vae, parameters: list[Tensor] = parameters) -> object:
-                with observing(frozenset()), pyro.validation_enabled(False):
-                    log_w = log_weights(vae, {"x": x}, 1)
-                return torch.autograd.grad(log_w.sum(), parameters)
+    def step(x: Tensor) -> object:
+        with observing(frozenset()), pyro.validation_enabled(False):
+            log_w = log_weights(vae, {"x": x}, 1)
+        return torch.autograd.grad(log_w.sum(), parameters)
 
-            counts.append(len(make_fx(step)(torch.randn(8, length, 1)).graph.nodes))
-        print(f"T = {length:3}: {counts[0]:,} operations; with cell='gru' {counts[1]:,}", flush=True)
+    return len(make_fx(step)(torch.randn(8, length, 1)).graph.nodes)
 
 
 def main() -> None:
@@ -129,13 +126,15 @@ def main() -> None:
     parser = argparse.ArgumentParser(
         description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
     )
-    parser.add_argument("--number", type=int, default=2000, help="of sequences to train on")
-    parser.add_argument("--epochs", type=int, default=100)
-    parser.add_argument("--num_samples", type=int, default=500, help="importance samples of each sequence")
+    parser.add_argument("--number", type=int, default=1000, help="of sequences to train on")
+    parser.add_argument("--epochs", type=int, default=50)
+    parser.add_argument("--num_samples", type=int, default=200, help="importance samples of each sequence")
     parser.add_argument("--operations", action="store_true", help="count operations instead")
     args = parser.parse_args()
     if args.operations:
-        operations()
+        for length in (10, 50, 200):
+            own, other = operations(length, "minimal"), operations(length, "gru")
+            print(f"T = {length:3}: {own:,} operations; with cell='gru' {other:,}", flush=True)
         return
     print(
         "| system | mean and variance | last four values | SequentialVAE | exact |\n|---|---:|---:|---:|---:|"
@@ -147,7 +146,7 @@ def main() -> None:
     }
     for name, make in systems.items():
         torch.manual_seed(1)
-        train, x = make(args.number), make(300)
+        train, x = make(args.number), make(200)
         told = [regression(train, x, order).mean(1) for order in (0, LAST)]
         told.append(markov(train, x, args.epochs, args.num_samples))
         told += [kalman(x)[:, LAST:].mean(1)] * (name == "linear")

@@ -1,9 +1,9 @@
 """A latent that is four codes: vector quantisation as a prior and a guide.
 
-Scikit-learn's digits, each told by four of 64 codes (van den Oord, Vinyals and Kavukcuoglu, 2017). The prior is
-uniform over the codes, so that the KL is 4 log 64 = 16.64 nats of any datum, the guide takes the codes nearest to
-what the encoder emits, and the codebook follows by moving averages. Expect a test ELBO of about -27.8, of which
-16.64 nats pay for the codes, a perplexity above 60, and no dead code.
+Scikit-learn's digits, each told by four of 64 codes (van den Oord, Vinyals and Kavukcuoglu, 2017). The prior
+is uniform over the codes, so that the KL is 4 log 64 = 16.64 nats of any datum, the guide takes the codes
+nearest to what the encoder emits, and the codebook follows by moving averages. Expect a test ELBO of about
+-27.8, of which 16.64 nats pay for the codes, a perplexity above 60, and no dead code.
 
     python examples/codes.py
 """

@@ -29,7 +29,7 @@ x[torch.rand_like(x) < 0.1] = math.nan
 
 data = pv.data.load(x)
 vae = pv.SequentialVAE(data.event_shape, latent_dim=4, likelihood=pv.likelihoods.Normal(scale="shared"))
-pv.fit(vae, data, epochs=max(1, round(100 * SIZE)), batch_size=50, lr=3e-3, compile=False)
+pv.fit(vae, data, epochs=max(1, round(50 * SIZE)), batch_size=50, lr=5e-3, compile=False)
 print(vae.explain())
 print(pv.evaluate.elbo(vae, data.test))
 print(pv.evaluate.log_likelihood(vae, data.test, num_samples=max(2, round(500 * SIZE))))

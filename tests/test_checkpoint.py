@@ -429,6 +429,7 @@ class TestAStrangersConfiguration:
             with pytest.raises(ConfigError, match=name):
                 self.attack(run, name, attack, lambda run: pv.resume(run, progress=False))
 
+    @pytest.mark.slow
     def test_every_field(self, run):
         for name in yaml.safe_load((run / "config.yaml").read_text()):
             for attack in [*ATTACKS[:4], *ATTACKS[-2:]]:

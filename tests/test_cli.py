@@ -175,6 +175,7 @@ class TestTrain:
         assert vae.q_z.net.net[1].out_features == 7
         assert repr(vae.p_x.family) == "Laplace(scale=0.5)"
 
+    @pytest.mark.slow
     def test_mnist_directory(self, mnist_dir, monkeypatch):
         step = pv.svi.SVI.step
         monkeypatch.setattr(
@@ -397,7 +398,10 @@ def test_resume(monkeypatch, output):
     assert all(torch.equal(a, b) for a, b in zip(one.parameters(), other.parameters(), strict=True))
 
 
-@pytest.mark.parametrize(("signum", "code"), [(signal.SIGTERM, 143), (signal.SIGINT, 130)])
+@pytest.mark.parametrize(
+    ("signum", "code"),
+    [(signal.SIGTERM, 143), pytest.param(signal.SIGINT, 130, marks=pytest.mark.slow)],
+)
 def test_signals_to_the_process(signum, code):
     command = [sys.executable, "-m", "pyro_vae", "train", "--folder", "run", "--epochs", "5000"]
     process = subprocess.Popen(command, stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True)

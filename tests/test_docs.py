@@ -20,7 +20,7 @@ PAGES = [DOCS / "index.md", *sorted((DOCS / "howto").glob("*.md"))]
 def test_blocks_run(page):
     blocks = re.findall(r"```python\n(.*?)```", page.read_text(), re.DOTALL)
     assert blocks
-    names: dict[str, object] = {}
+    names: dict[str, object] = {"__name__": "__main__"}
     for block in blocks:
         exec(compile(block, page.name, "exec"), names)
 

@@ -43,7 +43,7 @@ def _each(paths):
 # PyTorch's, under NumPy 2, where matplotlib is given tensors.
 @pytest.mark.filterwarnings("ignore:__array:DeprecationWarning")
 @pytest.mark.filterwarnings(
-    "ignore:log p.x. of", "ignore:fewer than 40", "ignore:the best member"
+    "ignore:log p.x. of", "ignore:fewer than 40", "ignore:the best member", "ignore:the effective sample"
 )  # they are short
 @pytest.mark.parametrize("path", _each([*EXAMPLES, *COURSE]))
 def test_runs_and_is_listed(path, run):

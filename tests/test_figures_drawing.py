@@ -18,8 +18,8 @@ from pyro_vae.checks import ConfigError
 from pyro_vae.figures import drawing
 
 SEVERAL = {
-    *("anatomy", "calibration", "marginals", "pairs", "posteriors", "predictive_check", "summary"),
-    *("training_curves", "uncertainty"),
+    *("anatomy", "calibration", "codes", "forecast", "marginals", "pairs", "posteriors", "predictive_check"),
+    *("summary", "training_curves", "uncertainty"),
 }
 """Figures of several panels, which take no axes."""
 X = torch.rand(6, 1, 8, 8).round()

@@ -91,6 +91,7 @@ def test_columns_that_know_nothing_of_each_other():
     assert error(filled, x, missing) < 1.15 * error(by_mean, x, missing)
 
 
+@pytest.mark.slow
 def test_what_is_curved_is_learned():
     random = np.random.default_rng(0)
     z = random.uniform(-2, 2, size=400)

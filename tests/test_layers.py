@@ -18,7 +18,10 @@ ROWS = [
     ["objectives", "registry"],
     ["refinement", "evaluate", "figures", "explain", "checkpoint", "card"],
     ["distributed", "training"],
-    ["comparison", "sklearn", "report", "explore", "filling", "drawn", "arguments", "export", "course", "arviz"],
+    [
+        *("comparison", "sklearn", "report", "explore", "filling", "drawn"),
+        *("arguments", "export", "course", "arviz"),
+    ],
     ["cli"],
     ["__init__", "__main__"],
 ]

@@ -172,7 +172,15 @@ def test_texts_and_objects_give_the_same_model(texts, objects):
     np.testing.assert_array_equal(one.score_samples(X[:50]), other.score_samples(X[:50]))
 
 
-@pytest.mark.parametrize(("kind", "name"), PARTS, ids=map("-".join, PARTS))
+PLAIN = {"Normal", "Gamma", "FullRankNormal", "VampPrior", "Flow-spline_coupling"}
+"""Parts that are always tried; ``test_contract.test_float64`` has all of them, without the estimator."""
+
+
+@pytest.mark.parametrize(
+    ("kind", "name"),
+    [pytest.param(*part, marks=[pytest.mark.slow] * (part[1] not in PLAIN)) for part in PARTS],
+    ids=map("-".join, PARTS),
+)
 def test_every_part_in_double_precision(kind, name):
     part = {"prior": PRIORS, "likelihood": LIKELIHOODS, "guide": GUIDES}[kind][name]
     own = {"likelihood": pv.likelihoods.Normal(scale=0.5)} if kind != "likelihood" else {}

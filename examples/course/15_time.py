@@ -69,7 +69,7 @@ vae = pv.SequentialVAE(
     likelihood=pv.likelihoods.Normal(scale="shared"),
     encoder=pv.nets.recurrent(16),
 )
-pv.fit(vae, data, epochs=max(2, round(100 * SIZE)), batch_size=50, lr=5e-3, compile=False, progress=False)
+pv.fit(vae, data, epochs=max(2, round(50 * SIZE)), batch_size=50, lr=1e-2, compile=False, progress=False)
 held_out = data.test.batch(slice(None))["x"]
 exact = kalman(held_out[..., 0])
 print(f"the true system, by the Kalman filter: log p(x) {exact.mean():.2f}")
@@ -95,7 +95,7 @@ def pendulum(number, steps=40):
     return torch.stack(seen, 1)
 
 
-clean = pendulum(2000)
+clean = pendulum(1000)
 data = pv.data.load(clean + 0.1 * torch.randn_like(clean))
 vae = pv.SequentialVAE(
     data.event_shape,
@@ -104,7 +104,7 @@ vae = pv.SequentialVAE(
     decoder=pv.nets.mlp(32),
     encoder=pv.nets.recurrent(32),
 )
-pv.fit(vae, data, epochs=max(2, round(100 * SIZE)), batch_size=50, lr=3e-3, compile=False, progress=False)
+pv.fit(vae, data, epochs=max(2, round(50 * SIZE)), batch_size=50, lr=5e-3, compile=False, progress=False)
 print(pv.evaluate.elbo(vae, data.test))
 
 # %% [markdown]
@@ -122,3 +122,36 @@ given[:, 25:] = math.nan
 number = max(20, round(1000 * SIZE))
 figure = pv.figures.forecast(vae, given, truth=x, num_samples=number, num_particles=number)
 figure.savefig("figures/15_time.png")
+
+# %% [markdown]
+# ## Exercises
+#
+# **1.** Nothing is observed of a sequence. What do the filter and the model say of it, and how wide is $x_t$
+# for large $t$?
+#
+# <details><summary>Solution</summary>
+#
+# $\log p$ of nothing is 0, and the guide is the prior, which needs no weights. The variance of $z_t$ goes to
+# that of which a step makes itself, $v = 0.81\, v + 0.25$, about 1.32, and that of $x_t$ is 0.25 more.
+#
+# ```python
+# assert kalman(torch.full((1, T), math.nan)) == 0
+# assert pv.evaluate.log_likelihood(vae, torch.full((1, 40, 2), math.nan), num_samples=5).log_likelihood == 0
+# assert abs(0.25 / (1 - 0.81) - 1.32) < 0.01
+# ```
+#
+# </details>
+#
+# **2.** Take the second half of a sequence away. Is its $\log p$ that of a sequence of half the length?
+#
+# <details><summary>Solution</summary>
+#
+# Yes: what is not observed is left out, and what follows says nothing of what came before if it was not seen.
+#
+# ```python
+# half = z.new_zeros(1, T)
+# half[:, T // 2 :] = math.nan
+# assert torch.equal(kalman(half), kalman(half[:, : T // 2]))
+# ```
+#
+# </details>

@@ -148,7 +148,7 @@ def _kl(q: Discrete, p: Discrete) -> Tensor:
     return found.sum(-1)
 
 
-class Bit(dist.Bernoulli):  # type: ignore[misc]
+class Bit(dist.Bernoulli):
     """One number of ``Discrete`` bits: a Bernoulli whose KL broadcasts, as PyTorch's does not."""
 
 

@@ -152,7 +152,7 @@ def of_latent(prior: Any, guide: Any, value: Tensor) -> Tensor | None:
     if not isinstance(p, torch.distributions.MixtureSameFamily):
         return None
     each = p.component_distribution.log_prob(value.unsqueeze(-1 - len(p.event_shape)))
-    return cast(Tensor, (each + p.mixture_distribution.logits).softmax(-1))
+    return (each + p.mixture_distribution.logits).softmax(-1)
 
 
 def middles(prior: Any) -> Tensor:

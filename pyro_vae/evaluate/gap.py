@@ -162,8 +162,8 @@ def inference_gap(
     for family in (conditional.family for conditional in program.conditionals()):
         if family.certain:
             raise ValueError(
-                f"the guide {family!r} weighs one value of its latents, so that log p(x) is not found beyond the "
-                "ELBO, and neither are the gaps; pv.evaluate.elbo tells that"
+                f"the guide {family!r} weighs one value of its latents, so that log p(x) is not found beyond "
+                "the ELBO, and neither are the gaps; pv.evaluate.elbo tells that"
             )
 
     def terms(batch: Batch) -> Tensor:

@@ -207,8 +207,8 @@ def log_likelihood(
     for family in (conditional.family for conditional in program.conditionals()):
         if family.certain:
             warnings.warn(
-                f"the guide {family!r} weighs one value of its latents: the estimate of log p(x) is the ELBO, of "
-                "which pv.evaluate.elbo takes one draw, and lies below",
+                f"the guide {family!r} weighs one value of its latents: the estimate of log p(x) is the "
+                "ELBO, and too low by what other values would add; pv.evaluate.elbo is as near",
                 DataWarning,
                 stacklevel=3,
             )

@@ -11,6 +11,7 @@ window.explorer = { S, latencies };
 
 async function ask(name, values = {}) {
   if (FROZEN) return { pictures: values.u.map(thawed) };
+  if (values.datum === null) throw new Error(""); // a run is being loaded
   const { state } = S;
   let answer;
   try {

@@ -1,7 +1,6 @@
 // From z to x: what a point decodes to, by itself, by each latent, and on the way between two data.
 
 const decode = latest(async (u, when) => {
-  if (!S.datum && !FROZEN) return; // a run is being loaded
   const { pictures } = await ask("decode", { u: [u], datum: S.datum });
   S.decoded = pictures[0];
   drawDecoded();

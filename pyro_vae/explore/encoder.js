@@ -9,7 +9,6 @@ const infer = latest(async (follow) => {
 });
 
 const askPosterior = latest(async () => {
-  if (!S.datum) return; // a run is being loaded
   const asked = S.datum, found = await ask("posterior", { datum: asked, plane: S.plane });
   if (asked !== S.datum) return; // it is of a datum that is no more
   if (found.grid) found.grid.levels = bytes(found.grid.density);

@@ -137,9 +137,11 @@ def _held(scene: Scene, datum: Batch) -> list[str]:
             shown = [str(names[int(v)]) if names and v == v else _told(v) for v in values]
             found.append(f"{name} = {', '.join(shown)}")
             continue
-        for column in scene.program.given_columns if (columns := scene.program.columns) else ():
-            value, levels = values[columns.number(column)], columns.of[column].levels
-            found.append(f"{column} = {levels[int(value)] if levels and value == value else _told(value)}")
+        if columns := scene.program.columns:
+            for column in scene.program.given_columns:
+                value, levels = values[columns.number(column)], columns.of[column].levels
+                known = levels and not math.isnan(value)
+                found.append(f"{column} = {levels[int(value)] if known else _told(value)}")
         if scene.kind == "bars":
             found.append(f"a total of {_told(math.fsum(v for v in values if v == v))}")
     return found

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import copy
 import math
-from typing import Annotated, Any
+from typing import Annotated, Any, cast
 
 import torch
 from torch import Tensor
@@ -66,9 +66,8 @@ class Codes(Family):
         return AllAlike(self.codebook, self.num_positions)
 
     def describe(self, raw: str) -> dict[str, str]:
-        return {
-            "e": f"{self.num_codes} codes of {self.code_dim} numbers, moving averages of what is nearest to them"
-        }
+        told = f"{self.num_codes} codes of {self.code_dim} numbers"
+        return {"e": f"{told}, moving averages of what is nearest to them"}
 
     @property
     def note(self) -> str:  # type: ignore[override]
@@ -90,12 +89,13 @@ class Codes(Family):
         if dead <= MOST_DEAD * self.num_codes:
             return ""
         enough = max(2, 2 ** math.ceil(math.log2(perplexity)))
+        paid = self.num_positions * math.log(self.num_codes)
+        wasted = self.num_positions * math.log(self.num_codes / perplexity)
         return (
             f"{dead} of {self.num_codes} codes are dead: none of the last {1 / (1 - self.decay):.0f} batches "
-            f"used them. The perplexity of the others is {perplexity:.1f}, so that of the {self.num_positions} x "
-            f"log {self.num_codes} = {self.num_positions * math.log(self.num_codes):.2f} nats of KL "
-            f"{self.num_positions * math.log(self.num_codes / perplexity):.2f} are for nothing; train for more "
-            f"epochs, or take pv.priors.Codes({enough}, {self.code_dim})"
+            f"used them. The perplexity of all is {perplexity:.1f}, so that {wasted:.2f} of the {paid:.2f} "
+            "nats of KL are for nothing; train for more epochs, or take "
+            f"pv.priors.Codes({enough}, {self.code_dim})"
         )
 
 
@@ -136,7 +136,7 @@ class VectorQuantised(Family):
         return self.event_shape
 
     def forward(self, raw: Tensor) -> Distribution:
-        codebook: Any = self.support.codebook
+        codebook: Codebook = cast(Any, self.support).codebook
         q = Nearest(raw, codebook, self.commitment_cost)
         if self.training:
             _refuse_several()
@@ -164,6 +164,7 @@ def _refuse_several() -> None:
     group = torch.distributed
     if group.is_available() and group.is_initialized() and group.get_world_size() > 1:
         raise ConfigError(
-            "the codebook of pv.priors.Codes is a moving average over the batches of one process, and each of "
-            f"{group.get_world_size()} processes would have another; train in one: torchrun --nproc-per-node 1"
+            "the codebook of pv.priors.Codes is a moving average over the batches of one process, and each "
+            f"of {group.get_world_size()} processes would have another; train in one: torchrun "
+            "--nproc-per-node 1"
         )

@@ -195,8 +195,8 @@ def follow(guide: Family, support: Any) -> Family:
         )
     if isinstance(guide, VectorQuantised) and not codes:
         raise ValueError(
-            f"the guide {guide!r} is of codes, and the prior is over {domain(support)}; leave it out, or take "
-            "prior=pv.priors.Codes(512)"
+            f"the guide {guide!r} is of codes, and the prior is over {domain(support)}; leave it out, or "
+            "take prior=pv.priors.Codes(512)"
         )
     if (discrete or codes) and isinstance(guide, Normal):
         guide = Discrete() if discrete else VectorQuantised()

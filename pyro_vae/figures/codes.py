@@ -61,7 +61,7 @@ def codes(program: VAE, data: Data, num_codes: Count = 10) -> Figure:
     perplexity = torch.special.entr(shares).sum().exp()
     figure = Figure(figsize=(8, 2.6 + 0.55 * len(rows)), layout="constrained")
     above, below = figure.subplots(2, 1, height_ratios=[1.6, 0.55 * len(rows) + 0.4])
-    above.bar(range(size), shares.sort(descending=True).values, width=1.0)
+    above.bar(range(size), shares.sort(descending=True).values.tolist(), width=1.0)
     above.axhline(1 / size, color="0.4", linewidth=0.8, linestyle="--")
     above.set(xlim=(-0.5, size - 0.5), xlabel="codes, the most used first", ylabel="share of uses")
     above.set_title(

@@ -83,8 +83,8 @@ def reconstructions(program: Program, data: Data, *, site: str = "x", ax: Axes |
     """Data (above) and the mean of p(x|z) at the mean of q(z|x) (below), where also what was missing is seen.
 
     Values beyond the range of the data, which a Normal may have, are drawn as its ends. Of a table, each
-    column by itself: the reconstruction of a number against it, of 50 rows with the central 90 % of p(x'|x),
-    and how often categories come out right.
+    column by itself: the reconstruction of a number against it, of 50 rows with the central 90 % of
+    ``p(x'|x)``, and how often categories come out right.
 
     Args:
         program: the model.

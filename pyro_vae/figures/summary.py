@@ -52,7 +52,7 @@ def summary(run: Run, bound: ELBO | None = None, estimate: LogLikelihood | None 
 
     There are the map of a latent plane, or else the latents of which a datum says most, one at a time; data
     and their reconstructions, with the standard deviation that these have over z ~ q(z|x), or of curves the
-    central 90 % of x' ~ p(x'|z); new draws; curves of the training; and the numbers in words. Of a table
+    central 90 % of ``x' ~ p(x'|z)``; new draws; curves of the training; and the numbers in words. Of a table
     there are its columns. What a program does not have is left out. Images of fewer than 16 pixels along a
     side are drawn smooth, and that is said.
 

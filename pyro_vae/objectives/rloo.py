@@ -24,8 +24,9 @@ class RLOO(PerDatum):
     Args:
         num_particles: K, two or more.
 
-    Reference: Kool, van Hoof and Welling, 2019, "Buy 4 REINFORCE samples, get a baseline for free!"; Williams,
-    1992, "Simple statistical gradient-following algorithms for connectionist reinforcement learning".
+    Reference: Kool, van Hoof and Welling, 2019, "Buy 4 REINFORCE samples, get a baseline for free!";
+    Williams, 1992, "Simple statistical gradient-following algorithms for connectionist reinforcement
+    learning".
     """
 
     reparameterised: ClassVar[bool] = False

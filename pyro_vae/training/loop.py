@@ -260,11 +260,11 @@ class _Training:
     def measure(self, means: list[float]) -> dict[str, float]:
         """The epoch's row of the history, from the means over its data."""
         steps = (self.state.epoch + 1) * self.num_batches
-        (rate,) = self.rate.plan([self.state.epoch + (self.num_batches - 1) / self.num_batches]) or [None]
+        rates = self.rate.plan([self.state.epoch + (self.num_batches - 1) / self.num_batches])
         row: dict[str, float] = {
             "epoch": self.state.epoch + 1,
             "steps": steps,
-            "lr": float(self.rate.optimizer.param_groups[0]["lr"] if rate is None else rate),
+            "lr": rates[0] if rates else float(self.rate.optimizer.param_groups[0]["lr"]),
             "beta": self.beta((steps - 1) / self.num_batches),
         } | self.named(means)
         for c in self.program.conditionals():

@@ -214,6 +214,7 @@ def test_columns_that_cannot_be_modelled():
         pv.data.load("t.parquet", labels="sort", stream=True)
 
 
+@pytest.mark.slow
 def test_on_the_command_line(path):
     """Streamed in training, and in what is done with the run afterwards."""
     small = ["--encoder.hidden_dims", "[4]", "--decoder.hidden_dims", "[4]"]

@@ -208,6 +208,7 @@ def test_one_datum_turns_into_another(page):
 
 
 def test_it_learns_step_by_step_on_a_copy(page):
+    own = page.execute_script(f"return {X}.state.codes.flat()")
     element(page, "anew").click()
     wait(page, f"{X}.learning && {X}.history.length === 1 && document.getElementById('step-10').offsetParent")
     codes = page.execute_script(f"return {X}.state.codes")
@@ -223,7 +224,7 @@ def test_it_learns_step_by_step_on_a_copy(page):
     element(page, "play").click()
     wait(page, f"{X}.history.length > 6")
     element(page, "stop").click()  # in the middle of a step
-    wait(page, f"!{X}.learning && {X}.post")
+    wait(page, f"!{X}.learning && !{X}.state.codes.flat().some((v, k) => v !== {own}[k]) && {X}.post")
     assert "copy" not in page.find_element("id", "title").text
     assert page.find_element("id", "learnt").text == ""
     assert page.find_element("id", "play").get_attribute("aria-pressed") == "false"
@@ -272,6 +273,11 @@ def test_runs_of_other_kinds_follow_each_other(tmp_path):
                 wait(browser, f"{X}.run === {k} && {X}.post && {X}.decoded", 60)
                 assert not browser.find_element("id", "error").is_displayed()
         assert browser.find_element("id", "decoded-rows").text == ""
+        browser.execute_script(  # while a run is being loaded there is no datum
+            f"{X}.datum = null; document.getElementById('along').dispatchEvent(new Event('input'))"
+        )
+        time.sleep(1)
+        assert not browser.find_element("id", "error").is_displayed()
         assert not browser.get_log("browser")
     finally:
         browser.quit()

@@ -264,6 +264,20 @@ def test_texts_and_explained():
     assert vae.explain("latex")
 
 
+def test_figure_of_use(trained, digits):
+    """A bar for each code, and a row for each position."""
+    vae, x = trained.program, digits.train
+    above, below = pv.figures.codes(vae, x, num_codes=5).axes
+    with vae.evaluating():
+        counts = vae.encode(x[:]).codes.flatten().bincount(minlength=16)
+    drawn = [bar.get_height() for bar in above.patches]
+    assert drawn == pytest.approx((counts.sort(descending=True).values / counts.sum()).tolist(), rel=1e-5)
+    assert f"{int((counts == 0).sum())} of which no datum uses" in above.get_title()
+    assert "most used codes of each position" in below.get_title()
+    with pytest.raises(ConfigError, match="has no codes, but prior=Normal"):
+        pv.figures.codes(pv.VAE((5,), 2, **SMALL), torch.rand(4, 5).round())
+
+
 class Factored(pv.Program):
     """A guide with a factor of its own."""
 

@@ -245,6 +245,49 @@ def test_likelihoods_of_each_step():
         assert torch.equal(drawn["x"][:, 0, :3], x[1, :3].expand(3, 3, D))
 
 
+def test_a_forecast_is_drawn():
+    """What was observed, the medians of the draws, and shaded ground where nothing was."""
+    vae, *_ = linear(1, Backwards)
+    x, truth = sequences()[:3], torch.ones(3, T, D)
+    figure = pv.figures.forecast(vae, x, truth=truth, num_data=2, num_samples=30, num_particles=200)
+    assert len(figure.axes) == 2 * D
+    drawn = pv.predict(vae, x[:2], 30, num_particles=200)
+    for i, ax in enumerate(figure.axes):
+        of, column = divmod(i, D)
+        lines = {line.get_label(): torch.as_tensor(line.get_ydata()) for line in ax.get_lines()}
+        own = x[of, :, column]
+        torch.testing.assert_close(lines["observed"], own, equal_nan=True)
+        torch.testing.assert_close(lines["median"], drawn.quantile(0.5)[of, :, column])
+        assert torch.equal(lines["not shown to the model"].isnan(), ~own.isnan())
+    assert figure.axes[0].get_ylabel() == "x[0] of 0"
+    figure.savefig("forecast.png")
+    with pytest.raises(ValueError, match="is of sequences"):
+        pv.figures.forecast(pv.VAE((3,), 2, encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4)), torch.ones(2, 3))
+
+
+def test_a_run_is_kept_and_opened():
+    torch.set_default_dtype(torch.float32)
+    nets = {"transition": pv.nets.gated(4), "encoder": pv.nets.recurrent(4, direction="both")}
+    vae = pv.SequentialVAE((T, D), 2, prior=pv.priors.Normal(learned=True), decoder=pv.nets.mlp(4), **nets)
+    x = sequences().float().repeat(5, 1, 1)
+    pv.fit(vae, pv.data.load(x), epochs=1, folder="run", progress=False)
+    again = pv.load("run")
+    assert repr(again.options) == repr(vae.options)
+    for name, value in vae.state_dict().items():
+        assert torch.equal(value, again.state_dict()[name])
+
+
+def test_its_story_is_told():
+    vae = pv.SequentialVAE((T, D), 2, encoder=pv.nets.recurrent(4))
+    text = vae.explain()
+    assert "z_n ~ p(z) = Chain(z_1, z_t given z_{t-1})" in text
+    assert "z_t given z_{t-1} = Normal(loc = g_1(z_{t-1}) + b_1, scale = " in text
+    assert "loc = f_1(z_t) + b_1" in text
+    assert "z_n | x_n ~ q(z|x) = Markov(weight, loc, scale)" in text
+    assert r"\mathrm{Normal}(loc = g_{1}(z_{t-1}) + b_{1}" in vae.explain("latex")
+    assert "z -> x" in vae.explain("graph")
+
+
 def test_what_is_no_sequence_is_refused():
     with pytest.raises(ValueError, match=r"pv.SequentialVAE\(\(20, 1\), ...\)"):
         pv.SequentialVAE((20,), 2)

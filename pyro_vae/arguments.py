@@ -11,6 +11,7 @@ from typing import Any, NoReturn
 from pyro_vae import data, models, registry
 from pyro_vae.checks import ConfigError
 from pyro_vae.families import Of
+from pyro_vae.program import Program
 from pyro_vae.training import Settings
 
 SEVERAL = (
@@ -122,7 +123,7 @@ def default(kind: str) -> str:
         return str(Settings().to_plain()[kind])
     if kind in ("encoder", "decoder", "between", "classifier"):  # whose widths are then an option by name
         return "MLP(hidden_dims=[200, 200])" if kind == "between" else "MLP"
-    owner = {"selection": models.SelectionVAE, "transition": models.SequentialVAE}
+    owner: dict[str, type[Program]] = {"selection": models.SelectionVAE, "transition": models.SequentialVAE}
     model = owner.get(kind, models.HierarchicalVAE)
     return registry.write(inspect.signature(model).parameters[kind].default)
 

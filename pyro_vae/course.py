@@ -52,17 +52,10 @@ def notebook(script: str, texts: Sequence[str] | None = None) -> str:
     told = iter(texts if texts is not None else [body for text, body in cells(script) if text])
     made = []
     for number, (text, body) in enumerate(cells(script)):
-        cell = {
-            "id": f"cell-{number}",
-            "metadata": {},
-            "source": (next(told) if text else body).splitlines(True),
-        }
-        own = (
-            {"cell_type": "markdown"}
-            if text
-            else {"cell_type": "code", "outputs": [], "execution_count": None}
-        )
-        made.append(own | cell)
+        cell: dict[str, Any] = {"id": f"cell-{number}", "metadata": {}, "cell_type": "markdown"}
+        if not text:
+            cell |= {"cell_type": "code", "outputs": [], "execution_count": None}
+        made.append(cell | {"source": (next(told) if text else body).splitlines(keepends=True)})
     kernel = {"display_name": "Python 3", "language": "python", "name": "python3"}
     whole = {"cells": made, "metadata": {"kernelspec": kernel}, "nbformat": 4, "nbformat_minor": 5}
     return json.dumps(whole, ensure_ascii=False, indent=1) + "\n"
@@ -83,7 +76,7 @@ def write(folder: str | Path, language: str = "en") -> list[Path]:
     chapters = sorted(COURSE.glob("[0-9][0-9]_*.py"))
     if not chapters:
         raise ConfigError(
-            f"the course is not there ({COURSE}): it is part of the repository; clone that, and pip install -e ."
+            f"the course is not there ({COURSE}): it is part of the repository: clone that; pip install -e ."
         )
     if language not in languages():
         raise ConfigError(f"language={language!r} is none of the course's: {', '.join(languages())}")

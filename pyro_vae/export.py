@@ -240,6 +240,7 @@ class _Part(nn.Module):
                 f"torch.export cannot record the {self.name} ({_title(self.conditional)}): "
                 f"{str(error).strip().splitlines()[0]}; its network must not ask for values in its forward"
             ) from error
+        recorded.graph_module.graph.eliminate_dead_code()  # what only densities take, for which ONNX has no word
         outputs = list(self(*inputs.values()))
         files = []
         for kind in dict.fromkeys(formats):
@@ -390,11 +391,16 @@ def _write_pt2(recorded: Any, path: Path, inputs: list[str], outputs: list[str])
 def _write_onnx(recorded: Any, path: Path, inputs: list[str], outputs: list[str]) -> Run:
     import onnxruntime
 
-    with _quiet():
-        made: Any = torch.onnx.export(
-            recorded, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
-        )
-        made.save(path, external_data=False)
+    try:
+        with _quiet():
+            made: Any = torch.onnx.export(
+                recorded, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
+            )
+            made.save(path, external_data=False)
+    except Exception as error:  # whatever the exporter has no words for
+        raise ExportError(
+            f'{path} cannot be written, as ONNX lacks an operation of it; take formats=["pt2"]'
+        ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
     session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])

@@ -311,7 +311,7 @@ class Program(nn.Module):
     def see_number(self, num_data: int) -> None:
         """Tells networks whose weights are latent how many data N all of training sees."""
         for c in self.bayesian:
-            c.net.num_data = num_data
+            cast(Any, c.net).num_data = num_data
 
     def _within(self) -> list[Program]:
         """Programs within it that have not met data yet; one that was trained stays as it is."""

@@ -86,8 +86,9 @@ class Recurrent(nn.Module):
             gates, values = layer(x).chunk(2, -1)
             keep, new = (-gates).sigmoid(), gates.sigmoid() * values
             if self.direction == "both":
-                ahead, back = torch.stack([keep, new]).chunk(2, -1)
-                x = torch.cat([recurrence(*ahead, 1), recurrence(*back.flip(2), 1).flip(1)], -1)
+                (keep, back), (new, last) = keep.chunk(2, -1), new.chunk(2, -1)
+                ahead = recurrence(keep, new, 1)
+                x = torch.cat([ahead, recurrence(back.flip(1), last.flip(1), 1).flip(1)], -1)
             else:
                 x = recurrence(keep, new, 1)
         return x

@@ -183,14 +183,15 @@ def refined(program: Program, batch: Batch) -> Moved:
             seed_generators(1, device)
             bounds.append(_elbo(moved, batch)[0].mean(0))
     for shift in moved.shifts:
-        shift.mul_((bounds[1] > bounds[0]).reshape(-1, *[1] * (shift.dim() - 1)))
+        rose = (bounds[1] > bounds[0]).reshape(-1, *[1] * (shift.dim() - 1))
+        shift.copy_(torch.where(rose, shift, 0.0))
     return moved
 
 
 @contextlib.contextmanager
 def _alone() -> Iterator[None]:
     """Without the handlers and plates in which a story is being told: the steps are no part of it."""
-    before = [(held, held[:]) for held in (_PYRO_STACK, _DIM_ALLOCATOR._stack)]
+    before: list[Any] = [(held, held[:]) for held in (_PYRO_STACK, _DIM_ALLOCATOR._stack)]
     for held, _ in before:
         held.clear()
     try:

@@ -12,6 +12,7 @@ README = (ROOT / "README.md").read_text()
 NEWER = [f"docs/{name}.md" for name in ("sequences", "codes", "bayesian", "labels", "hierarchies", "export")]
 
 
+@pytest.mark.filterwarnings("ignore:the effective sample")
 @pytest.mark.filterwarnings("ignore:log p.x. of")  # of programs that were hardly trained
 @pytest.mark.parametrize(
     "file",

@@ -191,7 +191,8 @@ figure.savefig("figures/03_amortisation_gap.png")
 # for _ in range(30):
 #     svi.step(x)
 # measure = TraceMeanField_ELBO(200, vectorize_particles=True, max_plate_nesting=1)
-# print(f"after 30 steps {-measure.loss(vae.model, own_guide, x) / len(x):.2f}, encoder {by_encoder.elbo:.2f}")
+# reached = -measure.loss(vae.model, own_guide, x) / len(x)
+# print(f"after 30 steps {reached:.2f}, by the encoder {by_encoder.elbo:.2f}")
 # ```
 #
 # </details>

@@ -119,9 +119,9 @@ def load(
             ``[N, *event_shape]``; or a mapping of arrays by site; or a table, whose columns keep their names
             and kinds: a DataFrame of pandas (of polars, of Arrow), a ``.csv`` or ``.parquet`` file. Images
             ``[N, H, W, C]`` of 1, 3 or 4 channels become ``[N, C, H, W]``, and 8-bit ones ``[N, H, W]``
-            become ``[N, 1, H, W]``; 8-bit images are divided by 255. What is said of images and of
-            ``binarize`` is of the site ``x``, or else of the first. NaN is a value that is not observed, and
-            so is one that is masked.
+            become ``[N, 1, H, W]``; 8-bit images are divided by 255, and a folder's grey ones of 16 bits by
+            65535. What is said of images and of ``binarize`` is of the site ``x``, or else of the first. NaN
+            is a value that is not observed, and so is one that is masked.
         labels: class of each datum ``[N]``, or of a table the name of the column of them; site ``y``: whole
             numbers from 0, or strings or other
             classes, which are numbered in their order and keep their names as ``class_names``.

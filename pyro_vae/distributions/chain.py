@@ -170,8 +170,8 @@ class MarkovNormal(TorchDistribution):
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovNormal:
         shape = (*batch_shape, *self.event_shape)
-        parts = (part.expand(shape) for part in (self.weight, self.loc, self.scale))
-        return MarkovNormal(*parts, len(self.event_shape))
+        weight, loc, scale = (part.expand(shape) for part in (self.weight, self.loc, self.scale))
+        return MarkovNormal(weight, loc, scale, len(self.event_shape))
 
     @property
     def mean(self) -> Tensor:

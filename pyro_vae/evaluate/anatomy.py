@@ -312,7 +312,8 @@ def _labels(data: Split, labels: Any) -> Tensor | None:
     if isinstance(labels, str) and data.columns is not None:
         labels = data.batch(slice(0, len(data)))["x"][:, data.columns.number(labels)]
     masked = isinstance(labels, np.ma.MaskedArray)
-    array = labels if isinstance(labels, Tensor) or masked else np.array(labels)  # a copy: pandas' are read-only
+    # A copy, since pandas' arrays may be read-only.
+    array = labels if isinstance(labels, Tensor) or masked else np.array(labels)
     numeric = isinstance(array, Tensor) or (array.dtype.kind in "biuf" and not masked)
     known = torch.as_tensor(array).cpu() if numeric else classes(labels)[0]
     if known.shape != (len(data),):

@@ -8,7 +8,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
-from pyro_vae.evaluate import predict
+from pyro_vae.evaluate.predict import predict
 from pyro_vae.figures.drawing import NOT_OBSERVED, Figure
 from pyro_vae.figures.stories import Data, some
 from pyro_vae.program import Program

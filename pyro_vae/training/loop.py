@@ -149,7 +149,7 @@ class _Training:
                     raise self.interrupted(stops)
         self.group.copy_buffers(self.program)
         means, weights = self.fetch(losses)
-        row = self.measure([total / len(split) for total in self.add(sums, first, means)])
+        row = self.measure([total / len(split) for total in self.add(sums, first, means)], rates)
         self.rate.end_epoch(row)
         row["seconds"] = round(time.monotonic() - began, 3)
         state.history.append(row)
@@ -257,14 +257,13 @@ class _Training:
         elbo = -math.fsum(values)
         return {"loss": loss, "elbo": elbo, "reconstruction": -elbo - kl, "kl": kl} | _several(terms)
 
-    def measure(self, means: list[float]) -> dict[str, float]:
-        """The epoch's row of the history, from the means over its data."""
+    def measure(self, means: list[float], rates: list[float] | None) -> dict[str, float]:
+        """The epoch's row of the history, from the means over its data and what rates were planned."""
         steps = (self.state.epoch + 1) * self.num_batches
-        rates = self.rate.plan([self.state.epoch + (self.num_batches - 1) / self.num_batches])
         row: dict[str, float] = {
             "epoch": self.state.epoch + 1,
             "steps": steps,
-            "lr": rates[0] if rates else float(self.rate.optimizer.param_groups[0]["lr"]),
+            "lr": rates[-1] if rates else float(self.rate.optimizer.param_groups[0]["lr"]),
             "beta": self.beta((steps - 1) / self.num_batches),
         } | self.named(means)
         for c in self.program.conditionals():

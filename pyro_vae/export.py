@@ -240,7 +240,7 @@ class _Part(nn.Module):
                 f"torch.export cannot record the {self.name} ({_title(self.conditional)}): "
                 f"{str(error).strip().splitlines()[0]}; its network must not ask for values in its forward"
             ) from error
-        recorded.graph_module.graph.eliminate_dead_code()  # what only densities take, for which ONNX has no word
+        recorded.graph_module.graph.eliminate_dead_code()  # what only densities take, which ONNX may lack
         outputs = list(self(*inputs.values()))
         files = []
         for kind in dict.fromkeys(formats):

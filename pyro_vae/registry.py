@@ -482,5 +482,5 @@ def _called(target: Any, keywords: Mapping[str, Any]) -> str:
 
 def _name(value: Any) -> str:
     """The short name of what Pyro, PyTorch and this package have, the import path of all else."""
-    known = value.__module__.split(".")[0] in ("torch", "pyro", "pyro_vae")
+    known = (value.__module__ or "").split(".")[0] in ("torch", "pyro", "pyro_vae")
     return str(value.__qualname__) if known else f"{value.__module__}.{value.__qualname__}"

@@ -53,6 +53,15 @@ def test_translations_are_of_what_is_there(path):
     assert not stale(texts_of(chapter), path.read_text("utf-8"))
 
 
+def test_the_readme_says_the_same_in_all_languages():
+    sources = re.split(r"^(?=# |## )", (ROOT / "README.md").read_text("utf-8"), flags=re.MULTILINE)[1:]
+    for path in ROOT.glob("README.*.md"):
+        text = path.read_text("utf-8")
+        assert not stale(sources, text)
+        assert text.splitlines()[0].startswith("[English](README.md)")
+        assert f"]({path.name})" in (ROOT / "README.md").read_text("utf-8").splitlines()[0]
+
+
 def test_a_changed_source_is_found():
     path = TRANSLATED[0]
     sources = texts_of(course.COURSE / f"{path.stem}.py")

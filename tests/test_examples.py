@@ -1,4 +1,4 @@
-"""Each example runs at a reduced size, says how well it did and draws what the README shows of it."""
+"""Each example runs at a reduced size, says how well it did and draws what the course's page shows of it."""
 
 import re
 import runpy
@@ -11,7 +11,7 @@ import torch
 from PIL import Image
 
 ROOT = Path(__file__).resolve().parents[1]
-README = (ROOT / "README.md").read_text()
+LISTED = (ROOT / "docs" / "course.md").read_text()
 EXAMPLES = sorted((ROOT / "examples").glob("*.py"))
 COURSE = sorted((ROOT / "examples" / "course").glob("*.py"))
 
@@ -48,7 +48,7 @@ def _each(paths):
 @pytest.mark.parametrize("path", _each([*EXAMPLES, *COURSE]))
 def test_runs_and_is_listed(path, run):
     name = path.relative_to(ROOT).as_posix()
-    assert f"]({name})" in README, f"list {name} in the README"
+    assert f"](../{name})" in LISTED, f"list {name} in docs/course.md"
     text = path.read_text()
     for module in ("scanpy", "palmerpenguins"):  # which bring data, and are no need of the package
         if f"import {module}" in text or f"from {module} import" in text:
@@ -65,7 +65,7 @@ def test_runs_and_is_listed(path, run):
     assert "ELBO" in out or "log p(" in out
     pictures = sorted(Path("figures").glob("*.png"))
     if pictures:
-        assert f"examples/figures/{path.stem}.png" in README, "show its picture in the README"
+        assert f"examples/figures/{path.stem}.png" in LISTED, "show its picture in docs/course.md"
         assert Path("figures", f"{path.stem}.png") in pictures
     for picture in pictures:
         low, high = Image.open(picture).convert("L").getextrema()

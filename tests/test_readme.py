@@ -14,7 +14,7 @@ TEXT = {page: (ROOT / page).read_text() for page in PAGES}
 SLOW = {"README.md", "docs/evaluation.md", "docs/parts.md", "docs/structures.md", "docs/tables.md"}
 
 
-@pytest.mark.filterwarnings("ignore:log p.x. of")  # of programs that were hardly trained
+@pytest.mark.filterwarnings("ignore:log p.x. of", "ignore:the effective sample size")  # hardly trained
 @pytest.mark.parametrize(
     "file",
     [

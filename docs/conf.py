@@ -1,6 +1,15 @@
 """The documentation as pages: ``sphinx-build -W -q docs docs/_build``, with ``pip install -e '.[docs]'``."""
 
+import shutil
 from importlib.metadata import version as installed
+from pathlib import Path
+
+from pyro_vae import course
+
+for language in course.languages():  # as pages, made anew: index.md has them in its contents
+    folder = Path(__file__).parent / "chapters" / language
+    shutil.rmtree(folder, ignore_errors=True)
+    course.write(folder, language)
 
 project = "pyro_vae"
 author = "The pyro_vae authors"
@@ -9,9 +18,11 @@ extensions = ["sphinx.ext.autodoc", "sphinx.ext.napoleon", "sphinx.ext.mathjax",
 exclude_patterns = ["_build", "**/.ipynb_checkpoints"]
 html_theme = "sphinx_book_theme"
 html_title = "pyro_vae"
+html_static_path = ["_static"]
+html_css_files = ["pages.css"]
 html_theme_options = {"use_fullscreen_button": False, "use_download_button": False}
 
-myst_enable_extensions = ["dollarmath", "deflist"]
+myst_enable_extensions = ["dollarmath", "deflist", "html_image"]
 myst_heading_anchors = 3
 nb_execution_mode = "off"  # blocks of pages are run by the tests
 

@@ -8,14 +8,23 @@ from pyro_vae.cli import main
 from pyro_vae.distributed import ProcessError, joined
 
 if __name__ == "__main__":
+    several = False
     try:
         with (
             joined() as group,
             open(os.devnull, "w") as nowhere,
             contextlib.redirect_stdout(nowhere if group.rank else sys.stdout),  # the first tells of it
         ):
+            several = group.size > 1
             code = main()
     except ProcessError as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         code = 1
+    if several:
+        # All is written and closed. What threads of gloo hold yet they let go in their own time, and abort the
+        # process if the interpreter has ended before (seen once, in a
+        # process that was not the first): so it does not end first.
+        sys.stdout.flush()
+        sys.stderr.flush()
+        os._exit(code)
     sys.exit(code)

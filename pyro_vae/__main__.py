@@ -21,9 +21,8 @@ if __name__ == "__main__":
         print(f"pyro-vae: {error}", file=sys.stderr)
         code = 1
     if several:
-        # All is written and closed. What threads of gloo hold yet they let go in their own time, and abort the
-        # process if the interpreter has ended before (seen once, in a
-        # process that was not the first): so it does not end first.
+        # All is written and closed. One of several processes was seen to abort at the interpreter's end, in a
+        # thread of PyTorch's, which torchrun takes for a failure of them all: so the interpreter does not end.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

@@ -22,7 +22,7 @@ if __name__ == "__main__":
         code = 1
     if several:
         # All is written and closed. One of several processes was seen to abort at the interpreter's end, in a
-        # thread of PyTorch's, which torchrun takes for a failure of them all: so the interpreter does not end.
+        # thread of PyTorch's, which torchrun takes for a failure of all: so the interpreter does not end.
         sys.stdout.flush()
         sys.stderr.flush()
         os._exit(code)

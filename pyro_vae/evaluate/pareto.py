@@ -27,32 +27,27 @@ class Weights:
         self.num_samples = num_samples
         self.kept = min(num_samples // 5, int(3 * math.sqrt(num_samples))) + 1
         self.largest = torch.empty(0)
-        self.sums = torch.empty(0)  # of log w; and of w and of w^2, in logarithms
+        self.sums = torch.empty(0)  # of w and of w^2, in logarithms
 
     def add(self, log_w: Tensor) -> None:
         """Takes in some more, ``[k, B]``."""
         log_w = log_w.double()
-        mean, one, two = log_w.sum(0), log_w.logsumexp(0), (2 * log_w).logsumexp(0)
+        sums = torch.stack([log_w.logsumexp(0), (2 * log_w).logsumexp(0)])
         if self.sums.numel():
             log_w = torch.cat([self.largest, log_w])
-            mean, one, two = mean + self.sums[0], *torch.logaddexp(torch.stack([one, two]), self.sums[1:])
-        self.sums = torch.stack([mean, one, two])
+            sums = torch.logaddexp(sums, self.sums)
+        self.sums = sums
         self.largest = log_w.topk(min(self.kept, len(log_w)), 0).values
-
-    @property
-    def mean_log(self) -> Tensor:
-        """The mean of log w, ``[B]``: the ELBO."""
-        return self.sums[0] / self.num_samples
 
     @property
     def log_mean(self) -> Tensor:
         """The log of the mean of w, ``[B]``: the importance-weighted bound."""
-        return self.sums[1] - math.log(self.num_samples)
+        return self.sums[0] - math.log(self.num_samples)
 
     @property
     def effective_sample_size(self) -> Tensor:
         r""":math:`(\sum_k w_k)^2 / \sum_k w_k^2`, ``[B]``, from 1 to K."""
-        return (2 * self.sums[1] - self.sums[2]).exp()
+        return (2 * self.sums[0] - self.sums[1]).exp()
 
     @property
     def pareto_k(self) -> Tensor:

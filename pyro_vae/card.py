@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import csv
 import inspect
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -17,7 +18,7 @@ README = "README.md"
 MARK = "# Written by pyro_vae when training ends; take this line out, and it is left as it is."
 NUMBERS = {
     "validation_elbo": "ELBO of validation data",
-    "elbo": "ELBO of training data, in the last epoch",
+    "elbo": "ELBO of training data, in epoch {epoch:g}",
 }
 
 
@@ -39,11 +40,15 @@ def write(folder: Path, values: Mapping[str, Any], program: Program, *measured: 
 
 
 def text(folder: Path, values: Mapping[str, Any], program: Program, *measured: str) -> str:
-    """The text of it: metadata as YAML, then Markdown. Nothing of it is ever executed."""
-    kind, name = type(program).__name__, _line(folder.resolve().name)
+    """The text of it: metadata as YAML, then Markdown. Nothing of it is ever executed.
+
+    Numbers of training are those of the epoch whose weights were kept. Names, which may be anybody's, stay in
+    their line and are shown as they are, whatever they mean to YAML, Markdown or HTML.
+    """
+    kind, name = type(program).__name__, folder.resolve().name
     data = _line(Path(str(values.get("data") or "data of one's own")).name)
-    row = _last(folder / checkpoint.HISTORY)
-    figures = {label: row[key] for key, label in NUMBERS.items() if key in row}
+    row = _kept(folder / checkpoint.HISTORY, values)
+    figures = {label.format(**row): row[key] for key, label in NUMBERS.items() if key in row}
     about = {
         "library_name": "pyro_vae",
         "license": "unknown",
@@ -52,7 +57,7 @@ def text(folder: Path, values: Mapping[str, Any], program: Program, *measured: s
         "metrics": ["elbo"],
         "model-index": [
             {
-                "name": name,
+                "name": _line(name),
                 "results": [
                     {
                         "task": {"type": "density-estimation"},
@@ -74,19 +79,19 @@ def text(folder: Path, values: Mapping[str, Any], program: Program, *measured: s
             "---",
             MARK,
             "# The license is yours to choose.",
-            yaml.safe_dump(about, sort_keys=False, allow_unicode=True).rstrip(),
+            yaml.safe_dump(about, sort_keys=False, allow_unicode=True, width=10_000).rstrip(),
             "---",
             "",
-            f"# {name}: a {kind} of {data}",
+            f"# {_shown(name)}: a {kind} of {_shown(data)}",
             "",
             (inspect.getdoc(type(program)) or kind).split("\n")[0],
             "",
             "## Numbers",
             "",
-            *(f"- {_line(one)}" for one in [*told, *measured] or ["none yet"]),
+            *(f"- {_shown(one)}" for one in [*told, *measured] or ["none yet"]),
             "",
             "A bound compares with that of another model of the same data, measured alike. How far it lies",
-            f"below log p(x), and whether it is to be trusted, `pyro-vae report {name}` tells.",
+            "below log p(x), and whether it is to be trusted, `pyro-vae report` of this folder tells.",
             "",
             "## What it is made of",
             "",
@@ -107,18 +112,27 @@ def text(folder: Path, values: Mapping[str, Any], program: Program, *measured: s
     )
 
 
-def _line(value: str) -> str:
-    """A text in one line."""
-    return " ".join(value.split()).replace("`", "'").replace("<", "&lt;")
+def _line(text: str) -> str:
+    """A text in one line, of what can be seen."""
+    return "".join(letter for letter in " ".join(text.split()) if letter.isprintable())
 
 
-def _last(path: Path) -> dict[str, float]:
-    """The figures of the last epoch."""
+def _shown(text: str) -> str:
+    """A text in one line of Markdown, which shows it as it is."""
+    return re.sub(r"([\\`*_\[\]<>&|~$])", r"\\\1", _line(text))
+
+
+def _kept(path: Path, values: Mapping[str, Any]) -> dict[str, float]:
+    """The figures of the epoch whose weights were kept: with patience the best one, else the last."""
     if not path.exists():
         return {}
     with path.open(newline="") as file:
-        rows = list(csv.DictReader(file))
-    return {name: float(value) for name, value in rows[-1].items()} if rows else {}
+        rows = [{name: float(value) for name, value in row.items() if value} for row in csv.DictReader(file)]
+    if values.get("patience") is not None:  # as training has it, the first of those that are equal
+        late = [row for row in rows if row["epoch"] > (values.get("warmup_epochs") or 0)]
+        if late:
+            return max(late, key=lambda row: row["validation_elbo"])
+    return rows[-1] if rows else {}
 
 
 def _measure(program: Program) -> str:

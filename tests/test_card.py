@@ -1,5 +1,6 @@
 """A run tells in its README.md what it is, in a form that model hubs read."""
 
+import re
 from pathlib import Path
 
 import cases
@@ -58,3 +59,37 @@ def test_nothing_breaks_out(run):
     assert "/" not in about["datasets"][0]
     assert body.count("```") == 4
     assert not any(line.startswith("# x") for line in body.splitlines())
+
+
+HOSTILE = "a`b`: {c} - # <img src=x onerror=e>[d](http e)*_f_*|g&amp;$h$\u202e\n---\nlicense: mit\n# i'\""
+
+
+def test_names_are_shown_as_they_are(run):
+    """A run's folder and its data may be called anything: YAML, Markdown, HTML and Python say just that."""
+    renamed = run.rename(HOSTILE)
+    values = checkpoint.read_config(renamed) | {"data": HOSTILE}
+    card.write(renamed, values, pv.load(renamed), HOSTILE)
+    about, body = parts((renamed / "README.md").read_text())
+    line = " ".join(HOSTILE.replace("\u202e", "").split())
+    assert about["license"] == "unknown"
+    assert about["model-index"][0]["name"] == about["datasets"][0] == line
+    (title,) = re.findall("^# (.*)$", body.split("```")[0], re.MULTILINE)
+    assert title.replace("\\", "") == f"{line}: a VAE of {line}"
+    for shown in (title, re.findall("^- (.*)$", body, re.MULTILINE)[-1]):
+        assert not re.search(r"(?<!\\)[`*_<\[\]&|$]", shown)
+    names: dict = {}
+    exec(body.split("```python\n")[1].split("```")[0], names)
+    assert names["draws"]["x"].shape == (10, 1, 8, 8)
+
+
+def test_numbers_are_those_of_the_weights(run):
+    """With patience the weights of the best epoch are kept, and the card has the numbers of that one."""
+    program, values = pv.load(run), checkpoint.read_config(run)
+    rows = ["epoch,elbo,validation_elbo", "1,-9,-10", "2,-28,-30", "3,-18,-20", "4,-19,", "5,-14,-25"]
+    (run / "history.csv").write_text("\n".join(rows[:4] + rows[5:]))
+    told = card.text(run, values | {"patience": 2, "warmup_epochs": 1}, program)
+    assert "validation data: -20.00 nats" in told
+    assert "training data, in epoch 3: -18.00" in told
+    assert "validation data: -25.00 nats" in card.text(run, values, program)
+    (run / "history.csv").write_text("\n".join(rows[:5]))
+    assert "validation data" not in card.text(run, values, program)

@@ -1,4 +1,4 @@
-"""Vectors of a codebook, side by side: drawn alike, or the nearest ones for certain."""
+"""Vectors of a codebook, side by side: drawn by their shares, or the nearest ones for certain."""
 
 from __future__ import annotations
 
@@ -102,17 +102,24 @@ class OfCodebook(constraints.Constraint):
 
 
 class Codes(TorchDistribution):
-    r"""M codes, drawn independently and all alike: :math:`p(v) = K^{-M}` of each value.
+    r"""M codes, drawn independently: :math:`p(v) = \prod_m \pi_{m k_m}`, by default all alike, 1 / K each.
 
     Args:
         codebook: of K codes.
         num_positions: M.
+        logits: of the shares :math:`\pi_m` of the codes at each position, ``[M, K]``; None for all alike.
     """
 
     arg_constraints = {}  # noqa: RUF012
 
-    def __init__(self, codebook: Codebook, num_positions: int, batch_shape: Any = torch.Size()):
-        self.codebook, self.num_positions = codebook, num_positions
+    def __init__(
+        self,
+        codebook: Codebook,
+        num_positions: int,
+        logits: Tensor | None = None,
+        batch_shape: Any = torch.Size(),
+    ):
+        self.codebook, self.num_positions, self.logits = codebook, num_positions, logits
         event_shape = torch.Size([num_positions * codebook.vectors.shape[1]])
         super().__init__(torch.Size(batch_shape), event_shape, validate_args=False)
 
@@ -121,33 +128,43 @@ class Codes(TorchDistribution):
         return OfCodebook(self.codebook)
 
     @property
-    def nats(self) -> float:
-        """M log K, what each value costs."""
-        return self.num_positions * math.log(len(self.codebook.usage))
+    def log_shares(self) -> Tensor:
+        """Of each code at each position, ``[M, K]``."""
+        number = len(self.codebook.usage)
+        logits = self.codebook.usage.new_zeros(self.num_positions, number)
+        return (logits if self.logits is None else self.logits).log_softmax(-1)
+
+    def log_prob_of(self, codes: Tensor) -> Tensor:
+        """Of the numbers of codes, ``[..., M]``."""
+        if self.logits is None:
+            nats = self.num_positions * math.log(len(self.codebook.usage))
+            return self.codebook.vectors.new_full(codes.shape[:-1], -nats)
+        # By a product, and not by an index, whose gradient's order is not that of before on a GPU.
+        return (one_of(codes, self.logits.shape[-1]) * self.log_shares).sum((-1, -2))
 
     def log_prob(self, value: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)
-        return self.codebook.vectors.new_full(shape, -self.nats)
+        # In a step of training the codebook has moved on from the value, but codes in use move little.
+        return self.log_prob_of(self.codebook.nearest(value)).expand(shape)
 
     @torch.no_grad()
     def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        shape = (*sample_shape, *self.batch_shape, self.num_positions)
-        number, device = len(self.codebook.usage), self.codebook.usage.device
-        return self.codebook.look_up(torch.randint(number, shape, device=device))
+        each = torch.distributions.Categorical(logits=self.log_shares)
+        return self.codebook.look_up(each.sample((*sample_shape, *self.batch_shape)))
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Codes:
-        return Codes(self.codebook, self.num_positions, batch_shape)
+        return Codes(self.codebook, self.num_positions, self.logits, batch_shape)
 
     @property
     def mean(self) -> Tensor:
-        return self._tiled(self.codebook.vectors.mean(0))
+        return self._expected(self.codebook.vectors)
 
     @property
     def variance(self) -> Tensor:
-        return self._tiled(self.codebook.vectors.var(0, correction=0))
+        return self._expected(self.codebook.vectors.square()) - self.mean.square()
 
-    def _tiled(self, one: Tensor) -> Tensor:
-        return one.repeat(self.num_positions).expand(*self.batch_shape, -1)
+    def _expected(self, of_codes: Tensor) -> Tensor:
+        return (self.log_shares.exp() @ of_codes).flatten().expand(*self.batch_shape, -1)
 
 
 class Nearest(TorchDistribution):
@@ -213,4 +230,4 @@ class Nearest(TorchDistribution):
 @kl.register_kl(Nearest, Codes)  # type: ignore[untyped-decorator]
 def _kl(q: Nearest, p: Codes) -> Tensor:
     shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
-    return q.values.new_full(shape, p.nats)
+    return -p.log_prob_of(q.codes).to(q.values).expand(shape)

@@ -12,7 +12,7 @@ from torch.distributions import Distribution
 
 from pyro_vae.checks import ConfigError, Count, Levels, Limit, NotNegative, checked
 from pyro_vae.distributions.codes import Codebook, Nearest, OfCodebook
-from pyro_vae.distributions.codes import Codes as AllAlike
+from pyro_vae.distributions.codes import Codes as Drawn
 from pyro_vae.families.base import COUNTING, Family, Shape
 
 Decay = Annotated[float, Limit(0.0, 1.0, "a number from 0 up to, but without, 1")]
@@ -22,12 +22,13 @@ MOST_DEAD = 0.05
 
 
 class Codes(Family):
-    r"""Codes of a codebook, all alike: :math:`p(z) = \prod_m 1 / K`, with each z_m one of K vectors.
+    r"""Codes of a codebook: :math:`p(z) = \prod_m \pi_{m k_m}`, with z_m the vector of the code :math:`k_m`.
 
     There are as many positions m as make up ``latent_dim``, which is a multiple of ``code_dim``, and the
-    decoder sees the vectors. The guide is ``pv.guides.VectorQuantised()``, so that the KL is log K nats for
-    each position. The codebook is no parameter: each code is the moving average of what the encoder emits
-    nearest to it, and one that no batch uses any more starts anew at what the encoder emits for a datum.
+    decoder sees the vectors. By default codes are all alike, :math:`\pi_{mk} = 1 / K`. The guide is
+    ``pv.guides.VectorQuantised()``, so that the KL is :math:`-\log \pi_{m k_m}` nats for each position. The
+    codebook is no parameter: each code is the moving average of what the encoder emits nearest to it, and one
+    that no batch uses any more starts anew at what the encoder emits for a datum.
 
     A run's history has its ``perplexity``, how many codes used alike would be as hard to foretell, and the
     number of its ``dead_codes``, which none of the last 1 / (1 - ``decay``) batches used.
@@ -36,6 +37,7 @@ class Codes(Family):
         num_codes: K.
         code_dim: numbers of a code.
         decay: of the moving averages.
+        learned: whether the shares of the codes at each position are learned, from 1/K on.
 
     Reference: van den Oord, Vinyals and Kavukcuoglu, 2017, "Neural discrete representation learning".
     """
@@ -44,8 +46,11 @@ class Codes(Family):
     reparameterised = False
 
     @checked
-    def __init__(self, num_codes: Levels = 512, code_dim: Count = 16, decay: Decay = 0.99):
+    def __init__(
+        self, num_codes: Levels = 512, code_dim: Count = 16, decay: Decay = 0.99, learned: bool = False
+    ):
         super().__init__()
+        self.learned = learned
         self.num_codes, self.code_dim, self.decay = num_codes, code_dim, decay
 
     def setup(self, event_shape: Shape) -> None:
@@ -60,20 +65,22 @@ class Codes(Family):
         self.support = OfCodebook(self.codebook)
 
     def param_shape(self) -> Shape:
-        return (0,)
+        return (self.num_positions, self.num_codes) if self.learned else (0,)
 
     def forward(self, raw: Tensor) -> Distribution:
-        return AllAlike(self.codebook, self.num_positions)
+        return Drawn(self.codebook, self.num_positions, raw if self.learned else None)
 
     def describe(self, raw: str) -> dict[str, str]:
         told = f"{self.num_codes} codes of {self.code_dim} numbers"
-        return {"e": f"{told}, moving averages of what is nearest to them"}
+        own = {"e": f"{told}, moving averages of what is nearest to them"}
+        return own | ({"logits": raw} if self.learned else {})
 
     @property
     def note(self) -> str:  # type: ignore[override]
         """How many codes a value has, and what it costs."""
         told = f"{self.num_positions} position{'s' * (self.num_positions > 1)}"
-        return f"{told}, of {self.num_positions * math.log(self.num_codes):.2f} nats"
+        most = f"{self.num_positions * math.log(self.num_codes):.2f} nats"
+        return f"{told}, of {most}" + " if codes are all alike, and less by learned shares" * self.learned
 
     def usage(self) -> dict[str, float]:
         return {
@@ -91,11 +98,11 @@ class Codes(Family):
         enough = max(2, 2 ** math.ceil(math.log2(perplexity)))
         paid = self.num_positions * math.log(self.num_codes)
         wasted = self.num_positions * math.log(self.num_codes / perplexity)
+        cost = f", so that {wasted:.2f} of the {paid:.2f} nats of KL are for nothing"
         return (
             f"{dead} of {self.num_codes} codes are dead: none of the last {1 / (1 - self.decay):.0f} batches "
-            f"used them. The perplexity of all is {perplexity:.1f}, so that {wasted:.2f} of the {paid:.2f} "
-            "nats of KL are for nothing; train for more epochs, or take "
-            f"pv.priors.Codes({enough}, {self.code_dim})"
+            f"used them. The perplexity of all is {perplexity:.1f}{'' if self.learned else cost}; "
+            f"train for more epochs, or take pv.priors.Codes({enough}, {self.code_dim})"
         )
 
 

@@ -21,9 +21,9 @@ from pyro_vae.program import DataWarning
 EXACT = {"rtol": 1e-9, "atol": 1e-9}
 
 
-def build(num_codes=5, code_dim=2, positions=3, **options):
+def build(num_codes=5, code_dim=2, positions=3, learned=False, **options):
     torch.manual_seed(0)
-    prior = pv.priors.Codes(num_codes, code_dim)
+    prior = pv.priors.Codes(num_codes, code_dim, learned=learned)
     parts = {"prior": prior, "likelihood": pv.likelihoods.Normal(scale="shared")} | SMALL | options
     vae = pv.VAE((5,), positions * code_dim, **parts)
     return vae.to(torch.get_default_dtype()), torch.randn(6, 5)
@@ -71,6 +71,27 @@ class TestDistributions:
         kl = torch.distributions.kl_divergence(q, p)
         torch.testing.assert_close(kl, torch.full((7,), 2 * math.log(3)), **EXACT)
         torch.testing.assert_close(kl, q.log_prob(q.sample()) - p.log_prob(q.sample()), **EXACT)
+
+    def test_learned_shares(self):
+        """Normalised, drawn as often as they say, and the KL is -log of those of the nearest codes."""
+        book, logits = Codebook(3, 2, 0.9), torch.randn(2, 3)
+        p = Codes(book, 2, logits)
+        codes = torch.tensor([[i, j] for i in range(3) for j in range(3)])
+        values, log_shares = book.look_up(codes), logits.log_softmax(1)
+        log_p = log_shares[0, codes[:, 0]] + log_shares[1, codes[:, 1]]
+        torch.testing.assert_close(p.log_prob(values), log_p, **EXACT)
+        torch.testing.assert_close(log_p.logsumexp(0), torch.tensor(0.0), **EXACT)
+        mean = (log_p.exp()[:, None] * values).sum(0)
+        torch.testing.assert_close(p.mean, mean, **EXACT)
+        variance = (log_p.exp()[:, None] * (values - mean).square()).sum(0)
+        torch.testing.assert_close(p.variance, variance, **EXACT)
+        drawn = p.expand((4,)).sample((5000,))
+        assert ((drawn.mean((0, 1)) - mean).abs() < 5 * (variance / 20_000).sqrt()).all()
+        q = Nearest(torch.randn(7, 4), book).expand((3, 7))
+        kl = torch.distributions.kl_divergence(q, p)
+        torch.testing.assert_close(kl, q.log_prob(q.sample()) - p.log_prob(q.sample()), **EXACT)
+        assert kl.shape == (3, 7)
+        assert kl.unique().numel() > 1
 
     def test_codes_are_moving_averages(self):
         """Each that is used is the quotient of the moving averages of the sum and the number of its parts."""
@@ -149,6 +170,29 @@ def test_the_encoder_learns_through_the_codes_and_by_the_commitment():
     assert all(p.grad.abs().sum() > 0 for p in vae.parameters())
 
 
+@pytest.mark.usefixtures("double")
+def test_learned_shares_are_those_of_the_data():
+    """Of an encoder and a codebook that stay, the KL falls to the entropy of each position's codes."""
+    vae, x = build(learned=True)
+    vae.eval()
+    assert pv.evaluate.elbo(vae, x).kl == pytest.approx(3 * math.log(5), rel=1e-9)
+    optimizer = torch.optim.Adam([vae.p_z.raw], 0.2)
+    for _ in range(300):
+        optimizer.zero_grad()
+        Trace_ELBO().loss_and_grads(vae.model, vae.guide, x)
+        optimizer.step()
+    shares = [column.bincount(minlength=5) / 6 for column in vae.encode(x).codes.T]
+    entropy = sum(torch.special.entr(share).sum().item() for share in shares)
+    assert entropy < 3 * math.log(5) - 0.5
+    assert pv.evaluate.elbo(vae, x).kl == pytest.approx(entropy, abs=0.02)
+    drawn = vae.p_z.family.codebook.nearest(vae.generate(4000)["z"]).T
+    for column, share in zip(drawn, shares, strict=True):
+        torch.testing.assert_close(column.bincount(minlength=5) / 4000, share, rtol=0, atol=0.04)
+    again = pv.VAE(**vae.options)
+    again.load_state_dict(vae.state_dict())
+    assert pv.evaluate.elbo(again.double().eval(), x) == pv.evaluate.elbo(vae, x)
+
+
 @pytest.fixture(scope="module")
 def trained():
     digits = pv.data.load("digits", binarize="dynamic")
@@ -191,7 +235,10 @@ def test_copies_and_files_have_one_codebook(trained, digits, tmp_path):
     again = pv.load(tmp_path / "run")
     assert again.q_z.family.support.codebook is again.p_z.family.codebook
     assert torch.equal(log_weights(again.eval(), x, 1), log_weights(run.program.eval(), x, 1))
-    assert "Codes(num_codes=16, code_dim=2, decay=0.5)" in (tmp_path / "run" / "config.yaml").read_text()
+    assert (
+        "Codes(num_codes=16, code_dim=2, decay=0.5, learned=False)"
+        in (tmp_path / "run" / "config.yaml").read_text()
+    )
 
 
 @pytest.fixture(params=["recorded", pytest.param("compiled", marks=pytest.mark.slow)])
@@ -201,10 +248,11 @@ def compiler(request):
 
 
 @pytest.mark.usefixtures("compiler")
-def test_compiled_steps_are_those_of_eager_ones():
+@pytest.mark.parametrize("learned", [False, True])
+def test_compiled_steps_are_those_of_eager_ones(learned):
     found = []
     for compiled in (True, False):
-        vae, x = build()
+        vae, x = build(learned=learned)
         data = pv.data.load(x.repeat(8, 1), validation=0.0, test=0.0)
         pv.fit(vae, data, epochs=6, batch_size=48, compile=compiled, progress=False)
         found.append(torch.cat([value.flatten().float() for value in vae.state_dict().values()]))
@@ -219,6 +267,11 @@ def test_an_alarm_when_codes_die():
     with pytest.warns(DataWarning, match=told):
         run = pv.fit(vae, data, epochs=2, progress=False)
     assert 32 < run.history[-1]["dead_codes_z"] < 64
+    assert "nats of KL are for nothing" in vae.p_z.family.alarm
+    learned, _ = build(num_codes=64, learned=True)
+    learned.p_z.family.codebook.usage[:2] = 1.0
+    assert "62 of 64 codes are dead" in learned.p_z.family.alarm
+    assert "for nothing" not in learned.p_z.family.alarm  # which are paid as they are used
 
 
 def test_several_processes_are_refused(monkeypatch):
@@ -251,7 +304,7 @@ def test_what_will_not_do_is_refused():
 
 def test_texts_and_explained():
     for kind, text in (
-        ("prior", "Codes(num_codes=512, code_dim=16, decay=0.99)"),
+        ("prior", "Codes(num_codes=512, code_dim=16, decay=0.99, learned=False)"),
         ("guide", "VectorQuantised(commitment_cost=0.25)"),
     ):
         assert repr(registry.read(kind, text)) == text
@@ -261,6 +314,7 @@ def test_texts_and_explained():
     assert "3 positions, of 4.83 nats" in told
     assert "training adds 0.25 times the squared distance to the codes, which no ELBO reports" in told
     assert "values in vectors of 5 codes" in told
+    assert "of 4.83 nats if codes are all alike, and less by" in build(learned=True)[0].explain()
     assert vae.explain("latex")
 
 

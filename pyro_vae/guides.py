@@ -9,15 +9,12 @@ from __future__ import annotations
 
 import copy
 import functools
-from collections.abc import Sequence
-from typing import Any, Literal
+from typing import Any
 
 import torch
 from torch.distributions import Distribution
 
-from pyro_vae.checks import Count, check
 from pyro_vae.families import (
-    ConditionedFlow,
     Dirichlet,
     Discrete,
     Family,
@@ -28,9 +25,12 @@ from pyro_vae.families import (
     SemiAmortised,
     Univariate,
     VectorQuantised,
+    summary,
 )
 from pyro_vae.families.chain import Markov
+from pyro_vae.families.for_guides import Flow
 from pyro_vae.families.named import Normal, StudentT
+from pyro_vae.families.structured import Structured
 from pyro_vae.families.univariate import attribute, offered
 
 __all__ = [
@@ -43,52 +43,13 @@ __all__ = [
     "MixtureOfNormals",
     "Normal",
     "SemiAmortised",
+    "Structured",
     "StudentT",
     "VectorQuantised",
 ]
 
-Maps = Literal[
-    "affine_autoregressive",
-    "spline_autoregressive",
-    "spline",
-    "affine_coupling",
-    "planar",
-    "radial",
-    "householder",
-]
-
-
-class Flow(ConditionedFlow):
-    r"""A Normal pushed through invertible maps, all conditioned on features h(x) of the encoder.
-
-    .. math:: z = T_L(\cdots T_1(\epsilon; h) \cdots; h), \qquad \epsilon \sim \mathcal N(\mu(x), \sigma(x)^2)
-
-    Args:
-        transform: the kind of map: ``affine_autoregressive`` (IAF), ``spline_autoregressive``, ``spline``,
-            ``affine_coupling`` (RealNVP), ``planar``, ``radial``, ``householder``.
-        num_transforms: L.
-        hidden_dims: of the networks within the maps.
-        context_dim: number of features h(x).
-
-    Planar and radial maps have no inverse in closed form: such a guide has a density only at its own draws.
-    Steps with splines are not compiled.
-
-    Reference: Rezende and Mohamed, 2015, "Variational inference with normalizing flows"; Kingma et al.,
-    2016, "Improved variational inference with inverse autoregressive flow"; Tomczak and Welling, 2016,
-    "Improving variational auto-encoders using Householder flow"; Durkan et al., 2019, "Neural spline flows".
-    """
-
-    maps = Maps
-
-    def __init__(
-        self,
-        transform: Maps = "affine_autoregressive",
-        num_transforms: int = 2,
-        hidden_dims: Sequence[int] = (64, 64),
-        context_dim: int = 32,
-    ):
-        super().__init__(transform, num_transforms, hidden_dims)
-        self.context_dim = check("context_dim", context_dim, Count)
+_OWN, __doc__ = __all__, f"{__doc__}\n{summary(globals(), __all__)}"
+del __all__  # with which help() would show of each all that a torch.nn.Module has
 
 
 def as_guide(guide: Family | Of | type[Distribution] | type[Family]) -> Family:
@@ -156,4 +117,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *_offered()})
+    return sorted({*_OWN, *_offered()})

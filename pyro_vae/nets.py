@@ -23,16 +23,18 @@ import torch
 from torch import Tensor, nn
 
 from pyro_vae.bayesian import Bayesian
-from pyro_vae.recurrent import Cell, Direction, Gated, Recurrent
+from pyro_vae.recurrent import Cell, Combiner, Direction, Gated, Recurrent
 
 __all__ = [
     "MLP",
+    "Combiner",
     "Conv",
     "Gated",
     "Recurrent",
     "ResNet",
     "SelfMasking",
     "bayesian",
+    "combiner",
     "conv",
     "gated",
     "mlp",
@@ -152,6 +154,11 @@ def gated(hidden_dim: int = 64) -> Net:
     """Factory of networks from a state to the parameters of the next one: see :class:`Gated`."""
     _check(nn.SiLU, hidden_dim=[hidden_dim])
     return Factory(f"gated({hidden_dim})", Gated, hidden_dim=hidden_dim)
+
+
+def combiner() -> Net:
+    """Factory of networks from a state, and what an encoder read, to a guide: see :class:`Combiner`."""
+    return Factory("combiner()", Combiner)
 
 
 def _check(activation: Any, **widths: Sequence[Any]) -> None:

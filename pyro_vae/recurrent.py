@@ -129,6 +129,30 @@ class Gated(nn.Module):
         return torch.cat([loc, self.rest(proposal.relu())], -1).reshape(*z.shape[:-1], *self.out_shape)
 
 
+class Combiner(nn.Module):
+    r"""What is known of a state from the one before, and from what an encoder read, of equal weight.
+
+    .. math:: y = V \tfrac12 \bigl(\tanh(W z_{t-1} + b) + h_t\bigr) + c
+
+    Args:
+        in_shapes: ``((L,), (F,))`` of z_{t-1} and h_t.
+        out_shape: ``(k L,)``.
+
+    Reference: Krishnan, Shalit and Sontag, 2017, "Structured inference networks for nonlinear state space
+    models", section 4.
+    """
+
+    def __init__(self, in_shapes: tuple[Shape, Shape], out_shape: Shape):
+        super().__init__()
+        self.out_shape = out_shape
+        state, features = map(math.prod, in_shapes)
+        self.before, self.last = nn.Linear(state, features), nn.Linear(features, math.prod(out_shape))
+
+    def forward(self, z: Tensor, h: Tensor) -> Tensor:
+        y: Tensor = self.last((self.before(z).tanh() + h) / 2)
+        return y.reshape(*z.shape[:-1], *self.out_shape)
+
+
 class EachStep(nn.Module):
     """One network at each step of a sequence ``(T, *shape)``: the same, and of that step alone."""
 

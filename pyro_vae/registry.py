@@ -92,7 +92,7 @@ def names(kind: str) -> Mapping[str, Any]:
     found = {name: v for name, v in vars(theirs).items() if _is_class(v, bases[0])} if theirs else {}
     if kind == "distribution":
         found = {name: v for name, v in vars(dist.transforms).items() if _is_class(v, Transform)} | found
-    offered = dir(ours) if kind in ("likelihood", "guide") else ours.__all__ if ours else ()
+    offered = getattr(ours, "__all__", None) or (dir(ours) if ours else ())
     own = {name: getattr(ours, name) for name in offered if not name.startswith("_")}
     found |= {name: part for name, part in own.items() if kind != "loss" or _is_class(part, *bases)}
     return {name: part for name, part in found.items() if callable(part) and part not in UNUSABLE}
@@ -184,14 +184,14 @@ class _Reader:
         if not isinstance(node, ast.Call):
             return self.make(self.target(node, kind), kind, [], {})
         inner = "distribution" if kind in ("prior", "likelihood", "guide") else kind
-        made_of_others = ("Auto", "ByColumn", "SemiAmortised")
+        made_of_others = ("Auto", "ByColumn", "SemiAmortised", "Structured")
         if isinstance(node.func, ast.Name) and node.func.id in made_of_others:
             inner = kind
         arguments = [self.value(item, inner) for item in node.args]
         given = [keyword.arg or "**" for keyword in node.keywords]
         if twice := [name for name, other in itertools.pairwise(sorted(given)) if name == other]:
             raise ConfigError(f"{_short(twice[0])} is given twice; leave one of them out")
-        kinds = {"guide": "guide"}  # of weights that are latent
+        kinds = {"guide": "guide", "net": "encoder"}  # of weights that are latent; of a guide's own network
         keywords = {k.arg or "**": self.value(k.value, kinds.get(k.arg or "", inner)) for k in node.keywords}
         if isinstance(node.func, ast.Attribute) and isinstance(node.func.value, ast.Call):
             base, method = self.part(node.func.value, inner), node.func.attr

@@ -75,6 +75,7 @@ GUIDES = (
         "LowRankNormal": pv.guides.LowRankNormal(2),
         "MixtureOfNormals": pv.guides.MixtureOfNormals(3),
         "StudentT-df": pv.guides.StudentT(df=5.0),
+        "Structured": pv.guides.Structured(features=4),
     }
     | {
         f"Flow-{transform}": pv.guides.Flow(transform, hidden_dims=[8], context_dim=4)
@@ -216,6 +217,14 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
         transition=pv.nets.gated(4),
         likelihood=pv.likelihoods.Bernoulli(),
         encoder=pv.nets.recurrent(8),
+        decoder=pv.nets.mlp(8),
+    ),
+    "SequentialVAE-structured": lambda: pv.SequentialVAE(
+        EVENT_SHAPE,
+        D,
+        transition=pv.nets.gated(4),
+        guide=pv.guides.Structured(features=8),
+        encoder=pv.nets.recurrent(8, cell="gru"),
         decoder=pv.nets.mlp(8),
     ),
     "own": TwoSites,

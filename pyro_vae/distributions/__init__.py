@@ -1,7 +1,7 @@
 """Distributions that Pyro lacks, and what any distribution tells of itself."""
 
 from pyro_vae.distributions.arrays import Reshaped
-from pyro_vae.distributions.chain import Chain, Continued, MarkovNormal, recurrence
+from pyro_vae.distributions.chain import Chain, Continued, Driven, MarkovNormal, recurrence
 from pyro_vae.distributions.columns import ByColumn
 from pyro_vae.distributions.discrete import Discrete
 from pyro_vae.distributions.discretized import (
@@ -36,6 +36,7 @@ __all__ = [
     "DiscretizedLogistic",
     "DiscretizedLogisticMixture",
     "DiscretizedNormal",
+    "Driven",
     "GammaPoisson",
     "GeneralizedPareto",
     "Kumaraswamy",

@@ -1,4 +1,4 @@
-"""Distributions over vectors as distributions over arrays."""
+"""Distributions over vectors as distributions over arrays, and the other way."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ from pyro_vae.constraints import scalar_support
 
 
 class Reshaped(TorchDistribution):
-    """A distribution over vectors ``(P,)`` as one over arrays of ``event_shape`` with P elements."""
+    """A distribution over vectors, or arrays, as one over arrays of ``event_shape`` with as many elements."""
 
     arg_constraints = {}  # noqa: RUF012
 
@@ -28,7 +28,8 @@ class Reshaped(TorchDistribution):
         return constraints.independent(scalar_support(self.base.support), len(self.event_shape))
 
     def log_prob(self, value: Tensor) -> Tensor:
-        return cast(Tensor, self.base.log_prob(value.flatten(value.dim() - len(self.event_shape))))
+        leading = value.shape[: value.dim() - len(self.event_shape)]
+        return cast(Tensor, self.base.log_prob(value.reshape(*leading, *self.base.event_shape)))
 
     @property
     def has_rsample(self) -> bool:  # type: ignore[override]
@@ -45,7 +46,8 @@ class Reshaped(TorchDistribution):
         return Reshaped(self.base.expand(batch_shape), self.event_shape)
 
     def _array(self, value: Tensor) -> Tensor:
-        return value.reshape(*value.shape[:-1], *self.event_shape)
+        leading = value.shape[: value.dim() - len(self.base.event_shape)]
+        return value.reshape(*leading, *self.event_shape)
 
     @property
     def mean(self) -> Tensor:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 from collections.abc import Callable
 from typing import Any, cast
 
@@ -180,6 +181,67 @@ class MarkovNormal(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         return recurrence(self.weight.square(), self.scale.square(), -len(self.event_shape))
+
+
+class Driven(TorchDistribution):
+    r"""A Markov chain with an input at each step: :math:`\prod_{t=1}^T q(z_t \mid z_{t-1}, h_t)`.
+
+    Its log-density is one call of the transition, for all steps at once; draws are one step after the other.
+
+    Args:
+        start: z_0, ``shape``.
+        transition: from z_{t-1} ``[..., *shape]`` and h_t ``[..., F]`` to q(z_t | z_{t-1}, h_t).
+        inputs: h, ``[..., T, F]``.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+
+    def __init__(self, start: Tensor, transition: Callable[[Tensor, Tensor], Distribution], inputs: Tensor):
+        self.start, self.transition, self.inputs = start, transition, inputs
+        event = torch.Size((inputs.shape[-2], *start.shape))
+        super().__init__(inputs.shape[:-2], event, validate_args=False)
+
+    @functools.cached_property
+    def first(self) -> Any:
+        """q(z_1 | h_1)."""
+        return self.transition(self.start.to(self.inputs), self.inputs[..., 0, :])
+
+    @constraints.dependent_property
+    def support(self) -> Constraint:
+        return constraints.independent(self.first.support, 1)
+
+    @property
+    def has_rsample(self) -> bool:  # type: ignore[override]
+        return bool(self.first.has_rsample)
+
+    def log_steps(self, value: Tensor) -> Tensor:
+        """Each step's log-density given the one before, ``[..., T]``."""
+        at = -len(self.event_shape)
+        first = self.start.to(value).expand_as(value.select(at, 0)).unsqueeze(at)
+        before = torch.cat([first, value.narrow(at, 0, self.event_shape[0] - 1)], at)
+        return cast(Tensor, self.transition(before, self.inputs).log_prob(value))
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_steps(value).sum(-1)
+
+    @torch.no_grad()
+    def sample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self._draw(sample_shape, lambda q: q.sample())
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        return self._draw(sample_shape, lambda q: q.rsample())
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> Driven:
+        inputs = self.inputs.expand(*batch_shape, *self.inputs.shape[-2:])
+        return Driven(self.start, self.transition, inputs)
+
+    def _draw(self, sample_shape: Any, draw: Callable[[Any], Tensor]) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        z, values = self.start.to(self.inputs).expand(*shape[: -len(self.event_shape)], *self.start.shape), []
+        for h in self.inputs.unbind(-2):
+            z = draw(self.transition(z, h))
+            values.append(z)
+        return torch.stack(values, -len(self.event_shape))
 
 
 class Continued(TorchDistribution):

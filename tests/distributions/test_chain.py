@@ -5,7 +5,7 @@ import pytest
 import torch
 
 from pyro_vae.constraints import domain, support
-from pyro_vae.distributions import Chain, Continued, MarkovNormal, recurrence
+from pyro_vae.distributions import Chain, Continued, Driven, MarkovNormal, recurrence
 from pyro_vae.distributions.chain import log_steps
 
 
@@ -78,6 +78,33 @@ def test_draws_of_a_chain_follow_its_transition():
     error = 5 / 20_000**0.5
     assert noise.mean(0).abs().max() < error
     torch.testing.assert_close(noise.T.cov(), torch.eye(8), atol=1.5 * error, rtol=0)
+
+
+def test_a_driven_chain():
+    """Its density is the product of its steps, from z_0 on, and its draws follow them."""
+
+    def driven(z, h):
+        return dist.Normal(torch.tanh(z + h[..., :2]), 0.5 + h[..., 2:].square()).to_event(1)
+
+    start, h = torch.tensor([2.0, -1.0]), torch.randn(3, 4, 3)
+    q, z = Driven(start, driven, h), torch.randn(7, 3, 4, 2)
+    assert (q.batch_shape, q.event_shape, q.has_rsample) == ((3,), (4, 2), True)
+    assert domain(support(q)) == "the reals"
+    before = torch.cat([start.expand(7, 3, 1, 2), z[:, :, :-1]], 2)
+    by_hand = sum(driven(before[:, :, t], h[:, t]).log_prob(z[:, :, t]) for t in range(4))
+    torch.testing.assert_close(q.log_prob(z), by_hand)
+    torch.testing.assert_close(q.expand((7, 3)).log_prob(z), by_hand)
+    torch.testing.assert_close(log_steps(q, z).sum(-1), by_hand)
+    z = q.rsample((20_000,))
+    before = torch.cat([start.expand(20_000, 3, 1, 2), z[:, :, :-1]], 2)
+    noise = (z - driven(before, h).mean) / driven(before, h).stddev
+    error = 5 / 20_000**0.5
+    assert noise.mean(0).abs().max() < error
+    torch.testing.assert_close(noise.flatten(1).T.cov(), torch.eye(24), atol=1.6 * error, rtol=0)
+    torch.manual_seed(0)
+    one = q.rsample((6,))
+    torch.manual_seed(0)
+    assert torch.equal(one, q.sample((6,)))
 
 
 def test_a_linear_chain_is_a_normal():

@@ -50,6 +50,59 @@ class Backwards(nn.Module):
         return torch.cat(raw, 1) + self.nothing
 
 
+class Read(nn.Module):
+    """The same of two states, by matrices: slope, offset and factor of z_t given z_{t-1} and x."""
+
+    slope = torch.tensor([[0.8, 0.4], [-0.3, 0.7]]).double()
+    seen = torch.tensor([[1.0, 0.5], [-0.7, 0.4]]).double()
+
+    def __init__(self, in_shape, out_shape):
+        super().__init__()
+        self.nothing = nn.Parameter(torch.zeros(()))
+
+    def forward(self, pair):
+        x, known = pair.unbind(1)
+        precision, pull, found = torch.zeros(2, 2), torch.zeros(len(x), 2), []
+        for t in range(T - 1, -1, -1):
+            seen = known[:, t, :, None] * self.seen / NOISE**2
+            precision = precision + seen.mT @ self.seen
+            pull = pull + (seen * (x[:, t] - Backwards.offset)[..., None]).sum(1)
+            prior = torch.eye(2) / (STEP**2 if t else 1.0)
+            cov = torch.linalg.inv(prior + precision)
+            factor = torch.linalg.cholesky(cov)
+            loc = (cov @ pull[..., None])[..., 0]
+            diagonal = factor.diagonal(0, 1, 2).expm1().log()
+            found.append(
+                torch.cat([(cov @ prior @ self.slope).flatten(1), loc, diagonal, factor[:, 1:, 0]], 1)
+            )
+            turned = self.slope.T @ prior
+            precision, pull = turned @ (torch.eye(2) - cov @ prior) @ self.slope, loc @ turned.T
+        return torch.stack(found[::-1], 1) + self.nothing
+
+
+class Combined(nn.Module):
+    """What ``Read`` tells, as the parameters of a full-rank Normal."""
+
+    def __init__(self, in_shapes, out_shape):
+        super().__init__()
+        assert (in_shapes, out_shape) == (((2,), (9,)), (5,))
+
+    def forward(self, z, h):
+        slope, loc, rest = h.split([4, 2, 3], -1)
+        return torch.cat([loc + (slope.unflatten(-1, (2, 2)) @ z[..., None])[..., 0], rest], -1)
+
+
+STRUCTURED = {"guide": pv.guides.Structured(pv.guides.FullRankNormal(), Combined, features=9)}
+EXACT = {"one state": (1, Backwards, {}), "two states, structured": (2, Read, STRUCTURED)}
+
+
+@pytest.fixture(params=EXACT)
+def exact(request):
+    """A system whose guide is the posterior."""
+    states, encoder, parts = EXACT[request.param]
+    return linear(states, encoder, **parts)
+
+
 def linear(states, encoder, steps=T, **parts):
     """A program whose model is z_t = A z_{t-1} + noise, x_t = C z_t + d + noise; and A, C, d."""
     torch.manual_seed(4)
@@ -57,8 +110,8 @@ def linear(states, encoder, steps=T, **parts):
     likelihood = pv.likelihoods.Normal(scale=NOISE)
     vae = pv.SequentialVAE((steps, D), states, likelihood=likelihood, encoder=encoder, **plain, **parts)
     vae.see_gaps(frozenset({"x"}))
-    slope = torch.tensor([[Backwards.slope]]) if states == 1 else torch.tensor([[0.8, 0.4], [-0.3, 0.7]])
-    seen = Backwards.seen[:, None] if states == 1 else torch.tensor([[1.0, 0.5], [-0.7, 0.4]])
+    slope = torch.tensor([[Backwards.slope]]) if states == 1 else Read.slope
+    seen = Backwards.seen[:, None] if states == 1 else Read.seen
     step, decoder = vae.p_z.family.net.layers[0], vae.p_x.net.net.layers[0]
     offset = vae.p_z.family.next.parameters_["scale"].offset[0]
     with torch.no_grad():
@@ -117,9 +170,9 @@ def sequences():
 
 
 @pytest.mark.parametrize("training", [True, False])
-def test_the_evidence_is_the_kalman_filters(training):
+def test_the_evidence_is_the_kalman_filters(exact, training):
     """Each weight of the exact guide is p(x) of what is observed, of every pattern of it."""
-    vae, *system = linear(1, Backwards)
+    vae, *system = exact
     x = sequences()
     expected = torch.stack([kalman(row, *system) for row in x])
     assert expected[3] == 0
@@ -128,7 +181,11 @@ def test_the_evidence_is_the_kalman_filters(training):
     torch.testing.assert_close(log_w, expected.expand(4, -1), rtol=0, atol=1e-9)
 
 
-@pytest.mark.parametrize("guide", [pv.guides.Markov(), pv.guides.Normal(), pv.guides.FullRankNormal()])
+@pytest.mark.parametrize(
+    "guide",
+    [pv.guides.Markov(), pv.guides.Normal(), pv.guides.FullRankNormal(), pv.guides.Structured(features=4)],
+    ids=lambda guide: guide.name,
+)
 def test_the_evidence_by_importance_sampling(guide):
     """Two states that turn into each other, and a guide that knows nothing of them."""
     vae, *system = linear(2, pv.nets.recurrent(4), steps=3, guide=guide)
@@ -142,8 +199,8 @@ def test_the_evidence_by_importance_sampling(guide):
     assert ((ratio.mean(0) - 1).abs() < 5 * error + 1e-9).all()
 
 
-def test_filling_and_forecasts_are_the_kalman_smoothers():
-    vae, *system = linear(1, Backwards)
+def test_filling_and_forecasts_are_the_kalman_smoothers(exact):
+    vae, *system = exact
     x = sequences()
     drawn = pv.predict(vae, x, num_samples=3000, num_particles=3000)
     size = 1 / (1 / 3000 + 1 / drawn.effective_sample_size)
@@ -218,6 +275,28 @@ def test_a_gated_step():
     gate, proposal = net.gate(z).sigmoid(), net.proposal(z)
     torch.testing.assert_close(net(z)[:, :2], (1 - gate) * z + gate * proposal)  # W is the identity yet
     torch.testing.assert_close(net(z)[:, 2:], net.rest(proposal.relu()))
+
+
+def test_the_combiner_is_the_papers():
+    net = pv.nets.combiner()(((2,), (5,)), (4,))
+    z, h = torch.randn(3, 2), torch.randn(3, 5)
+    torch.testing.assert_close(net(z, h), net.last(0.5 * (net.before(z).tanh() + h)))
+
+
+def test_a_structured_guide_in_words():
+    guide = pv.guides.Structured(pv.guides.FullRankNormal(), pv.nets.mlp(8), features=3)
+    assert repr(pv.registry.read("guide", repr(guide))) == repr(guide)
+    vae = pv.SequentialVAE((T, D), 2, guide=guide, encoder=pv.nets.recurrent(4, direction="both"))
+    assert "z_t given z_{t-1} = FullRankNormal(loc = g_1(z_{t-1}, h_t), L = " in vae.explain()
+    with pytest.raises(ValueError, match="no family of real states"):
+        pv.guides.Structured(pv.guides.Dirichlet())
+    with pytest.raises(TypeError, match="net is to be made by a factory"):
+        pv.guides.Structured(net=nn.Linear(2, 2))
+    vae = pv.SequentialVAE(
+        (T, D), 2, guide=pv.guides.Structured(net=lambda i, o: nn.Bilinear(2, 64, 3)), encoder=pv.nets.mlp(4)
+    )
+    with pytest.raises(ValueError, match=r"guides.Structured returned shape \[2, 3\]"):
+        log_weights(vae, torch.zeros(2, T, D))
 
 
 def test_columns_are_standardised_over_all_steps():

@@ -37,7 +37,7 @@ from pyro_vae import course as notebooks
 from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
 from pyro_vae.data import tables
-from pyro_vae.distributed import joined
+from pyro_vae.distributed import ProcessError, joined
 from pyro_vae.drawn import Part, keep, open_program, open_split, pictures
 from pyro_vae.explore import explore, frozen
 from pyro_vae.export import export
@@ -390,6 +390,9 @@ def main(argv: Sequence[str] | None = None) -> int:
     except (ConfigError, data.DataError, CheckpointError, OSError) as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 2
+    except ProcessError as error:
+        print(f"pyro-vae: {error}", file=sys.stderr)
+        return 1
     except NonFiniteLossError as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 3

@@ -27,6 +27,7 @@ from pyro_vae.families import (
     MixtureOfNormals,
     Of,
     Ordinal,
+    summary,
 )
 from pyro_vae.families.named import (
     NAMED,
@@ -63,6 +64,9 @@ __all__ = [
     "TruncatedNormal",
     "ZeroInflatedLogNormal",
 ]
+
+_OWN, __doc__ = __all__, f"{__doc__}\n{summary(globals(), __all__)}"
+del __all__  # with which help() would show of each all that a torch.nn.Module has
 
 
 Likelihood = Family | Of | type[Distribution] | type[Family]
@@ -114,4 +118,4 @@ def __getattr__(name: str) -> Any:
 
 
 def __dir__() -> list[str]:
-    return sorted({*__all__, *offered()})
+    return sorted({*_OWN, *offered()})

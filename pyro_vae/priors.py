@@ -7,13 +7,11 @@ simplex.
 from __future__ import annotations
 
 import copy
-from collections.abc import Sequence
-from typing import Any, Literal, cast
+from typing import cast
 
 from pyro.distributions.torch_distribution import TorchDistributionMixin
 from torch.distributions import Distribution
 
-from pyro_vae.checks import checked
 from pyro_vae.families import (
     Codes,
     Family,
@@ -21,12 +19,11 @@ from pyro_vae.families import (
     FullRankNormal,
     LowRankNormal,
     MixtureOfNormals,
-    OwnFlow,
-    Source,
     VampPrior,
-    named,
+    summary,
 )
 from pyro_vae.families.discrete import Bernoulli, OneHotCategorical
+from pyro_vae.families.for_priors import Flow, Normal
 
 __all__ = [
     "Bernoulli",
@@ -40,54 +37,8 @@ __all__ = [
     "OneHotCategorical",
     "VampPrior",
 ]
-
-Maps = Literal[
-    "affine_coupling", "spline_coupling", "affine_autoregressive", "spline_autoregressive", "spline"
-]
-
-
-class Normal(named.Normal):
-    r"""The Normal, :math:`p(z) = \prod_d \mathcal N(z_d; \mu_d, \sigma_d^2)`, by default the standard one.
-
-    Args:
-        learned: whether the means and scales are learned, from 0 and 1 on.
-    """
-
-    @checked
-    def __init__(self, learned: bool = False) -> None:
-        loc, scale = cast(tuple[Source, Source], ("per_element",) * 2 if learned else (0.0, 1.0))
-        super().__init__(loc, scale)
-        self.learned = learned
-
-    def arguments(self) -> dict[str, Any]:
-        return {"learned": True} if self.learned else {}
-
-
-class Flow(OwnFlow):
-    r"""The standard Normal pushed through learned invertible maps: :math:`z = T_L(\cdots T_1(\epsilon))`.
-
-    Args:
-        transform: the kind of map: ``affine_coupling`` (RealNVP), ``spline_coupling``,
-            ``affine_autoregressive`` (MAF), ``spline_autoregressive``, or ``spline``, which takes each
-            dimension by itself. Autoregressive maps are quick to evaluate, and slow (D passes) to draw from;
-            steps with splines are not compiled.
-        num_transforms: L.
-        hidden_dims: of the networks within the maps.
-
-    Reference: Dinh, Sohl-Dickstein and Bengio, 2017, "Density estimation using Real NVP"; Papamakarios,
-    Pavlakou and Murray, 2017, "Masked autoregressive flow for density estimation"; Durkan et al., 2019,
-    "Neural spline flows".
-    """
-
-    maps = Maps
-
-    def __init__(
-        self,
-        transform: Maps = "affine_coupling",
-        num_transforms: int = 4,
-        hidden_dims: Sequence[int] = (64, 64),
-    ):
-        super().__init__(transform, num_transforms, hidden_dims)
+_OWN, __doc__ = __all__, f"{__doc__}\n{summary(globals(), __all__)}"
+del __all__  # with which help() would show of each all that a torch.nn.Module has
 
 
 def as_prior(prior: Family | Distribution | type[Family]) -> Family:
@@ -106,3 +57,7 @@ def as_prior(prior: Family | Distribution | type[Family]) -> Family:
         f"a prior is a pv.priors object or an instance of a Pyro distribution, not {prior!r}; "
         "for example prior=pv.priors.Normal() or prior=dist.Laplace(0., 1.)"
     )
+
+
+def __dir__() -> list[str]:
+    return sorted(_OWN)

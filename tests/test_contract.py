@@ -7,6 +7,8 @@ cases fails a test.
 import copy
 import inspect
 import pickle
+import pydoc
+from pathlib import Path
 
 import pyro
 import pyro.distributions as dist
@@ -42,11 +44,22 @@ def test_every_variant_is_tested_and_told(kind):
     module = getattr(pv, f"{kind}s")
     tested = {type(case).__name__ for case in CASES[kind].values()}
     tested |= {getattr(case, "name", "") for case in CASES[kind].values()}
-    offered = set(module.__all__) | (set(dir(module)) if kind != "prior" else set())
+    offered = set(dir(module))
     # Those are of tables, which are programs, or of discrete latents.
     assert offered - {"Auto", "ByColumn"} - OF_DISCRETE[kind] <= tested
     for name in offered:
         assert len(inspect.getdoc(getattr(module, name))) > 30
+
+
+@pytest.mark.parametrize("kind", CASES)
+def test_help_is_short(kind):
+    """``help(pv.likelihoods)`` tells each part in a line or two, and the reference page has them all."""
+    module = getattr(pv, f"{kind}s")
+    text = pydoc.plain(pydoc.render_doc(module))
+    assert text.count("\n") < 200
+    assert all(f"``{name}``" in text or f"{name} = <family" in text for name in dir(module))
+    page = Path(__file__).resolve().parents[1] / "docs" / "reference" / f"{kind}s.md"
+    assert {*module._OWN} <= {*page.read_text().replace(",", " ").split()}
 
 
 def test_shapes(part):

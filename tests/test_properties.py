@@ -28,7 +28,7 @@ FEW = {"LowRankNormal": {"rank": 1}, "MixtureOfNormals": {"components": 2}, "Vam
 FEW |= {"Flow": {"num_transforms": 1, "hidden_dims": [4]}, "Fixed": {"distribution": dist.Normal(1.0, 2.0)}}
 
 priors = st.one_of(
-    st.sampled_from(pv.priors.__all__).map(lambda name: getattr(pv.priors, name)(**FEW.get(name, {}))),
+    st.sampled_from(dir(pv.priors)).map(lambda name: getattr(pv.priors, name)(**FEW.get(name, {}))),
     st.sampled_from(sorted(PRIORS)).map(PRIORS.get),
 )
 likelihoods = st.sampled_from(sorted({*dir(pv.likelihoods)} - {"Auto", "ByColumn"})).map(

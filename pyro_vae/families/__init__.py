@@ -1,6 +1,6 @@
 """Families: how raw reals become a distribution. ``priors``, ``likelihoods`` and ``guides`` offer them."""
 
-from pyro_vae.families.base import COUNTING, LEBESGUE, Family
+from pyro_vae.families.base import COUNTING, LEBESGUE, Family, summary
 from pyro_vae.families.codes import Codes, VectorQuantised
 from pyro_vae.families.columns import Auto, ByColumn
 from pyro_vae.families.discrete import Discrete
@@ -38,4 +38,5 @@ __all__ = [
     "Univariate",
     "VampPrior",
     "VectorQuantised",
+    "summary",
 ]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import inspect
 from abc import ABC, abstractmethod
+from collections.abc import Iterable, Mapping
 from typing import Any
 
 import torch
@@ -145,3 +146,9 @@ def refuse_others(module: nn.Module, names: list[str], prefix: str, state: Any, 
         own, other = getattr(module, name), state.get(prefix + name)
         if other is not None and (own.shape != other.shape or not torch.equal(own, other.to(own))):
             errors.append(f"{prefix}{name} is {own.tolist()} here, and {other.tolist()} in the weights")
+
+
+def summary(parts: Mapping[str, Any], names: Iterable[str]) -> str:
+    """A list of parts, each with what it is, as the docstring of what offers them has it."""
+    first = ((name, (inspect.getdoc(parts[name]) or "").partition("\n")[0]) for name in names)
+    return "\n".join(f"- ``{name}``: {line}" for name, line in first)

@@ -29,6 +29,7 @@ class Codebook(nn.Module):
         num_codes: K.
         code_dim: numbers of a code.
         decay: :math:`\gamma`, from 0 up to, but without, 1.
+        num_positions: M, at each of which the uses of codes are counted likewise; None for no such counts.
 
     Reference: van den Oord, Vinyals and Kavukcuoglu, 2017, "Neural discrete representation learning",
     appendix A; Dhariwal et al., 2020, "Jukebox: a generative model for music", section 3.
@@ -36,12 +37,14 @@ class Codebook(nn.Module):
 
     vectors: Tensor
     usage: Tensor
+    uses: Tensor | None
 
-    def __init__(self, num_codes: int, code_dim: int, decay: float):
+    def __init__(self, num_codes: int, code_dim: int, decay: float, num_positions: int | None = None):
         super().__init__()
         self.decay = decay
         self.register_buffer("vectors", torch.randn(num_codes, code_dim))
         self.register_buffer("usage", torch.zeros(num_codes))
+        self.register_buffer("uses", None if num_positions is None else torch.zeros(num_positions, num_codes))
 
     @property
     def dead(self) -> Tensor:
@@ -52,6 +55,11 @@ class Codebook(nn.Module):
     def perplexity(self) -> Tensor:
         """As many codes, used alike, would be as hard to foretell."""
         return torch.distributions.Categorical(self.usage + torch.finfo(self.usage.dtype).tiny).perplexity()
+
+    @property
+    def logits(self) -> Tensor | None:
+        """Of the shares of codes at each position, ``[M, K]``, each once more than it was seen of late."""
+        return None if self.uses is None else (self.uses + (1 - self.decay)).log()
 
     def parts(self, values: Tensor) -> Tensor:
         """``[..., M, code_dim]`` of ``[..., M code_dim]``."""
@@ -79,6 +87,9 @@ class Codebook(nn.Module):
         sums = used.mT @ seen - counts[:, None] * self.vectors
         least = torch.finfo(usage.dtype).tiny
         moved = self.vectors + (1 - self.decay) * sums / usage.clamp(min=least)[:, None]
+        if self.uses is not None:
+            each = one_of(codes.flatten(0, -2), len(self.usage)).to(seen).sum(0)
+            self.uses.copy_(self.decay * self.uses + (1 - self.decay) * each)
         # Of as many vectors as codes no two are the same.
         drawn = torch.rand(max(seen.shape[0], len(usage)), device=seen.device).argsort()[: len(usage)]
         self.usage.copy_(usage)
@@ -139,8 +150,7 @@ class Codes(TorchDistribution):
         if self.logits is None:
             nats = self.num_positions * math.log(len(self.codebook.usage))
             return self.codebook.vectors.new_full(codes.shape[:-1], -nats)
-        # By a product, and not by an index, whose gradient's order is not that of before on a GPU.
-        return (one_of(codes, self.logits.shape[-1]) * self.log_shares).sum((-1, -2))
+        return self.log_shares.expand(*codes.shape, -1).gather(-1, codes[..., None]).sum((-1, -2))
 
     def log_prob(self, value: Tensor) -> Tensor:
         shape = torch.broadcast_shapes(value.shape[:-1], self.batch_shape)

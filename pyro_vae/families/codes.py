@@ -28,7 +28,8 @@ class Codes(Family):
     decoder sees the vectors. By default codes are all alike, :math:`\pi_{mk} = 1 / K`. The guide is
     ``pv.guides.VectorQuantised()``, so that the KL is :math:`-\log \pi_{m k_m}` nats for each position. The
     codebook is no parameter: each code is the moving average of what the encoder emits nearest to it, and one
-    that no batch uses any more starts anew at what the encoder emits for a datum.
+    that no batch uses any more starts anew at what the encoder emits for a datum. Nor are shares that are
+    learned: they are moving averages of how often each code is used at each position.
 
     A run's history has its ``perplexity``, how many codes used alike would be as hard to foretell, and the
     number of its ``dead_codes``, which none of the last 1 / (1 - ``decay``) batches used.
@@ -61,19 +62,20 @@ class Codes(Family):
                 f"latent_dim={self.code_dim}, or {4 * self.code_dim} for four of them"
             )
         self.num_positions = event_shape[-1] // self.code_dim
-        self.codebook = Codebook(self.num_codes, self.code_dim, self.decay)
+        counted = self.num_positions if self.learned else None
+        self.codebook = Codebook(self.num_codes, self.code_dim, self.decay, counted)
         self.support = OfCodebook(self.codebook)
 
     def param_shape(self) -> Shape:
-        return (self.num_positions, self.num_codes) if self.learned else (0,)
+        return (0,)
 
     def forward(self, raw: Tensor) -> Distribution:
-        return Drawn(self.codebook, self.num_positions, raw if self.learned else None)
+        return Drawn(self.codebook, self.num_positions, self.codebook.logits)
 
     def describe(self, raw: str) -> dict[str, str]:
         told = f"{self.num_codes} codes of {self.code_dim} numbers"
         own = {"e": f"{told}, moving averages of what is nearest to them"}
-        return own | ({"logits": raw} if self.learned else {})
+        return own | ({"pi": "shares at each position, moving averages, too"} if self.learned else {})
 
     @property
     def note(self) -> str:  # type: ignore[override]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import copy
+import math
 from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
@@ -14,6 +16,7 @@ from pyro_vae.conditional import Conditional
 from pyro_vae.data import Split
 from pyro_vae.data.columns import Columns
 from pyro_vae.families import Family, Of
+from pyro_vae.families.base import Shape
 from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
 from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
@@ -53,8 +56,8 @@ class ConditionalVAE(Program):
             numbers from 0 on, or with the shape of its real values: ``{"y": 10, "age": (1,)}``; of a table
             the names of columns: ``["sex", "age"]``.
         latent_dim: D, the number of latent variables per datum.
-        conditional_prior: whether the prior is a Normal p(z|y) with learned mean and scale, instead of p(z).
-        prior: p(z), as in ``pv.VAE``.
+        conditional_prior: whether the prior is p(z|y), its parameters a network's of y, instead of p(z).
+        prior: p(z), as in ``pv.VAE``; if conditional the family of p(z|y), by default a Normal.
         likelihood: p(x|z, y), likewise.
         guide: the family of q(z|x, y), likewise.
         encoder: factory of the network from x and what is given to the guide's parameters; its ``in_shape``
@@ -103,11 +106,12 @@ class ConditionalVAE(Program):
         }
         self.event_shape, self.latent_dim = x, z[0]
         self.event_shapes = {"x": x} | {s: () if isinstance(k, int) else k for s, k in self.given.items()}
+        own = as_prior(prior)
+        refuse_encoding("ConditionalVAE", own)
         if conditional_prior:
-            self.p_z = Conditional("z", Normal(), z, self._seen(), nets.mlp(64))
+            self.p_z = Conditional("z", _given_more(own, z), z, self._seen(), nets.mlp(64))
         else:
-            self.p_z = Conditional("z", as_prior(prior), z)
-            refuse_encoding("ConditionalVAE", self.p_z.family)
+            self.p_z = Conditional("z", own, z)
         saw = (see(x, self.columns), *(() if self.given_columns else self._seen()))
         self.q_z = Conditional("z", as_guide(guide), z, saw, encoder, support=self.p_z.support)
         self.p_x = Conditional("x", family, x, (Latent("z", z), *self._seen()), decoder)
@@ -160,3 +164,22 @@ class ConditionalVAE(Program):
         if self.given_columns:
             return [batch["x"]]
         return given_values("ConditionalVAE", self.given, batch, "pv.data.load(x, labels=y)")
+
+
+def _given_more(prior: Family, event_shape: Shape) -> Family:
+    """The family of p(z|y) that a prior p(z) is of.
+
+    Raises:
+        ValueError: it has no parameters, which could come from y.
+    """
+    if isinstance(prior, StandardNormal):
+        return Normal()
+    trial = copy.deepcopy(prior)
+    trial.setup(event_shape)
+    if not math.prod(trial.param_shape()):
+        raise ValueError(
+            f"conditional_prior=True, and prior={prior!r} has no parameters that could come from what is "
+            "given; leave it out for a Normal, or take one whose are learned: "
+            "pv.priors.OneHotCategorical(10, learned=True), pv.priors.MixtureOfNormals(10)"
+        )
+    return prior

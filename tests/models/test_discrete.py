@@ -254,6 +254,51 @@ def test_beside_a_continuous_latent():
     assert run.history[-1]["kl_z"] == pytest.approx(kl.mean().item(), rel=1e-6)
 
 
+CONDITIONED = {
+    "bits": (3, pv.priors.Bernoulli(learned=True)),
+    "two-choices": (6, pv.priors.OneHotCategorical(3, learned=True)),
+}
+
+
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("kind", CONDITIONED)
+@pytest.mark.parametrize("conditional", [False, True])
+def test_given_a_label(kind, conditional):
+    """log p(x|y) is the sum over z, and a prior that is conditional is of the family that was given."""
+    torch.manual_seed(0)
+    number, prior = CONDITIONED[kind]
+    parts = {"prior": prior, "conditional_prior": conditional, "likelihood": pv.likelihoods.Normal()}
+    cvae = pv.ConditionalVAE((5,), given={"y": 3}, latent_dim=number, **parts, **SMALL).double()
+    x, y = torch.randn(6, 5), torch.tensor([0, 1, 2, 0, 1, 2])
+    of_y = [y] * conditional
+    log_p = torch.stack(
+        [
+            cvae.decode(z.expand(6, -1), y).log_prob(x) + cvae.p_z(*of_y).log_prob(z)
+            for z in torch.tensor(VALUES[kind])
+        ],
+        1,
+    )
+    found = pv.evaluate.log_likelihood(cvae, {"x": x, "y": y}, num_samples=1)
+    torch.testing.assert_close(found.per_datum, log_p.logsumexp(1).detach(), **EXACT)
+    values = cvae.generate(60, given={"y": 1})["z"]
+    assert cvae.p_z.support.check(values).all()
+    again = type(cvae)(**cvae.options)
+    again.load_state_dict(cvae.state_dict())
+    assert again.explain() == cvae.explain()
+    if conditional:
+        cvae.p_z(y).log_prob(torch.tensor(VALUES[kind])[:1]).sum().backward()
+        assert all(p.grad.abs().sum() > 0 for p in cvae.p_z.parameters())
+
+
+@pytest.mark.parametrize(
+    "prior", [pv.priors.Bernoulli(), dist.Laplace(0.0, 1.0), pv.priors.Codes(4, 2)], ids=repr
+)
+def test_a_prior_that_cannot_be_conditional_is_refused(prior):
+    told = "has no parameters that could come from what is given; leave it out for a Normal, or take"
+    with pytest.raises(ValueError, match=told):
+        pv.ConditionalVAE((5,), latent_dim=4, prior=prior, conditional_prior=True, **SMALL)
+
+
 class TestChoice:
     def test_by_number_of_values(self):
         few, _ = build("bits")

@@ -8,6 +8,10 @@ level next to x carries most, and those above are held up by the free bits alone
 x, and the highest carries most. The ELBO that is printed is the bound, without free bits.
 
     python examples/deep_ladder.py
+    python examples/deep_ladder.py --images
+
+With ``--images`` networks are convolutions, and the twelve levels four images of 4 x 4 pixels, four of 2 x 2,
+and at the top four vectors of 4 latents.
 """
 
 import argparse
@@ -19,23 +23,28 @@ import pyro_vae as pv
 
 parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
 parser.add_argument("--epochs", type=int, default=24)
-epochs = parser.parse_args().epochs
+parser.add_argument("--images", action="store_true", help="levels of images, by convolutions")
+given = parser.parse_args()
+epochs = given.epochs
 
 data = pv.data.load("digits", binarize="dynamic")
-nets = {"encoder": pv.nets.mlp(64), "decoder": pv.nets.mlp(64)}
+resnet = pv.nets.resnet(8, num_blocks=1)
+nets = dict.fromkeys(("encoder", "decoder"), resnet if given.images else pv.nets.mlp(64))
+images = ((1, 4, 4),) * 4 + ((1, 2, 2),) * 4 + (4,) * 4
 
 
 def ladder(skip):
-    dims, between = (4,) * 12, pv.nets.mlp(32)
+    dims, between = (images, resnet) if given.images else ((4,) * 12, pv.nets.mlp(32))
     return pv.HierarchicalVAE(
         data.event_shape, dims, inference="top_down", skip=skip, between=between, **nets
     )
 
 
+width = 96 if given.images else 48
 programs = {
-    "one level of 48": lambda: pv.VAE(data.event_shape, 48, **nets),
-    "twelve of 4, each sees its neighbour": lambda: ladder(skip=False),
-    "twelve of 4, each sees all above": lambda: ladder(skip=True),
+    f"one level of {width}": lambda: pv.VAE(data.event_shape, width, **nets),
+    "twelve, each sees its neighbour": lambda: ladder(skip=False),
+    "twelve, each sees all above": lambda: ladder(skip=True),
 }
 told = []
 for name, make in programs.items():
@@ -51,8 +60,9 @@ for name, make in programs.items():
     )
     bound = pv.evaluate.elbo(program, data.test, num_samples=20)
     levels = " ".join(f"{value:.2f}" for term, value in bound.terms.items() if term.startswith("kl_"))
-    told.append(f"{name:37} ELBO {bound.elbo:.2f}, KL {bound.kl:.2f} = {levels}")
+    told.append(f"{name:32} ELBO {bound.elbo:.2f}, KL {bound.kl:.2f} = {levels}")
 print("\nOf the test data, levels from the highest to that next to x:\n", *told, sep="\n")
 
 Path("figures").mkdir(exist_ok=True)
-pv.figures.kl_by_level(run.history).savefig("figures/deep_ladder.png", dpi=120)
+name = "deep_ladder_images" if given.images else "deep_ladder"
+pv.figures.kl_by_level(run.history).savefig(f"figures/{name}.png", dpi=120)

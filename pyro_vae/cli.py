@@ -356,15 +356,16 @@ def export_run(
         raise ConfigError(str(error)) from error
 
 
-def course(folder: str = "course", language: str = "en") -> None:
+def course(folder: str = "course", language: str = "en", size: float = 1.0) -> None:
     """Copies the course into a folder, as notebooks that are ready to run.
 
     Args:
         folder: where to, by default course; a file that is there is not written over.
         language: en, or one that the course is translated into: zh-CN.
+        size: fraction of every training and every chain: 0.1 for a quick look, with rougher numbers.
     """
-    print(*notebooks.write(folder, language), sep="\n")
-    print(f"next: pip install jupyterlab && jupyter lab {folder}")
+    print(*notebooks.write(folder, language, registry.plain(size)), sep="\n")
+    print(f"next: pip install 'pyro_vae[course]' && jupyter lab {folder}")
 
 
 COMMANDS: dict[str, Callable[..., int | None]] = {

@@ -92,12 +92,38 @@ def test_notebooks(language, tmp_path):
         nbformat.validate(nbformat.read(path, 4))
 
 
+@pytest.mark.parametrize("language", course.languages())
+def test_short_notebooks_say_so(language, tmp_path):
+    whole, short = (course.write(tmp_path / str(size), language, size) for size in (1.0, 0.1))
+    for one, other in zip(whole, short, strict=True):
+        before, after = one.read_text("utf-8"), other.read_text("utf-8")
+        assert before.count('SIZE = float(os.environ.get(\\"COURSE_SIZE\\", 1))') == 1
+        assert after.count('SIZE = float(os.environ.get(\\"COURSE_SIZE\\", 0.1))') == 1
+        said = "".join(json.loads(after)["cells"][0]["source"]).splitlines()[-1]
+        assert said.startswith("> ")
+        assert "0.1" in said
+        assert said not in before
+        assert said.isascii() == (language == "en")
+    with pytest.raises(ConfigError, match="positive"):
+        course.write(tmp_path / "none", language, 0.0)
+
+
+def test_slides_begin_at_headings():
+    first, code = json.loads(course.notebook("# %% [markdown]\n# # A\n\n# %%\n1\n"))["cells"]
+    assert first["metadata"]["slideshow"]["slide_type"] == "slide"
+    assert code["metadata"]["slideshow"]["slide_type"] == "subslide"
+
+
 def test_course_on_the_command_line(tmp_path, capsys):
     folder = tmp_path / "course"
     assert cli.main(["course", str(folder), "--language", "zh-CN"]) == 0
     assert str(folder / "01_bayes_rule.ipynb") in capsys.readouterr().out
     assert cli.main(["course", str(folder)]) == 2
     assert "give another folder" in capsys.readouterr().err
+    assert cli.main(["course", str(tmp_path / "quick"), "--size", "0.1"]) == 0
+    assert "0.1))" in (tmp_path / "quick" / "01_bayes_rule.ipynb").read_text("utf-8")
+    assert cli.main(["course", str(tmp_path / "none"), "--size", "short"]) == 2
+    assert "size" in capsys.readouterr().err
     assert cli.main(["course", str(tmp_path / "other"), "--language", "fr"]) == 2
     assert "en, zh-CN" in capsys.readouterr().err
     assert not (tmp_path / "other").exists()

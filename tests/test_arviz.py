@@ -7,6 +7,7 @@ import cases
 import pyro
 import pytest
 import torch
+from models import linear
 from models.linear import SCALE, system
 from pyro.infer import MCMC, NUTS
 
@@ -78,15 +79,48 @@ def test_loo(tree):
     assert (tree["importance"]["pareto_k"] < 0).all()
 
 
+@pytest.mark.filterwarnings("ignore:Estimated shape parameter")
+def test_loo_is_the_evidence(monkeypatch):
+    """A datum left out leaves its latents at the prior: of exact draws, it is log p(x) in closed form."""
+    arviz_stats = pytest.importorskip("arviz_stats", reason="arviz-stats is not installed")
+    monkeypatch.setattr(linear, "SCALE", 4.0)  # a datum that tells little of its latents
+    known = system("VAE")
+    z = known.posterior.sample((4 * S,))[None]
+    tree = pv.to_arviz(known.program, known.batch, posterior={"z": z}, num_particles=1000)
+    found = arviz_stats.loo(tree, pointwise=True, reff=1.0)
+    assert (found.pareto_k < 0.5).all()
+    weights = (-torch.from_numpy(tree["log_likelihood"]["x"].values[0])).exp()
+    near(found.elpd_i.values, known.log_p, weights.std(0) / weights.mean(0) / len(weights) ** 0.5)
+    assert found.elpd == pytest.approx(float(found.elpd_i.sum()))
+    near(tree["importance"]["log_evidence"].values, known.log_p, 0.05)
+
+
 @pytest.mark.filterwarnings("ignore::PendingDeprecationWarning")
-def test_plots(tree, monkeypatch):
+def test_plots(tree, monkeypatch, tmp_path):
+    pyplot = importlib.import_module("matplotlib.pyplot")
     style = importlib.import_module("matplotlib.style")
-    monkeypatch.setattr(
-        style, "core", style, raising=False
-    )  # which arviz-plots 0.8 asks for, not matplotlib 3.11
+    if not hasattr(style, "core"):  # which arviz-plots 0.8 asks for, and matplotlib 3.11 has not
+        monkeypatch.setattr(style, "core", style, raising=False)
     arviz_plots = pytest.importorskip("arviz_plots", reason="arviz-plots is not installed")
-    arviz_plots.plot_dist(tree, var_names=["z"])
-    arviz_plots.plot_ppc_dist(tree)
+    for name, plot, options in (
+        ("dist", arviz_plots.plot_dist, {"var_names": ["z"], "coords": {"datum": 0}}),
+        ("forest", arviz_plots.plot_forest, {"var_names": ["z"]}),
+        ("ppc", arviz_plots.plot_ppc_dist, {}),
+    ):
+        drawn = plot(tree, backend="matplotlib", **options)
+        drawn.savefig(tmp_path / f"{name}.png")
+        assert (tmp_path / f"{name}.png").stat().st_size > 5000
+        pyplot.close("all")
+
+
+def test_goes_to_a_file_and_back(tree, tmp_path):
+    xarray = pytest.importorskip("xarray")
+    pytest.importorskip("h5netcdf", reason="h5netcdf is not installed")
+    tree.to_netcdf(tmp_path / "tree.nc", engine="h5netcdf")
+    with xarray.open_datatree(tmp_path / "tree.nc", engine="h5netcdf") as again:
+        assert {*again.children} == {*tree.children}
+        for group in tree.children:
+            xarray.testing.assert_identical(again[group].to_dataset(), tree[group].to_dataset())
 
 
 def test_draws_of_nuts(known):

@@ -29,6 +29,7 @@ import torch
 from torch import Tensor
 
 from pyro_vae import evaluate
+from pyro_vae.checks import ConfigError
 from pyro_vae.data import Split
 from pyro_vae.data.source import Streamed
 from pyro_vae.evaluate.likelihood import unchecked_elbo
@@ -38,8 +39,18 @@ from pyro_vae.program import Program
 _GROUPS = itertools.count()
 """Of this process, one after the other."""
 
+_STORES: dict[tuple[str, ...], Any] = {}
+"""Where processes meet, by what the environment says of it. It outlives their groups: one of the others may
+already wait there for the next."""
+
+_PATIENT: list[Any] = []
+"""PyTorch's group in which to wait for the first process, while ``joined`` keeps one."""
+
 TIMEOUT = datetime.timedelta(minutes=30)
 """How long a process waits for the others, where one of them does not end but hangs."""
+
+FIRST = datetime.timedelta(days=7)
+"""How long they wait for what the first does alone: it may look at all data, however large they are."""
 
 LOOK_EVERY = 32
 """Steps on a GPU between two looks at whether a process is to end, each of which waits for the GPU."""
@@ -57,10 +68,11 @@ class Group:
     Args:
         rank: number of this one, from 0.
         size: how many there are, R.
+        patient: PyTorch's group of them in which to wait for the first; None for its default.
     """
 
-    def __init__(self, rank: int, size: int):
-        self.rank, self.size = rank, size
+    def __init__(self, rank: int, size: int, patient: Any = None):
+        self.rank, self.size, self.patient = rank, size, patient
 
     def share(self, number: int) -> slice:
         """Which of so many data are this process's: as many as the others', or one more or less.
@@ -103,7 +115,7 @@ class Group:
             except Exception as error:
                 raised, found[1] = error, _sent(error)
         with _answering():
-            dist.broadcast_object_list(found, 0)
+            dist.broadcast_object_list(found, 0, self.patient)
         if raised is not None or found[1] is not None:
             raise raised or found[1]
         return cast(T, found[0])
@@ -228,30 +240,57 @@ def joined() -> Iterator[Group]:
 
     Raises:
         ProcessError: another one has ended, or does not answer.
+        ConfigError: the environment tells of several by halves.
     """
     import torch.distributed as dist
 
-    there = dist.is_available() and dist.is_initialized()
-    if not there and int(os.environ.get("WORLD_SIZE", 1)) < 2:
+    if dist.is_available() and dist.is_initialized():
+        yield Group(dist.get_rank(), dist.get_world_size(), *_PATIENT)
+        return
+    told = _told()
+    if not told:
         yield ALONE
         return
-    if there:
-        yield Group(dist.get_rank(), dist.get_world_size())
-        return
+    # Its functions' defaults keep the group that there is as it is imported: imported later, by the
+    # compiler, that group would not end where it is destroyed, but at the interpreter's end, in its threads.
+    import torch.distributed.nn
     from torch.distributed.distributed_c10d import PrefixStore
     from torch.distributed.rendezvous import rendezvous
 
     backend = "cpu:gloo,cuda:nccl" if torch.cuda.is_available() else "gloo"
     with _answering():
-        store, rank, size = next(rendezvous("env://", timeout=TIMEOUT))
-        # The store outlives a group, and processes that torchrun starts anew, and in it is where those were.
+        if told not in _STORES:
+            _STORES[told] = next(rendezvous("env://", timeout=TIMEOUT))
+        store, rank, size = _STORES[told]
+        # torchrun's outlives processes that it starts anew, and in it is where those were.
         attempt = os.environ.get("TORCHELASTIC_RESTART_COUNT", 0)
         store = PrefixStore(f"attempt {attempt}, group {next(_GROUPS)}", store)
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
+        _PATIENT.append(dist.new_group(backend="gloo", timeout=FIRST))
     try:
-        yield Group(rank, size)
+        yield Group(rank, size, *_PATIENT)
     finally:
+        _PATIENT.clear()
         dist.destroy_process_group()  # and so others who wait for this one no longer do
+
+
+def _told() -> tuple[str, ...]:
+    """Number and place of the processes, and which is this one, as the environment says; empty of one alone.
+
+    Raises:
+        ConfigError: it does not say which, or how to find the others.
+    """
+    found = {name: os.environ.get(name, "") for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT")}
+    size, rank, address, port = told = tuple(found.values())
+    if size in ("", "1"):
+        return ()
+    if size.isdecimal() and rank.isdecimal() and int(rank) < int(size) and address and port.isdecimal():
+        return told
+    shown = ", ".join(f"{name}={value}" if value else f"no {name}" for name, value in found.items())
+    raise ConfigError(
+        f"the environment has {shown}, by which this process cannot find others; start several by torchrun "
+        "--nproc-per-node 2 -m pyro_vae train, or one alone: unset WORLD_SIZE"
+    )
 
 
 @contextlib.contextmanager
@@ -313,7 +352,7 @@ def log_likelihood(program: Program, data: Split, *, seed: int = 0, **options: A
 
     Args:
         program: the model, of the same weights in all processes, as ``pv.fit`` leaves it.
-        data: a split such as ``data.test``, of at least as many data as there are processes.
+        data: a split such as ``data.test``.
         seed: of the draws, which are others for another number of processes.
         options: those of ``pv.evaluate.log_likelihood``.
 
@@ -324,8 +363,9 @@ def log_likelihood(program: Program, data: Split, *, seed: int = 0, **options: A
     with joined() as group:
         own = part(data, group.share(len(data)))
         found = evaluate.log_likelihood(program, own, seed=seed + group.rank, **options)
+        kept = slice(None if group.weight(len(data)) else 0)  # of fewer data than processes, some have none
         names = ("per_datum", "effective_sample_size", "pareto_k")
-        parts = group.gather({name: getattr(found, name) for name in names})
+        parts = group.gather({name: getattr(found, name)[kept] for name in names})
         whole: dict[str, Any] = {name: torch.cat([each[name] for each in parts]) for name in names}
     mean = whole["per_datum"].mean().item()
     bits = found.bits_per_dim and found.bits_per_dim * mean / found.log_likelihood

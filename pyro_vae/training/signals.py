@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import os
 import signal
 import threading
 import time
@@ -44,7 +45,11 @@ class Stops:
 
 @contextmanager
 def collected(minutes: float | None = None) -> Iterator[Stops]:
-    """Collects SIGINT, SIGTERM and SIGUSR1, to finish the step in progress; a second one acts as ever."""
+    """Collects SIGINT, SIGTERM and SIGUSR1, to finish the step in progress; a second one acts as ever.
+
+    Not of a process of ``torchrun``, which passes on what a cluster may have sent to all processes already:
+    that kills after 30 seconds what does not end.
+    """
     stops = Stops(minutes)
     if threading.current_thread() is not threading.main_thread():
         yield stops
@@ -52,7 +57,8 @@ def collected(minutes: float | None = None) -> Iterator[Stops]:
 
     def handle(signum: int, frame: Any) -> None:
         stops.received.append(signum)
-        signal.signal(signum, previous[signum])
+        if "TORCHELASTIC_RUN_ID" not in os.environ:
+            signal.signal(signum, previous[signum])
 
     wanted: list[int] = [signal.SIGINT, signal.SIGTERM]
     # By which schedulers of clusters tell that time is nearly up; unless the program has its own use for it.

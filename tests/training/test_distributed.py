@@ -1,6 +1,7 @@
 """Several processes train the model that one would: shares, sums, noise, interruptions, errors, restarts."""
 
 import contextlib
+import datetime
 import math
 import multiprocessing
 import os
@@ -15,6 +16,7 @@ import warnings
 from pathlib import Path
 
 import numpy as np
+import pandas as pd
 import pyro
 import pyro.distributions as dist
 import pytest
@@ -25,9 +27,11 @@ import pyro_vae as pv
 from pyro_vae import distributed
 from pyro_vae.checkpoint import CheckpointError, digest
 from pyro_vae.checks import ConfigError
-from pyro_vae.distributed import ALONE, Group, ProcessError, noise_seed
+from pyro_vae.cli import main
+from pyro_vae.distributed import ALONE, Group, ProcessError, joined, noise_seed
 from pyro_vae.svi import SVI, NonFiniteLossError
 from pyro_vae.training import Interrupted
+from pyro_vae.training.signals import collected
 
 B = 26
 FIT = {"epochs": 2, "batch_size": B, "lr": 1e-2, "clip_norm": 3.0, "progress": False}
@@ -181,6 +185,64 @@ class TestTheSameRun:
                 assert row[name] == pytest.approx(single[name], rel=1e-9)
             assert row["validation_elbo"] == pytest.approx(single["validation_elbo"], abs=1.0)
 
+    @pytest.mark.usefixtures("double")
+    @pytest.mark.parametrize("kind", ["conditional", "few labels", "sequence", "table", "discrete"])
+    def test_of_each_model_as_one_process_where_nothing_is_drawn(self, kind, monkeypatch):
+        """Three processes, of batches of 26, 26 and 1; each draw is the mean of what it is of."""
+        nothing = lambda shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device)  # noqa: E731
+        monkeypatch.setattr("torch.distributions.normal._standard_normal", nothing)
+        monkeypatch.setattr("torch.normal", lambda mean, std: mean)
+        randn = torch.randn
+        monkeypatch.setattr("torch.randn", lambda *shape, **options: 0 * randn(*shape, **options))
+        x, nets = numbers(), {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
+        y, normal = (x[:, 0] > 0).double(), {"likelihood": pv.likelihoods.Normal(scale="shared")}
+        if kind == "conditional":
+            data, model = {"x": x, "y": y.long()}, pv.ConditionalVAE
+            options = {"event_shape": (5,), "given": {"y": 2}, "latent_dim": 2, **normal, **nets}
+        elif kind == "few labels":
+            data, model = (
+                {"x": x, "y": y.masked_fill(torch.arange(len(x)) % 5 > 0, math.nan)},
+                pv.SemiSupervisedVAE,
+            )
+            options = {"event_shape": (5,), "num_classes": 2, "latent_dim": 2, **normal, **nets}
+        elif kind == "sequence":
+            steps = x.cumsum(1)[..., None].clone()
+            steps[::3, 3:] = math.nan
+            data, model, options = steps, pv.SequentialVAE, {"event_shape": (5, 1), "latent_dim": 2, **normal}
+        elif kind == "table":
+            data = pd.DataFrame(numbers(gaps=True).numpy(), columns=list("abcde"))
+            data["k"] = np.where(y > 0, "u", None)
+            data.loc[::4, "k"] = "v"
+            model = pv.VAE
+            options = {
+                "event_shape": pv.data.load(data).columns,
+                "latent_dim": 2,
+                "likelihood": "auto",
+                **nets,
+            }
+        else:
+            prior = pv.priors.OneHotCategorical(4)
+            data, model, options = (
+                x,
+                pv.VAE,
+                {"event_shape": (5,), "latent_dim": 4, "prior": prior, **normal, **nets},
+            )
+        data = pv.data.load(data, validation=0.145, test=0.0)
+        assert len(data.train) == 2 * B + 1
+
+        def job(rank=0):
+            torch.manual_seed(1)
+            run = pv.fit(model(**options).double(), data, **FIT, compile=False)
+            return run.history, {name: value.numpy() for name, value in run.program.state_dict().items()}
+
+        history, weights = job()
+        for own_history, own in together(job, 3):
+            for name, value in weights.items():
+                np.testing.assert_allclose(own[name], value, rtol=1e-8, atol=1e-10)
+            for row, single in zip(own_history, history, strict=True):
+                for name in single.keys() - {"seconds"}:
+                    assert row[name] == pytest.approx(single[name], rel=1e-5), name  # the loss is a float32
+
     def test_noise_is_another_in_each_process_and_step(self):
         seeds = {noise_seed(seed, step, rank) for seed in (0, 1) for step in range(50) for rank in range(4)}
         assert len(seeds) == 400
@@ -250,6 +312,24 @@ class TestInterruptions:
         assert len(set(ends)) == 1
         log = Path("run/log.txt").read_text()
         assert f"{before} processes before, now {after}: from epoch 2 on the noise is another" in log
+
+    @pytest.mark.parametrize("by_torchrun", [False, True])
+    def test_a_signal_sent_twice(self, by_torchrun, monkeypatch):
+        """As by a cluster to all processes, and by torchrun, which has it too and passes it on."""
+        monkeypatch.delenv("TORCHELASTIC_RUN_ID", raising=False)
+        if by_torchrun:
+            monkeypatch.setenv("TORCHELASTIC_RUN_ID", "7")
+        as_ever = []
+        before = signal.signal(signal.SIGTERM, lambda *_: as_ever.append(1))
+        try:
+            with collected() as stops:
+                os.kill(os.getpid(), signal.SIGTERM)
+                os.kill(os.getpid(), signal.SIGTERM)
+                assert stops
+            os.kill(os.getpid(), signal.SIGTERM)
+        finally:
+            signal.signal(signal.SIGTERM, before)
+        assert len(as_ever) == (1 if by_torchrun else 2)
 
     def test_patience_and_callbacks_are_those_of_all(self):
         def job(rank):
@@ -371,6 +451,64 @@ class TestFailures:
         assert time.monotonic() - began < 60
         assert "ProcessError" in Path("run/log.txt").read_text()
 
+    def test_one_may_come_to_the_next_run_before_the_others_have_left_the_last(self):
+        def job(rank):
+            for _ in range(3):
+                with joined():
+                    time.sleep(0.5 * (1 - rank))
+            with joined() as group:
+                return group.gather(rank)
+
+        assert together(job) == [[0, 1], [0, 1]]
+
+    def test_the_first_may_take_its_time(self, monkeypatch):
+        """As it does over data of a TB, while one that hangs in a step does not."""
+        monkeypatch.setattr(distributed, "TIMEOUT", datetime.timedelta(seconds=2))
+
+        def job(rank):
+            with joined() as outer, joined() as group:
+                assert outer.patient is group.patient is not None
+                found = group.first(lambda: time.sleep(4) or "seen")
+            with joined() as group:
+                time.sleep(5 * rank)
+                try:
+                    return found, group.gather(rank)
+                except ProcessError as error:
+                    return found, str(error)
+
+        (one, other), (also, _) = together(job)
+        assert one == also == "seen"
+        assert "does not answer" in other
+
+    @pytest.mark.parametrize(
+        "names",
+        [
+            {"WORLD_SIZE": "2"},
+            {"WORLD_SIZE": "two", "RANK": "0"},
+            {"WORLD_SIZE": "2", "RANK": "2", "MASTER_ADDR": "127.0.0.1", "MASTER_PORT": "1"},
+            {"WORLD_SIZE": "2", "RANK": "1", "MASTER_ADDR": "127.0.0.1"},
+        ],
+        ids=str,
+    )
+    def test_an_environment_that_tells_half(self, names, monkeypatch):
+        for name in ("WORLD_SIZE", "RANK", "MASTER_ADDR", "MASTER_PORT"):
+            monkeypatch.delenv(name, raising=False)
+        for name, value in names.items():
+            monkeypatch.setenv(name, value)
+        with (
+            pytest.raises(ConfigError, match=r"the environment has WORLD_SIZE=.*; .* unset WORLD_SIZE"),
+            joined(),
+        ):
+            pass
+
+    def test_on_the_command_line_another_that_ends_is_a_sentence(self, monkeypatch, capsys):
+        def fit(*args, **options):
+            raise ProcessError("another process of the run has ended")
+
+        monkeypatch.setattr(pv.training, "fit", fit)
+        assert main(["train", *SMALL]) == 1
+        assert capsys.readouterr().err == "pyro-vae: another process of the run has ended\n"
+
     def test_weights_that_differ_are_noticed(self):
         def job(rank):
             def spoil(epoch, metrics, program):
@@ -440,6 +578,12 @@ class TestShares:
         alone = distributed.log_likelihood(vae, data.validation, num_samples=20)
         own = pv.evaluate.log_likelihood(vae, data.validation, num_samples=20)
         assert alone.log_likelihood == pytest.approx(own.log_likelihood)
+        data.validation = distributed.part(data.validation, slice(0, 2))
+        found = together(lambda rank: distributed.log_likelihood(vae, data.validation, num_samples=20), 3)
+        for each in found:
+            assert torch.equal(each.per_datum, found[0].per_datum)
+            assert len(each.per_datum) == len(each.pareto_k) == 2
+            assert each.log_likelihood == each.per_datum.mean().item()
 
 
 @pytest.mark.parametrize("environment", [{}, {"RANK": "0", "WORLD_SIZE": "1"}], ids=str)
@@ -487,6 +631,26 @@ def environment(folder="."):
 
 
 ONLY_LINUX = pytest.mark.skipif(sys.platform != "linux", reason="looks for processes in /proc")
+
+
+THREADS = """
+import os, torch
+from pyro_vae.distributed import joined
+with joined():
+    import torch._dynamo  # as the compiler does, in the midst of training
+    torch.distributed.all_reduce(torch.ones(3))
+names = {open(f"/proc/self/task/{each}/comm").read().strip() for each in os.listdir("/proc/self/task")}
+assert not any("gloo" in name for name in names), names
+"""
+
+
+@ONLY_LINUX
+def test_threads_end_with_the_group():
+    """Those left to the interpreter's end could abort the process there, with all its work done."""
+    Path("threads.py").write_text(THREADS)
+    command = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+    done = subprocess.run([*command, "threads.py"], env=environment(), capture_output=True, text=True)
+    assert done.returncode == 0, done.stderr
 
 
 @ONLY_LINUX

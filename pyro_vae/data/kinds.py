@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 import contextlib
+import re
+import warnings
 from dataclasses import replace
 from typing import Any
 
@@ -15,6 +17,10 @@ MOST_LEVELS = 1000
 """Categories of a column; with more of them nothing is learnt of most."""
 OFTEN = 0.02
 """Share of zeros from which on they are no chance of a density."""
+NOT_KNOWN = (-99, -999, -9999, -99999)
+"""Numbers that stand for missing values in many files."""
+DATE = re.compile(r"\s*\d{1,4}(-|/|\.|年)\d{1,2}(-|/|\.|月)\d{1,4}日?([T\s].*)?")
+"""A day as a text, in any order of year, month and day."""
 
 
 class Found:
@@ -30,6 +36,8 @@ class Found:
         self.ordered = False
         self.low, self.high = np.inf, -np.inf
         self.zeros, self.mean, self.squares, self.whole = 0, 0.0, 0.0, True
+        self.not_known: dict[int, int] = {}
+        self.low_known = np.inf
 
     def add(self, series: Any) -> None:
         """Adds a part.
@@ -78,6 +86,10 @@ class Found:
         self.low, self.high = min(self.low, values.min()), max(self.high, values.max())
         self.whole = self.whole and np.array_equal(values, values.round())
         self.zeros += int((values == 0).sum())
+        is_code = np.isin(values, NOT_KNOWN)
+        self.low_known = values[~is_code].min(initial=self.low_known)
+        for code, times in zip(*np.unique(values[is_code], return_counts=True), strict=True):
+            self.not_known[int(code)] = self.not_known.get(int(code), 0) + int(times)
         far, share = values.mean() - self.mean, len(values) / self.size
         self.squares += values.var() * len(values) + far * far * before * share
         self.mean += far * share
@@ -116,7 +128,16 @@ class Found:
         return Column(self._numeric(), "float64" if kind == "O" else str(dtype))
 
     def _numeric(self) -> Any:
-        """The kind of a column of numbers."""
+        """The kind of a column of numbers; a number that may mean "not known" is told of."""
+        code = min(self.not_known, default=0)
+        if code / 2 < self.low_known < np.inf and code == self.low:
+            name = self.name
+            warnings.warn(
+                f"{called(name)} holds {code}, {self.not_known[code]} times of {self.size}, and else nothing "
+                f'below {self.low_known:g}; where it means "not known": frame[{name!r}] = '
+                f"frame[{name!r}].replace({code}, np.nan), or pd.read_csv(path, na_values=[{code}])",
+                stacklevel=2,
+            )
         if self.whole:
             if (self.low, self.high) == (0, 1):  # and not one of them alone, which may be of any kind
                 return "boolean"
@@ -128,6 +149,12 @@ class Found:
 
     def _categories(self, kind: Any, dtype: str, levels: list[Any]) -> Column:
         name, size = self.name, self.size
+        if self.levels is None and len(levels) > 20 and all(DATE.fullmatch(level) for level in levels):
+            raise DataError(
+                f"{called(name)} holds dates as texts, such as {shown(levels[0])}; give days since the "
+                f"first: date = pd.to_datetime(frame[{name!r}]); "
+                f"frame[{name!r}] = (date - date.min()) / pd.Timedelta(days=1)"
+            )
         if len(levels) > min(MOST_LEVELS, max(20, size / 2)):
             raise DataError(
                 f"{called(name)} has {len(levels)} categories in {size} rows, too many to learn of each; "

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
 from pathlib import Path
@@ -140,7 +141,25 @@ def table(data: Any, labels: Any = None) -> tuple[Sites, Columns]:
     columns, of_rows = described([frame], labels)
     if isinstance(labels, str):
         frame = frame.drop(columns=labels)
-    return Sites({"x": columns.encode(frame)}, of_rows), columns
+    x = columns.encode(frame)
+    _tell_of_copies(x, columns)
+    return Sites({"x": x}, of_rows), columns
+
+
+def _tell_of_copies(x: Any, columns: Columns) -> None:
+    """Warns of columns with densities that are equal: given one, the density of the other has no bound."""
+    seen: dict[bytes, str] = {}
+    for values, (name, column) in zip(x.numpy().T, columns.of.items(), strict=True):
+        known = values[~np.isnan(values)]
+        if column.whole or len(known) < 2 or (known == known[0]).all():
+            continue
+        first = seen.setdefault(values.tobytes(), name)
+        if first != name:
+            warnings.warn(
+                f"columns {shown(first)} and {shown(name)} hold the same values, so that the density of one "
+                f"given the other has no bound; leave one out: frame.drop(columns={shown(name)})",
+                stacklevel=3,
+            )
 
 
 def named(frame: Any) -> Any:
@@ -185,6 +204,7 @@ def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
         DataError: a column cannot be modelled.
     """
     found: dict[str, Found] = {}
+    refused: dict[str, DataError] = {}
     of_rows: list[Any] = []
     units: dict[str, str] = {}
     for frame in frames:
@@ -198,9 +218,24 @@ def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
             of_rows.append(frame[labels])
             frame = frame.drop(columns=labels)
         for name in frame.columns:
-            found.setdefault(name, Found(name)).add(frame[name])
-    columns = Columns({name: replace(one.column(), unit=units.get(name, "")) for name, one in found.items()})
-    return columns, labels if not of_rows else of_rows[0] if len(of_rows) == 1 else _pandas().concat(of_rows)
+            try:
+                if name not in refused:
+                    found.setdefault(name, Found(name)).add(frame[name])
+            except DataError as error:
+                refused[name] = error
+    columns = {}
+    for name in found.keys() - refused.keys():
+        try:
+            columns[name] = replace(found[name].column(), unit=units.get(name, ""))
+        except DataError as error:
+            refused[name] = error
+    if refused:
+        first, *others = (name for name in found if name in refused)
+        more = f" (nor can these be modelled: {shown(others)})" if others else ""
+        raise DataError(f"{refused[first]}{more}") from refused[first]
+    return Columns({name: columns[name] for name in found}), labels if not of_rows else of_rows[0] if len(
+        of_rows
+    ) == 1 else _pandas().concat(of_rows)
 
 
 def filled(path: Path, frame: Any, whole: Any) -> Any:

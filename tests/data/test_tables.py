@@ -227,6 +227,9 @@ TABLES = {
     "durations": (lambda: _with(x=pd.to_timedelta(range(N), unit="h")), "dates or times"),
     "periods": (lambda: _with(x=pd.period_range("2020", periods=N, freq="M")), "dates or times"),
     "dates as objects": (lambda: _with(x=_values(*pd.date_range("2020", periods=3).date)), "type date"),
+    "dates as texts": (lambda: _with(x=[f"2020-01-{i % 30 + 1:02}" for i in range(N)]), "dates as texts"),
+    "dates in Chinese": (lambda: _with(x=[f"2020年1月{i % 30 + 1}日" for i in range(N)]), "dates as texts"),
+    "two of them": (lambda: _with(x=[NAN] * N, y=["one"] * N), "x has no value .*nor can these .*'y'"),
     "complex": (lambda: _with(x=np.arange(N) * 1j), "complex"),
     "numbers and texts": (lambda: _with(x=_values(1.5, "?")), "number and text, .*pd.to_numeric"),
     "lists": (lambda: _with(x=[[1, 2]] * N), "values of type list"),
@@ -291,6 +294,30 @@ def test_constant_columns_are_told_of(value, kind):
     assert data.columns.of["x"].kind == kind
     with pytest.warns(UserWarning, match=f"constant in the training data: column x .all {value:g}"):
         pv.fit(pv.VAE(data.event_shapes, 2, likelihood="auto", **NETS), data, epochs=1, progress=False)
+
+
+@pytest.mark.parametrize(("code", "size"), [(-999, 1.0), (-99, 1), (-9999, 7.5)])
+def test_numbers_that_mean_not_known_are_told_of(code, size):
+    """Silently they would be the column's outliers, and its other holes be filled with the like."""
+    x = size * (1 + np.arange(N) % 5)
+    x[::6] = code
+    with pytest.warns(UserWarning, match=f"column x holds {code}, 10 times of 60, and else nothing below"):
+        pv.data.load(_with(x=x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")  # where other values are as low it may be one of them
+        pv.data.load(
+            _with(x=np.linspace(0.6 * code, -code, N).round().clip(code), y=np.where(x == code, NAN, x))
+        )
+        pv.data.load(_with(x=np.where(x == code, code, 0.9 * code + x)))
+
+
+def test_columns_twice_are_told_of():
+    x = np.where(np.arange(N) % 7, np.linspace(0.1, 5.3, N), NAN)
+    with pytest.warns(UserWarning, match=r"'x' and 'y' hold the same values.*drop\(columns='y'\)"):
+        pv.data.load(_with(x=x, y=x))
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.data.load(_with(x=x, y=2 * x, u=np.arange(N) % 2, v=np.arange(N) % 2))
 
 
 def test_rows_of_a_stranger():

@@ -12,7 +12,7 @@ from torch import Tensor
 
 from pyro_vae.data.binarize import Binarize
 from pyro_vae.data.mapped import mapped
-from pyro_vae.data.source import DataError, OnDisk, memory, reason, shown
+from pyro_vae.data.source import DataError, OnDisk, at_once, memory, reason, shown
 
 _IN_NUMPY = (torch.float32, torch.float64)  # of those with which it is as fast
 _LABELS = ("labels", "label", "targets", "target")
@@ -170,7 +170,7 @@ def numbers(x: Any, what: str = "the data") -> Any:
             f"{what} {found}, not real numbers; rows of different shapes give such an array: give {mend}"
             "an array [N, *event_shape] of a numeric dtype, or a mapping of such by site"
         )
-    if isinstance(array, np.memmap) and array.dtype.isnative and array.dtype.itemsize <= 8:
+    if isinstance(array, np.memmap) and array.dtype.itemsize <= 8:
         return array
     if array.nbytes > memory() and not array.flags.c_contiguous:  # of one number repeated, say
         raise DataError(
@@ -299,6 +299,7 @@ def _numbered(found: list[Any], num_known: int) -> Tensor:
 
 
 def _chunks(values: Any) -> Iterator[tuple[int, np.ndarray]]:
-    for start in range(0, len(values), 1000):
-        rows = np.arange(start, min(start + 1000, len(values)))
+    number = at_once(tuple(values.shape[1:]))
+    for start in range(0, len(values), number):
+        rows = np.arange(start, min(start + number, len(values)))
         yield start, values.read(rows) if isinstance(values, OnDisk) else values[start : rows[-1] + 1].numpy()

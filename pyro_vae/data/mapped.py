@@ -29,11 +29,23 @@ class Mapped(OnDisk):
 
     Pages stay in the system's cache as long as there is room for them, and in the process's own memory for a
     few batches.
+
+    Raises:
+        DataError: the values of a row lie all over the file, so that each read would take much of it.
     """
 
     def __init__(self, values: np.memmap):
         self.values = values
-        self.shape, self.dtype, self.path = tuple(values.shape), values.dtype, str(values.filename)
+        self.shape, self.path = tuple(values.shape), str(values.filename)
+        self.dtype = values.dtype.newbyteorder("=")
+        steps = zip(values.shape[1:], values.strides[1:], strict=True)
+        whole = abs(values.strides[0]) * len(values)
+        if len(values) > 1 and sum((size - 1) * abs(step) for size, step in steps) >= whole:
+            raise DataError(
+                f"{self.path} is in Fortran order, in which the values of a row lie all over the file; write "
+                "it row by row: x = np.load(path, mmap_mode='r'); y = np.lib.format.open_memmap('rows.npy', "
+                "'w+', x.dtype, x.shape); for i in range(len(x)): y[i] = x[i]"
+            )
         self.opened = written(values)
         self._held = 0
         self._advise("MADV_RANDOM")  # or the system would read 128 KiB for each row

@@ -35,6 +35,9 @@ def table(path: Path, labels: Any = None) -> tuple[Sites, Columns]:
         DataError: the file cannot be read, a column cannot be modelled, or row groups are too large.
     """
     file = _File(path)
+    if not file.sizes.sum() or not file.metadata.num_columns:
+        held = f"{file.sizes.sum()} rows and {file.metadata.num_columns} columns"
+        raise DataError(f"{path} has {held}; give a table of one of each at least")
     columns, of_rows = described(file.frames(), labels)
     return Sites({"x": RowGroups(file, columns)}, of_rows), columns
 
@@ -90,7 +93,12 @@ class _File:
                 yield file.read(_PIECE)
 
     def _state(self) -> tuple[int, int, int]:
-        found = os.stat(self.path)
+        try:
+            found = os.stat(self.path)
+        except OSError as error:
+            raise DataError(
+                f"{self.path} cannot be opened ({reason(error)}); leave it where it is while it is in use"
+            ) from error
         return found.st_ino, found.st_mtime_ns, found.st_size
 
     def _unreadable(self, error: Exception) -> DataError:

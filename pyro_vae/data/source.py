@@ -13,6 +13,9 @@ import numpy as np
 import torch
 from torch import Tensor
 
+LOOKED_AT = 2**25
+"""Bytes of the data that are looked at at a time, in float64, where a thousand data would be more."""
+
 Array = np.ndarray | Tensor
 Index = slice | Tensor
 Statistics = tuple[Tensor, Tensor, float, float, float]
@@ -68,6 +71,11 @@ def check_growth(path: Path, held: int, found: int, small: int) -> None:
             f"{path} would take {found / 2**30:.3g} GiB in memory, {found / max(1, held):.3g} times what it "
             "takes on disk; if that is meant, save its array as a .npy file, which is read batch by batch"
         )
+
+
+def at_once(event_shape: tuple[int, ...]) -> int:
+    """How many data of this shape are looked at at a time."""
+    return max(1, min(1000, LOOKED_AT // (8 * max(1, math.prod(event_shape)))))
 
 
 class Memory:
@@ -141,9 +149,9 @@ class OnDisk(ABC):
 
     def sample(self, rows: np.ndarray) -> Iterator[bytes]:
         """What tells these rows from others without all of them being read: of 1000 of them the values."""
-        some = rows[:: max(1, len(rows) // 1000)]
-        for start in range(0, len(some), 100):
-            yield plain_bytes(self.read(some[start : start + 100]))
+        some, number = rows[:: max(1, len(rows) // 1000)], at_once(self.shape[1:])
+        for start in range(0, len(some), number):
+            yield plain_bytes(self.read(some[start : start + number]))
 
 
 class Streamed:

@@ -28,13 +28,18 @@ from pyro_vae.data.source import (
     Source,
     Statistics,
     Streamed,
+    at_once,
     statistics,
 )
 
 AHEAD = 2**26
 """Bytes of the batches that are read ahead: while a block of rows is read, those before it are trained on."""
 THREADS = 4
-"""Threads that read, a batch each; so many batches are read ahead however large they are."""
+"""Threads that read, a batch each; so many batches are read ahead where they are larger."""
+MOST_AHEAD = 2**28
+"""Bytes of these at most, but that the next one is read ahead however large it is."""
+EXAMPLES = 2**28
+"""Bytes of the examples, where a thousand would be more, in float32."""
 
 
 class Split:
@@ -179,7 +184,8 @@ class Split:
             for index in indices:
                 number = len(range(len(self))[index]) if isinstance(index, slice) else len(index)
                 waiting.append((index, pool.submit(read, index)))
-                while len(waiting) > max(THREADS, AHEAD // max(1, number * size)):
+                held = max(1, number * size)
+                while len(waiting) > max(1, min(max(THREADS, AHEAD // held), MOST_AHEAD // held)):
                     yield batch(*waiting.popleft())
             while waiting:
                 yield batch(*waiting.popleft())
@@ -230,8 +236,9 @@ class Split:
 
     @cached_property
     def examples(self) -> dict[str, Tensor]:
-        """At most 1000 data, evenly over the split; of the first draw, if it is drawn anew."""
-        number = min(1000, len(self))
+        """At most 1000 data, fewer of large ones, evenly over the split; of its first draw, if drawn anew."""
+        size = 4 * sum(math.prod(shape) for shape in self.event_shapes.values())
+        number = min(1000, len(self), max(16, EXAMPLES // max(1, size)))
         return self.batch(torch.arange(number) * len(self) // max(1, number))
 
     def check(
@@ -323,9 +330,8 @@ class Split:
         return self.sources[site]
 
     def chunks(self, site: str, dtype: torch.dtype | None = None) -> Iterator[Tensor]:
-        """All values of a site, a thousand data at a time, in the order that is read fastest."""
-        indices = _pieces(self._source(site).order, len(self))
-        return (batch[site] for batch in self.ahead(indices, dtype, [site]))
+        """All values of a site, a thousand data at a time or fewer, in the order that is read fastest."""
+        return (batch[site] for batch in self.ahead(_pieces(self._source(site)), dtype, [site]))
 
     def _of(self, site: str) -> Statistics:
         if site not in self._statistics:
@@ -338,16 +344,16 @@ class Split:
         if not isinstance(source, Streamed):
             yield from self.chunks(site, torch.float64)
             return
-        order = source.order
-        batches = self.ahead(_pieces(order, len(self)), torch.float64, [site])
-        for piece, batch in zip(_pieces(order, len(self)), batches, strict=True):
+        batches = self.ahead(_pieces(source), torch.float64, [site])
+        for piece, batch in zip(_pieces(source), batches, strict=True):
             check_finite(batch[site].cpu().numpy(), source.values.path, source.rows[piece])
             yield batch[site]
 
 
-def _pieces(order: Tensor | None, size: int) -> Iterator[Index]:
-    """Indices of a thousand data at a time, in an order."""
-    slices = (slice(start, start + 1000) for start in range(0, size, 1000))
+def _pieces(source: Source) -> Iterator[Index]:
+    """Indices of a thousand data at a time, or fewer large ones, in the order that is read fastest."""
+    order, number = source.order, at_once(source.event_shape)
+    slices = (slice(start, start + number) for start in range(0, len(source), number))
     return (piece if order is None else order[piece] for piece in slices)
 
 

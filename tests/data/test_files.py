@@ -6,7 +6,7 @@ import torch
 from PIL import Image
 
 from pyro_vae.data import DataError, load
-from pyro_vae.data.source import Streamed
+from pyro_vae.data.source import Memory, Streamed
 
 
 def values(x, **kwargs):
@@ -98,6 +98,17 @@ class TestFiles:
         x = np.random.default_rng(0).integers(0, 2, (50, 4)).astype(dtype)
         np.save("x.npy", x)
         np.testing.assert_array_equal(values("x.npy", stream=stream), x.astype(np.float32))
+        streams = stream and dtype != "longdouble"
+        assert isinstance(load("x.npy", stream=stream).train.sources["x"], Streamed if streams else Memory)
+
+    @pytest.mark.parametrize("shape", [(50, 4), (50, 6, 5), (50, 6, 5, 3)], ids=str)
+    def test_fortran_order_is_not_read_row_by_row(self, shape):
+        x = np.random.default_rng(0).integers(0, 256, shape, np.uint8)
+        np.save("x.npy", np.asfortranarray(x))
+        np.save("y.npy", x)
+        assert torch.equal(load("x.npy").train[:], load("y.npy", stream=True).train[:])
+        with pytest.raises(DataError, match=r"x\.npy is in Fortran order, .* np\.lib\.format\.open_memmap"):
+            load("x.npy", stream=True)
 
     def test_bfloat16(self):
         assert load(torch.ones(20, 3, dtype=torch.bfloat16)).train[0].tolist() == [1, 1, 1]

@@ -10,6 +10,7 @@ import pandas as pd
 import pytest
 import torch
 
+from pyro_vae.data import source as sources
 from pyro_vae.data import split as splits
 from pyro_vae.data.source import OnDisk
 from pyro_vae.data.split import Split
@@ -63,6 +64,45 @@ class TestReadingAhead:
         indices = (drawn.append(i) or torch.tensor([i]) for i in range(10))
         next(Split(torch.rand(10, 2)).ahead(indices))
         assert drawn == [0]
+
+
+class Volumes(OnDisk):
+    """Zeros and ones in large pieces, and how many were read at a time."""
+
+    dtype, path = np.dtype("u1"), "volumes"
+
+    def __init__(self, number, side):
+        self.shape, self.numbers = (number, side, side, side), []
+
+    def read(self, rows):
+        self.numbers.append(len(rows))
+        return np.ones((len(rows), *self.shape[1:]), "u1") * (rows % 2).astype("u1")[:, None, None, None]
+
+
+class TestLargeData:
+    def test_few_are_looked_at_at_a_time(self):
+        source = Volumes(300, 32)
+        split = Split(source)
+        assert split.moments()[0].unique().tolist() == [0.5]
+        for _ in source.sample(np.arange(300)):
+            pass
+        assert max(source.numbers) * 8 * 32**3 <= sources.LOOKED_AT
+        assert sum(source.numbers) == 600
+
+    def test_few_are_examples(self, monkeypatch):
+        monkeypatch.setattr(splits, "EXAMPLES", 4 * 32**3 * 20)
+        assert Split(Volumes(300, 32)).examples["x"].shape == (20, 32, 32, 32)
+        monkeypatch.setattr(splits, "EXAMPLES", 1)
+        assert len(Split(Volumes(300, 8)).examples["x"]) == 16
+
+    def test_the_next_batch_alone_is_read_ahead_of_large_ones(self, monkeypatch):
+        monkeypatch.setattr(splits, "MOST_AHEAD", 4 * 16**3 * 10)
+        source = Volumes(300, 16)
+        batches = Split(source).batches(10)
+        next(batches)
+        time.sleep(0.2)
+        assert len(source.numbers) == 2
+        batches.close()
 
 
 PEAK = """

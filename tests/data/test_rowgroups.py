@@ -1,5 +1,7 @@
 """``.parquet`` files read by row groups, against the same tables in memory."""
 
+from pathlib import Path
+
 import numpy as np
 import pandas as pd
 import pytest
@@ -190,7 +192,19 @@ def test_a_file_that_is_changed(path):
     frame.to_parquet(path, row_group_size=50)
     with pytest.raises(DataError, match=r"t\.parquet was written to after it had been opened"):
         data.train.batch(slice(0, 10))
-    assert pv.data.load(path, stream=True).fingerprint != data.fingerprint
+    other = pv.data.load(path, stream=True)
+    assert other.fingerprint != data.fingerprint
+    Path(path).unlink()
+    with pytest.raises(DataError, match=r"t\.parquet cannot be opened .*; leave it where it is"):
+        other.train.batch(slice(0, 10))
+
+
+@pytest.mark.parametrize("frame", [table(0), table()[[]]], ids=["rows", "columns"])
+def test_a_table_of_nothing(frame):
+    frame.to_parquet("empty.parquet", index=False)
+    for stream in (False, True):
+        with pytest.raises(DataError, match="one of each at least"):
+            pv.data.load("empty.parquet", stream=stream)
 
 
 def test_row_groups_that_are_too_large(path, monkeypatch):

@@ -30,7 +30,7 @@ def find_device(device: str) -> torch.device:
     """
     if device == "auto":
         device = "cuda" if torch.cuda.is_available() else "cpu"
-    if device == "cuda" and "LOCAL_RANK" in os.environ:
+    if device == "cuda" and _by_torchrun():
         device = f"cuda:{os.environ['LOCAL_RANK']}"
     mend = "device='cpu' can"
     try:
@@ -44,6 +44,11 @@ def find_device(device: str) -> torch.device:
         if isinstance(error, NotImplementedError | ImportError):
             error = RuntimeError(f"this PyTorch, {torch.__version__}, is built without it")
         raise ConfigError(f"device={device!r} cannot be used ({reason(error)}); {mend}") from error
+
+
+def _by_torchrun() -> bool:
+    """Not where a ``LOCAL_RANK`` alone was left in the environment."""
+    return {"LOCAL_RANK", "WORLD_SIZE"} <= os.environ.keys()
 
 
 def _missing(index: int) -> tuple[str, str]:
@@ -62,7 +67,7 @@ def _missing(index: int) -> tuple[str, str]:
     if index >= number:
         there = "one GPU here, cuda:0" if number == 1 else f"{number} GPUs here, cuda:0 to cuda:{number - 1}"
         mend = "device='cuda:0' can"
-        if "LOCAL_RANK" in os.environ:
+        if _by_torchrun():
             mend += f", and so many processes: torchrun --nproc-per-node {number}"
         return f"there is {there}" if number == 1 else f"there are {there}", mend
     return "", "device='cpu' can"

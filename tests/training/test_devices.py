@@ -32,7 +32,7 @@ def gpus(monkeypatch):
         monkeypatch.setattr(torch.cuda, "mem_get_info", lambda device: (free, 2 * free))
         monkeypatch.setattr(torch.cuda, "memory_reserved", lambda device: 0)
         monkeypatch.setattr(torch.cuda, "memory_allocated", lambda device: 0)
-        for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK"):
+        for name in ("CUDA_VISIBLE_DEVICES", "LOCAL_RANK", "WORLD_SIZE"):
             monkeypatch.delenv(name, raising=False)
 
     return make_up
@@ -69,12 +69,15 @@ def test_each_process_has_a_gpu_of_its_own(gpus, monkeypatch, device, rank, foun
     gpus(2)
     monkeypatch.setenv("LOCAL_RANK", str(rank))
     monkeypatch.setattr(torch, "zeros", lambda shape, device: SimpleNamespace(device=device))
+    assert find_device(device) in (torch.device("cuda"), GPU)  # of a process alone, where that was left
+    monkeypatch.setenv("WORLD_SIZE", "2")
     assert find_device(device) == torch.device(found)
 
 
 def test_more_processes_than_gpus(gpus, monkeypatch):
     gpus(1)
     monkeypatch.setenv("LOCAL_RANK", "1")
+    monkeypatch.setenv("WORLD_SIZE", "2")
     message = r"'cuda:1' cannot be used \(there is one GPU here, cuda:0\); .*torchrun --nproc-per-node 1"
     with pytest.raises(ConfigError, match=message):
         find_device("auto")

@@ -23,8 +23,15 @@ class SemiAmortised(Family):
 
     The model is frozen in the steps. They are taken wherever the guide is run, in training and evaluation,
     as a function of the batch alone: q is a distribution as any other, and each bound a bound. A datum whose
-    ELBO does not rise by them keeps what the encoder emits. Gradients of training stop at the steps, which
-    are constants for the encoder (Kim et al. go through them, to second order).
+    ELBO does not rise by them keeps what the encoder emits.
+
+    **The gradient of training is of first order.** What the steps add is a constant in it,
+
+    .. math:: r_T = h(x) + \mathrm{const}, \qquad \nabla_h = \nabla_r\, \mathrm{ELBO}(x; r)\big|_{r_T},
+
+    so that the encoder is moved by the ELBO's slope at r_T and not at its own answer, and the model by the
+    ELBO's gradient at r_T. Kim et al. differentiate through the steps, to second order, and found that
+    better; Marino et al. learn a network that takes them. Neither is done here.
 
     Each step draws 8 latents per datum: training takes 8 T times the time of decoding, and is not compiled.
 
@@ -36,8 +43,9 @@ class SemiAmortised(Family):
     Raises:
         ValueError: the guide is one of discrete latents.
 
-    Reference: Kim, Wiseman, Miller, Sontag and Rush, 2018, "Semi-amortized variational autoencoders"; Hjelm
-    et al., 2016, "Iterative refinement of the approximate posterior for directed belief networks".
+    Reference: Kim, Wiseman, Miller, Sontag and Rush, 2018, "Semi-amortized variational autoencoders"; Marino,
+    Yue and Mandt, 2018, "Iterative amortized inference"; Hjelm et al., 2016, "Iterative refinement of the
+    approximate posterior for directed belief networks".
     """
 
     @checked

@@ -169,6 +169,32 @@ def test_evaluation(name):
         assert pv.evaluate.elbo(twin, batch) == bound
 
 
+@pytest.mark.usefixtures("double")
+def test_the_gradient_is_of_first_order():
+    """Of the encoder: as if it emitted where the steps lead, what they add being a constant."""
+    vae = make("VAE").double()
+    x = batch_of(vae, 6)["x"].double()
+    eps = torch.randn(6, D)
+    with vae.refining({"x": x}):
+        r = vae.q_z.emit(x)
+        own = dist.Normal(0.0, 1.0).expand([6, D]).to_event(1)
+
+        def elbo(raw):
+            q = vae.q_z.distribution(raw)
+            z = q.base_dist.loc + q.base_dist.scale * eps
+            return (vae.decode(z).log_prob(x) + own.log_prob(z) - q.log_prob(z)).sum()
+
+        parameters = list(vae.q_z.parameters())
+        found = torch.autograd.grad(elbo(r), parameters)
+    raw = r.detach().requires_grad_()
+    (slope,) = torch.autograd.grad(elbo(raw), raw)
+    emitted = vae.q_z.emit(x)
+    assert not torch.allclose(emitted, r)
+    expected = torch.autograd.grad((emitted * slope).sum(), parameters)
+    for ours, theirs in zip(found, expected, strict=True):
+        torch.testing.assert_close(ours, theirs)
+
+
 class TestVAE:
     def test_encode_is_what_the_guide_draws_from(self):
         vae = make("VAE")

@@ -17,7 +17,7 @@ from pyro_vae.bayesian import START, Bayesian
 from pyro_vae.checks import found
 from pyro_vae.constraints import bounds, domain, onto, same_bounds
 from pyro_vae.distributions import centre
-from pyro_vae.families import Family
+from pyro_vae.families import COUNTING, Family, SemiAmortised
 from pyro_vae.families.base import Shape
 from pyro_vae.families.discrete import follow
 from pyro_vae.families.univariate import Univariate
@@ -109,6 +109,11 @@ class Conditional(nn.Module):
         if isinstance(net, Bayesian):
             w = net.take()
             guide = as_guide(net.guide or Normal())
+            if guide.measure == COUNTING or not guide.on_reals or isinstance(guide, SemiAmortised):
+                raise ValueError(
+                    f"guide={guide!r} is no family of latent weights, which are real and not of a datum; "
+                    "take pv.guides.LowRankNormal(5), or leave it out for Normals"
+                )
             self.weights = Conditional(f"{self.site}_weights", guide, tuple(w.shape))
             _start_at(self.weights.family, w, START * net.scale)
 

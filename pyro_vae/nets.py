@@ -113,7 +113,7 @@ def bayesian(net: Net, scale: float | None = None, guide: Any = None, num_data: 
 
     Raises:
         TypeError: ``net`` is no factory.
-        ValueError: the scale or the number is not positive.
+        ValueError: the scale or the number is not positive; or the network's weights are latent already.
 
     Reference: Blundell, Cornebise, Kavukcuoglu and Wierstra, 2015, "Weight uncertainty in neural networks";
     Daxberger and Hernandez-Lobato, 2019, "Bayesian variational autoencoders for unsupervised
@@ -125,9 +125,13 @@ def bayesian(net: Net, scale: float | None = None, guide: Any = None, num_data: 
     torch.Size([354])
     """
     check_factories(net=net)
+    if getattr(net, "make", None) is Bayesian:
+        raise ValueError(f"the weights of net={net!r} are latent already; leave out the outer bayesian")
     for name, value in (("scale", scale), ("num_data", num_data)):
         if value is not None and not (isinstance(value, int | float) and 0 < value < math.inf):
             raise ValueError(f"{name}={value!r} must be a positive number; leave it out for the usual one")
+    if num_data is not None and num_data != int(num_data):
+        raise ValueError(f"num_data={num_data!r} must be a whole number; leave it out, pv.fit knows it")
     given = {"scale": scale, "guide": guide, "num_data": num_data}
     told = "".join(f", {name}={value!r}" for name, value in given.items() if value is not None)
     return Factory(f"bayesian({net!r}{told})", Bayesian, net=net, **given)
@@ -191,6 +195,11 @@ def check_factories(**factories: Any) -> None:
             raise ValueError(
                 f"{name}={factory!r} is a network of the guide, and the model, which has the prior of latent "
                 f"weights, does not run it; {name}={factory.options['net']!r}, and decoder={factory!r}"
+            )
+        if name == "transition" and getattr(factory, "make", None) is Bayesian:
+            raise ValueError(
+                f"{name}={factory!r} is a part of the prior, whose weights are no latents; "
+                f"{name}={factory.options['net']!r}, and decoder={factory!r}"
             )
 
 

@@ -247,6 +247,14 @@ BAYESIAN: dict[str, Callable[[], pv.Program]] = {
     "SemiSupervisedVAE-bayesian": lambda: pv.SemiSupervisedVAE(
         EVENT_SHAPE, num_classes=3, latent_dim=D, classifier=pv.nets.mlp(8), **LATENT_WEIGHTS
     ),
+    "SequentialVAE-bayesian": lambda: pv.SequentialVAE(
+        EVENT_SHAPE,
+        D,
+        transition=pv.nets.gated(4),
+        likelihood=pv.likelihoods.Bernoulli(),
+        encoder=pv.nets.recurrent(8),
+        decoder=pv.nets.bayesian(pv.nets.mlp(8)),
+    ),
 }
 """Those whose decoder has latent weights, which have tests of their own in ``test_bayesian.py``."""
 

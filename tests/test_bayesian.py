@@ -316,6 +316,27 @@ class TestVAE:
             with pytest.raises(ValueError, match="are latent, drawn anew for each density"):
                 ask()
 
+    @pytest.mark.parametrize(
+        "guide",
+        [pv.guides.Discrete(), dist.Gamma, pv.guides.Dirichlet(), pv.guides.SemiAmortised()],
+        ids=["discrete", "positive", "simplex", "steps"],
+    )
+    def test_guides_that_are_none_of_weights_are_refused(self, guide):
+        decoder = pv.nets.bayesian(pv.nets.mlp(3), guide=guide)
+        with pytest.raises(
+            ValueError, match="is no family of latent weights, which are real and not of a da"
+        ):
+            pv.VAE((4,), 2, encoder=pv.nets.mlp(), decoder=decoder)
+
+    def test_wrong_arguments_are_refused(self):
+        latent = pv.nets.bayesian(pv.nets.mlp(3))
+        with pytest.raises(ValueError, match=r"num_data=2\.5 must be a whole number; leave it out"):
+            pv.nets.bayesian(pv.nets.mlp(3), num_data=2.5)
+        with pytest.raises(ValueError, match="are latent already; leave out the outer bayesian"):
+            pv.nets.bayesian(latent)
+        with pytest.raises(ValueError, match=r"transition=bayesian.* is a part of the prior"):
+            pv.SequentialVAE((4, 2), 2, transition=latent)
+
     def test_several_processes_are_refused(self):
         vae, x = make("VAE-bayesian"), torch.ones(8, 2, 3)
         data = pv.data.load(x, validation=0, test=0)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import functools
+import math
 from typing import Any, cast
 
 import torch
@@ -10,6 +11,7 @@ from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import nets
+from pyro_vae.bayesian import Bayesian
 from pyro_vae.conditional import Conditional
 from pyro_vae.data import Split
 from pyro_vae.data.source import statistics
@@ -110,9 +112,13 @@ class SequentialVAE(Program):
         super().__init__()
         x, (state,) = check_shape("SequentialVAE", event_shape, latent_dim)
         if len(x) != 2:
+            mend = (
+                f"of one value at each step give x[..., None], and pv.SequentialVAE(({x[0]}, 1), ...)"
+                if len(x) == 1
+                else f"give x.flatten(2), and pv.SequentialVAE({x[0], math.prod(x[1:])}, ...)"
+            )
             raise ValueError(
-                f"event_shape={x} is no (T, D), the number of steps and of values at each; of one value at "
-                f"each step give x[..., None], and pv.SequentialVAE(({x[0]}, 1), ...)"
+                f"event_shape={x} is no (T, D), the number of steps and of values at each; {mend}"
             )
         nets.check_factories(transition=transition, encoder=encoder, decoder=decoder)
         first, family = as_prior(prior), as_likelihood(likelihood)
@@ -138,8 +144,7 @@ class SequentialVAE(Program):
         self.q_z = Conditional(
             "z", as_guide(guide), z, (Sequence("x", x),), encoder, support=self.p_z.support
         )
-        each = functools.partial(EachStep, net=decoder)
-        self.p_x = Conditional("x", Steps(family), x, (Latent("z", z),), each)
+        self.p_x = Conditional("x", Steps(family), x, (Latent("z", z),), _at_each_step(decoder))
 
     def model(self, batch: Any) -> Tensor:
         """The generative story: z_1 ~ p(z_1), z_t ~ p(z_t | z_{t-1}), x_t ~ p(x_t | z_t)."""
@@ -169,3 +174,11 @@ class SequentialVAE(Program):
         later = x.isnan().all(-1).flip(-1).to(torch.int8).cumprod(-1).flip(-1).bool()
         # In training no step beyond is seen by anything: none is drawn, one after the other.
         return Continued(q, cast(ChainOf, self.p_z()), ~later, follows=not self.training)
+
+
+def _at_each_step(decoder: Any) -> Any:
+    """A factory of the decoder of all steps; weights that are latent are those of all steps, too."""
+    if getattr(decoder, "make", None) is not Bayesian:
+        return functools.partial(EachStep, net=decoder)
+    inner = functools.partial(EachStep, net=decoder.options["net"])
+    return functools.partial(Bayesian, **(decoder.options | {"net": inner}))

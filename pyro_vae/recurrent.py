@@ -27,7 +27,8 @@ class Recurrent(nn.Module):
 
     Args:
         in_shape: ``(T, D)``, or ``(2, T, D)`` of values and a mask.
-        out_shape: ``(k T, P)``, as families want it: k numbers for each of P at each step.
+        out_shape: ``(k T, P)``, as families want it: k numbers for each of P at each step; or ``(P,)``, of
+            the whole sequence, from h at both of its ends.
         hidden_dim: number of elements of h.
         num_layers: how often the sequence is read.
         cell: ``"minimal"`` or ``"gru"``.
@@ -51,28 +52,30 @@ class Recurrent(nn.Module):
     ):
         super().__init__()
         length = in_shape[-2] if len(in_shape) in (2, 3) and isinstance(in_shape[0], int) else 0
-        if not length or out_shape[0] % length:
+        self.whole = len(out_shape) == 1
+        if not length or (out_shape[0] % length and not self.whole):
             raise ValueError(
                 "nets.recurrent reads a sequence (T, D) and emits (k T, P), but was given "
-                f"in_shape={in_shape}, out_shape={out_shape}; it is the encoder of a pv.SequentialVAE, and "
-                "other models take pv.nets.mlp(400)"
+                f"in_shape={in_shape}, out_shape={out_shape}; of other data take pv.nets.mlp(400)"
             )
         self.length, self.out_shape, self.cell, self.direction = length, out_shape, cell, direction
         ways = 2 if direction == "both" else 1
         dim = math.prod(in_shape) // length
-        seen = dim + ways * hidden_dim
+        seen = 2 * ways * hidden_dim if self.whole else dim + ways * hidden_dim
         if cell == "gru":
             self.gru = nn.GRU(dim, hidden_dim, num_layers, batch_first=True, bidirectional=ways == 2)
         else:
             dims = [dim] + [ways * hidden_dim] * (num_layers - 1)
             self.layers = nn.ModuleList(nn.Linear(d, 2 * ways * hidden_dim) for d in dims)
-        width = math.prod(out_shape) // length
+        width = math.prod(out_shape) // (1 if self.whole else length)
         self.last = nn.Sequential(nn.Linear(seen, hidden_dim), nn.SiLU(), nn.Linear(hidden_dim, width))
 
     def forward(self, x: Tensor) -> Tensor:
         steps = x if x.dim() == 3 else x.movedim(-3, -2).flatten(-2)
         h = self._turned(self._read(self._turned(steps)))
-        y: Tensor = self.last(torch.cat([steps, h], -1))
+        y: Tensor = self.last(torch.cat([h[:, 0], h[:, -1]] if self.whole else [steps, h], -1))
+        if self.whole:
+            return y
         k, width = self.out_shape[0] // self.length, math.prod(self.out_shape[1:])
         return y.unflatten(-1, (k, width)).transpose(1, 2).reshape(len(x), *self.out_shape)
 

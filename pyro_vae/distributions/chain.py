@@ -219,7 +219,7 @@ class Driven(TorchDistribution):
         at = -len(self.event_shape)
         first = self.start.to(value).expand_as(value.select(at, 0)).unsqueeze(at)
         before = torch.cat([first, value.narrow(at, 0, self.event_shape[0] - 1)], at)
-        return cast(Tensor, self.transition(before, self.inputs).log_prob(value))
+        return self.transition(before, self.inputs).log_prob(value)
 
     def log_prob(self, value: Tensor) -> Tensor:
         return self.log_steps(value).sum(-1)

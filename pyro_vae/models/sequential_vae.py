@@ -71,9 +71,10 @@ class SequentialVAE(Program):
             (129, 88), latent_dim=100, likelihood=pv.likelihoods.Bernoulli(),
             transition=pv.nets.gated(200), decoder=pv.nets.mlp(100, 100, activation=nn.ReLU),
             encoder=pv.nets.recurrent(600, num_layers=1, cell="gru"),
+            guide=pv.guides.Structured(features=600),
         )
 
-    There the mean of q(z_t | z_{t-1}, x) is not linear in z_{t-1}, as it is here.
+    Warm up the KL, ``pv.fit(..., warmup_epochs=...)``, as the paper does: states are else soon given up.
 
     Args:
         event_shape: ``(T, D)``: number of steps, of values at each.
@@ -81,8 +82,8 @@ class SequentialVAE(Program):
         transition: factory of the network from z_{t-1} to the parameters of z_t, of independent Normals.
         prior: p(z_1), over the reals, as in ``pv.VAE``.
         likelihood: p(x_t | z_t), as in ``pv.VAE``; all that is learned of it is the same at all steps.
-        guide: the family of q(z | x), over ``(T, L)``: ``pv.guides.Markov()``; or ``pv.guides.Normal()``, in
-            which steps are independent.
+        guide: the family of q(z | x), over ``(T, L)``: ``pv.guides.Markov()``; ``pv.guides.Structured()``, by
+            any network of the state before; or ``pv.guides.Normal()``, in which steps are independent.
         encoder: factory of the network from x to the guide's parameters at all steps.
         decoder: factory of the network from z_t to the likelihood's parameters.
 

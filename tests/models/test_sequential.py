@@ -258,6 +258,23 @@ def test_the_encoder_reads_in_its_direction(cell, direction):
     assert reached.int().tolist() == expected
 
 
+@pytest.mark.parametrize("direction", ["backward", "forward", "both"])
+def test_the_encoder_reads_the_whole(direction):
+    """Where what is wanted is no sequence, all of it depends on all steps."""
+    net = pv.nets.recurrent(3, num_layers=2, direction=direction)((2, T, D), (7,))
+    x = torch.randn(3, 2, T, D, requires_grad=True)
+    y = net(x)
+    assert y.shape == (3, 7)
+    for column in y.unbind(1):
+        (slope,) = torch.autograd.grad(column.sum(), x, retain_graph=True)
+        assert (slope.abs().sum((1, 3)) > 0).all()
+    for vae in (
+        pv.VAE((T, D), 2, encoder=pv.nets.recurrent(3, direction=direction)),
+        pv.SequentialVAE((T, D), 2, guide=pv.guides.MixtureOfNormals(2), encoder=pv.nets.recurrent(3)),
+    ):
+        assert log_weights(vae, torch.zeros(2, T, D), 3).isfinite().all()
+
+
 def test_the_minimal_cell_is_its_recurrence():
     net = pv.nets.recurrent(3, num_layers=1)((T, D), (T, 1))
     x = torch.randn(1, T, D)
@@ -370,6 +387,8 @@ def test_its_story_is_told():
 def test_what_is_no_sequence_is_refused():
     with pytest.raises(ValueError, match=r"pv.SequentialVAE\(\(20, 1\), ...\)"):
         pv.SequentialVAE((20,), 2)
+    with pytest.raises(ValueError, match=r"give x.flatten\(2\), and pv.SequentialVAE\(\(20, 6\), ...\)"):
+        pv.SequentialVAE((20, 2, 3), 2)
     with pytest.raises(ValueError, match="of the first state"):
         pv.SequentialVAE((20, 1), 2, prior=pyro.distributions.Gamma(2.0, 1.0))
     with pytest.raises(ValueError, match="reads a sequence"):

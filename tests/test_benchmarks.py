@@ -184,3 +184,15 @@ def test_records_are_tabled(monkeypatch, tmp_path, capsys):
     records.main()
     (row,) = re.findall(r"^\| gated.*", capsys.readouterr().out, re.MULTILINE)
     assert re.search(r"\| 82\.43 .* \| \d+\.\d\d ± \d+\.\d\d \| 1 \| \d+ \|", row)
+
+
+def test_codes_cost_less_given_those_before(monkeypatch):
+    """A code that repeats the one before it costs nothing more; one that knows nothing of it, all of it."""
+    monkeypatch.syspath_prepend(BENCHMARKS)
+    following = importlib.import_module("codes").following
+    torch.manual_seed(0)
+    one, other = torch.randint(8, (2, 3000))
+    alike = torch.zeros(2, 8).log_softmax(-1)
+    for second, expected in ((one, torch.tensor(8.0).log()), (other, 2 * torch.tensor(8.0).log())):
+        parts = torch.stack([one, second], 1).split([2000, 500, 500])
+        assert following(alike, *parts) == pytest.approx(expected.item(), abs=0.05)

@@ -12,6 +12,7 @@ the weights that are updated by it.
 
 from __future__ import annotations
 
+import atexit
 import contextlib
 import dataclasses
 import datetime
@@ -42,9 +43,11 @@ _GROUPS = itertools.count()
 _STORES: dict[tuple[str, ...], Any] = {}
 """Where processes meet, by what the environment says of it. It outlives their groups: one of the others may
 already wait there for the next."""
+atexit.register(_STORES.clear)  # which ends the thread of one that this process serves
 
 _PATIENT: list[Any] = []
-"""PyTorch's group in which to wait for the first process, while ``joined`` keeps one."""
+"""PyTorch's group in which to wait for the first process, while ``joined`` keeps one. Nothing else does, so
+that its threads end where it ends."""
 
 TIMEOUT = datetime.timedelta(minutes=30)
 """How long a process waits for the others, where one of them does not end but hangs."""
@@ -68,11 +71,10 @@ class Group:
     Args:
         rank: number of this one, from 0.
         size: how many there are, R.
-        patient: PyTorch's group of them in which to wait for the first; None for its default.
     """
 
-    def __init__(self, rank: int, size: int, patient: Any = None):
-        self.rank, self.size, self.patient = rank, size, patient
+    def __init__(self, rank: int, size: int):
+        self.rank, self.size = rank, size
 
     def share(self, number: int) -> slice:
         """Which of so many data are this process's: as many as the others', or one more or less.
@@ -115,7 +117,7 @@ class Group:
             except Exception as error:
                 raised, found[1] = error, _sent(error)
         with _answering():
-            dist.broadcast_object_list(found, 0, self.patient)
+            dist.broadcast_object_list(found, 0, *_PATIENT)
         if raised is not None or found[1] is not None:
             raise raised or found[1]
         return cast(T, found[0])
@@ -245,7 +247,7 @@ def joined() -> Iterator[Group]:
     import torch.distributed as dist
 
     if dist.is_available() and dist.is_initialized():
-        yield Group(dist.get_rank(), dist.get_world_size(), *_PATIENT)
+        yield Group(dist.get_rank(), dist.get_world_size())
         return
     told = _told()
     if not told:
@@ -268,7 +270,7 @@ def joined() -> Iterator[Group]:
         dist.init_process_group(backend, store=store, rank=rank, world_size=size, timeout=TIMEOUT)
         _PATIENT.append(dist.new_group(backend="gloo", timeout=FIRST))
     try:
-        yield Group(rank, size, *_PATIENT)
+        yield Group(rank, size)
     finally:
         _PATIENT.clear()
         dist.destroy_process_group()  # and so others who wait for this one no longer do

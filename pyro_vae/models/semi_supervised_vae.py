@@ -5,17 +5,17 @@ from __future__ import annotations
 import math
 import warnings
 from collections.abc import Mapping
-from typing import Any, Literal
+from typing import Any, Literal, cast
 
 import pyro
 import pyro.distributions as dist
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from torch.distributions import Distribution
 from torch.nn.functional import normalize
 
 from pyro_vae import nets
-from pyro_vae.checks import Levels, NotNegative, check
+from pyro_vae.checks import Levels, NotNegative, Whole, check
 from pyro_vae.conditional import Conditional
 from pyro_vae.data import Split
 from pyro_vae.data.columns import Columns
@@ -25,6 +25,7 @@ from pyro_vae.families.named import Normal
 from pyro_vae.guides import as_guide
 from pyro_vae.likelihoods import Bernoulli, ByName, Likelihood
 from pyro_vae.models.parts import as_rows, check_shape, refuse_encoding, see, start_guide
+from pyro_vae.models.vae import VAE
 from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import DataWarning, Program
@@ -45,16 +46,21 @@ class SemiSupervisedVAE(Program):
 
     Labels teach q(y|x), which the ELBO of labelled data does not contain, by a further term of training,
 
-    .. math:: \alpha \Big( \frac{N}{N_y} \sum_{n:\, y_n \text{ known}} \log q(y_n \mid x_n)
-        - \sum_n \max_{\|r\| \le \epsilon} \mathrm{KL}\big(q(y \mid x_n) \,\|\, q(y \mid x_n + r)\big) \Big)
+    .. math:: \alpha \Big( \frac{N}{N_y} \sum_{n:\, y_n \text{ known}} \log q(y_n \mid x_n) - \sum_n
+        \Big[ \max_{\|r\| \le \epsilon} \mathrm{KL}\big(q(y \mid x_n) \,\|\, q(y \mid x_n + r)\big)
+        + \mathrm{H}\big(q(y \mid x_n)\big) \Big] \Big)
 
     with N_y of the N training data labelled: ``alpha`` nats per datum for each nat of the classifier's mean
     loss, however few labels there are. It is a factor of the guide in training mode, and of no ELBO that is
     reported. Without it the classes that q(y|x) finds need not be those of the labels. Its second part asks
-    that x may be moved a little, in the worst direction, and keep its class: of few labels a classifier would
-    else learn the very data that have one, and the bounds between classes may go anywhere, where this moves
-    them to where there are no data. (The direction is found by one step of the power method; the q that is
-    held against has no gradient.)
+    that x may be moved a little, in the worst direction, and keep its class, and that each have one: of few
+    labels a classifier would else learn the very data that have one, and the bounds between classes may go
+    anywhere, where this moves them to where there are no data. (The direction is found by one step of the
+    power method; the q that is held against has no gradient.)
+
+    With ``features`` the classifier does not see x but so many latents of a VAE of x alone, the paper's M1
+    below M2: r then goes along what varies in the data, not along pixels. Train that VAE first:
+    ``pv.fit(vae.features, data)``, then ``pv.fit(vae, data)``, in which it stays as it is.
 
     Args:
         event_shape: shape of one datum, such as (1, 28, 28), or the columns of a table.
@@ -62,7 +68,10 @@ class SemiSupervisedVAE(Program):
         latent_dim: D, the number of latents z per datum.
         alpha: weight of the classifier's loss; 0 for none. (The paper's 0.1 N is 0.1 here.)
         radius: epsilon, how far x is moved, in standard deviations as the classifier sees them, root mean
-            square over its elements; 0 for no such part.
+            square over its elements; 0 for no such part, nor the entropy. By default 0.25 of x, and 0.15
+            of features, some of which tell nothing of x and do not count.
+        features: number of latents of a VAE of x alone, with the likelihood, encoder and decoder given here,
+            that the classifier sees in place of x; 0: it sees x.
         prior: p(z), as in ``pv.VAE``.
         likelihood: p(x|z, y), likewise.
         guide: the family of q(z|x, y), likewise.
@@ -72,10 +81,12 @@ class SemiSupervisedVAE(Program):
         decoder: factory of the network from z and y, likewise.
 
     Raises:
-        ValueError: the shapes are empty, or the parts do not fit together.
+        ValueError: the shapes are empty, or the parts do not fit together; in ``pv.fit``, that ``features``
+            was not trained.
 
     Reference: Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep generative
-    models"; Miyato, Maeda, Koyama and Ishii, 2018, "Virtual adversarial training".
+    models"; Miyato, Maeda, Koyama and Ishii, 2018, "Virtual adversarial training" (VAT+EntMin);
+    Grandvalet and Bengio, 2005, "Semi-supervised learning by entropy minimization".
 
     >>> vae = SemiSupervisedVAE((64,), num_classes=10, latent_dim=2)
     >>> vae.classify(torch.rand(5, 64)).shape
@@ -91,7 +102,8 @@ class SemiSupervisedVAE(Program):
         num_classes: Levels = 10,
         latent_dim: int = 10,
         alpha: NotNegative = 10.0,
-        radius: NotNegative = 0.25,
+        radius: NotNegative | None = None,
+        features: Whole = 0,
         prior: Family | Distribution = StandardNormal(),
         likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
         guide: Family | Of | type[Distribution] = Normal(),
@@ -105,13 +117,16 @@ class SemiSupervisedVAE(Program):
         nets.check_factories(classifier=classifier, encoder=encoder, decoder=decoder)
         k = check("num_classes", num_classes, Levels)
         self.alpha = check("alpha", alpha, NotNegative)
-        self.radius = check("radius", radius, NotNegative)
+        number = check("features", features, Whole)
+        default = 0.15 if number else 0.25
+        self.radius = default if radius is None else check("radius", radius, NotNegative)
         self.options = {
             "event_shape": self.columns or x,
             "num_classes": k,
             "latent_dim": z[0],
             "alpha": self.alpha,
             "radius": self.radius,
+            "features": number,
             "prior": prior,
             "likelihood": family,
             "guide": as_guide(guide),
@@ -125,13 +140,22 @@ class SemiSupervisedVAE(Program):
         self.p_y = Conditional("y", Fixed(dist.Categorical(logits=torch.zeros(k))), ())
         self.p_z = Conditional("z", as_prior(prior), z)
         refuse_encoding("SemiSupervisedVAE", self.p_z.family)
-        saw = see(x, self.columns)
-        self.q_y = Conditional("y_unobserved", LabelFamily(k), (), (saw,), classifier)
+        seen: Any = see(x, self.columns)
+        if number:
+            of_x = VAE(self.columns or x, number, likelihood=family, encoder=encoder, decoder=decoder)
+            seen = Encoded(of_x)
+        self.q_y = Conditional("y_unobserved", LabelFamily(k), (), (seen,), classifier)
         saw = see(x, self.columns)
         self.q_z = Conditional(
             "z", as_guide(guide), z, (saw, Label("y", k)), encoder, support=self.p_z.support
         )
         self.p_x = Conditional("x", family, x, (Latent("z", z), Label("y", k)), decoder)
+
+    @property
+    def features(self) -> VAE | None:
+        """The VAE whose latents the classifier sees, to be trained first; None where it sees x."""
+        (seen,) = self.q_y.seen
+        return cast(Any, seen).vae if isinstance(seen, Encoded) else None
 
     def model(self, batch: Any) -> Tensor:
         """The generative story: y ~ p(y), z ~ p(z), x ~ p(x|z, y)."""
@@ -152,7 +176,7 @@ class SemiSupervisedVAE(Program):
                 log_q = q_y.log_prob(label.nan_to_num(0.0)).where(~label.isnan(), 0.0)
                 loss = -log_q / self.labelled
                 if self.radius:
-                    loss = loss + self._roughness(batch["x"], q_y.logits)
+                    loss = loss + self._roughness(batch["x"], q_y.logits) + q_y.entropy()
                 # A guide's log-density is taken off the ELBO.
                 pyro.factor("classified", self.alpha * loss, has_rsample=True)
             q: Any = certain(q_y, label)
@@ -199,6 +223,13 @@ class SemiSupervisedVAE(Program):
         return probabilities
 
     def initialize(self, data: Split) -> None:
+        if self.features is not None:
+            if not self.features.initialized:
+                raise ValueError(
+                    f"features={self.features.latent_dim}: the VAE whose latents the classifier sees is "
+                    "trained before the rest: pv.fit(vae.features, data), then pv.fit(vae, data)"
+                )
+            self.features.requires_grad_(False)
         super().initialize(data)
         start_guide(self.q_z, self.p_z)
         known = 1 - data.missing("y")
@@ -217,7 +248,8 @@ class SemiSupervisedVAE(Program):
         weight = f"{self.alpha:g}" + f" / {self.labelled.item():.3g}" * bool(self.labelled < 1)
         told = f"training adds {weight} log q(y|x) of each datum with a label"
         if self.alpha and self.radius:
-            told += f" less {self.alpha:g} KL(q(y|x) || q(y|x + r)) of each, |r| = {self.radius:g}"
+            rough = "KL(q(y|x) || q(y|x + r)) + H(q(y|x))"
+            told += f" less {self.alpha:g} ({rough}) of each, |r| = {self.radius:g}"
         return (f"{told}, which no ELBO reports",)
 
     def _labels(self, batch: Mapping[str, Tensor]) -> Tensor:
@@ -225,6 +257,24 @@ class SemiSupervisedVAE(Program):
         if "y" in batch:
             return batch["y"].to(batch["x"].dtype)
         return batch["x"].new_full((len(batch["x"]),), torch.nan)
+
+
+class Encoded(nn.Module):
+    """How the classifier sees x: as latents of a VAE of x alone, drawn in training, else the mean of q(z|x).
+
+    Args:
+        vae: trained before, which learns nothing here.
+    """
+
+    def __init__(self, vae: VAE):
+        super().__init__()
+        self.vae, self.site, self.event_shape, self.shape = vae, "x", vae.event_shape, (vae.latent_dim,)
+
+    def forward(self, x: Tensor) -> Tensor:
+        with torch.no_grad():
+            q = self.vae.encode(x)
+            z: Tensor = q.sample() if self.training else q.mean
+        return z
 
 
 def certain(p: Any, label: Tensor) -> Distribution:

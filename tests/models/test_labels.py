@@ -49,7 +49,7 @@ def test_worst_direction_of_a_linear_classifier_of_two_classes():
 
 @pytest.mark.usefixtures("double")
 def test_radius_is_a_term_of_training_alone():
-    """Alpha times the divergence, summed over data, with and without a label; and no report has it."""
+    """Alpha times the divergence and the entropy, summed over all data; and no report has it."""
     batch = {"x": build()[1], "y": torch.tensor([0.0, math.nan, 2.0, math.nan, math.nan, 1.0])}
     found, reports, plain = {}, {}, {}
     for radius in (0.0, 0.4):
@@ -57,7 +57,8 @@ def test_radius_is_a_term_of_training_alone():
         vae._roughness = lambda x, logits: torch.arange(6.0) + 0 * logits[:, 0]  # without noise of its own
         found[radius], plain[radius] = loss(vae.train(), batch), loss(vae.eval(), batch)
         reports[radius] = pv.evaluate.elbo(vae.train(), batch, num_samples=2)
-    assert found[0.4] - found[0.0] == pytest.approx(2.0 * 15)
+    q = vae.classify(batch["x"])
+    assert found[0.4] - found[0.0] == pytest.approx(2.0 * (15 - (q * q.log()).sum().item()))
     assert plain[0.4] == plain[0.0]
     assert reports[0.4] == reports[0.0]
 
@@ -76,11 +77,76 @@ def test_what_is_held_against_has_no_gradient():
 
 
 def test_told():
-    assert "less 10 KL(q(y|x) || q(y|x + r)) of each, |r| = 0.25" in build()[0].explain()
+    assert "less 10 (KL(q(y|x) || q(y|x + r)) + H(q(y|x))) of each, |r| = 0.25" in build()[0].explain()
     assert "KL(q(y|x) ||" not in build(radius=0.0)[0].explain()
     assert "KL(q(y|x) ||" not in build(alpha=0.0)[0].explain()
     with pytest.raises(pv.checks.ConfigError, match="radius=-1"):
         build(radius=-1.0)
+
+
+def _labelled():
+    digits = pv.data.load("digits", binarize="threshold").train
+    y = digits.labels[:300].clone().double()
+    y[40:] = math.nan
+    return pv.data.load({"x": digits[:300], "y": y.float()}, validation=0.1, test=0.0)
+
+
+def _on_features(**options):
+    torch.manual_seed(0)
+    small = dict.fromkeys(("classifier", "encoder", "decoder"), pv.nets.mlp(16))
+    options = {"features": 3} | small | options
+    return pv.SemiSupervisedVAE((1, 8, 8), latent_dim=2, **options)
+
+
+class TestFeatures:
+    """The classifier sees latents of a VAE of x alone, which is trained before, and then stays."""
+
+    def test_not_trained(self):
+        with pytest.raises(
+            ValueError, match=r"features=3: .* pv.fit\(vae.features, data\), then pv.fit\(vae"
+        ):
+            pv.fit(_on_features(), _labelled(), epochs=1, progress=False)
+        with pytest.raises(pv.checks.ConfigError, match="features=-1"):
+            _on_features(features=-1)
+        assert _on_features(features=0).features is None
+
+    def test_trained_before_and_kept(self, tmp_path):
+        vae, data = _on_features(), _labelled()
+        pv.fit(vae.features, data, epochs=2, progress=False)
+        before = {name: value.clone() for name, value in vae.features.state_dict().items()}
+        start = vae.q_y.net.layers[0].weight.clone()
+        pv.fit(vae, data, epochs=2, progress=False, folder=tmp_path / "run")
+        for name, value in vae.features.state_dict().items():
+            torch.testing.assert_close(value, before[name], rtol=0.0, atol=0.0)
+        assert not torch.equal(vae.q_y.net.layers[0].weight, start)
+        x = data.train[:5]["x"] if isinstance(data.train[:5], dict) else data.train[:5]
+        z = vae.features.encode(x).mean
+        torch.testing.assert_close(vae.classify(x), vae.q_y.net(z).softmax(1))
+        again = pv.load(tmp_path / "run")
+        torch.testing.assert_close(again.classify(x), vae.classify(x), rtol=0.0, atol=0.0)
+        assert again.options["features"] == 3
+
+    def test_draws_in_training_alone(self):
+        vae, x = _on_features(), torch.rand(4, 1, 8, 8).round()
+        (seen,) = vae.q_y.seen
+        assert torch.equal(seen.eval()(x), seen(x))
+        assert not torch.equal(seen.train()(x), seen(x))
+        assert not seen(x).requires_grad
+
+    @pytest.mark.usefixtures("double")
+    def test_radius_is_of_the_latents(self):
+        """Of features that are one point, which r leaves: |r| = radius sqrt(3) along a linear classifier."""
+        line = pv.nets.mlp()
+        vae = _on_features(num_classes=2, classifier=line, radius=0.2).eval()
+        x = torch.rand(50, 1, 8, 8).round()
+        logits, weight = vae.q_y(x).logits, vae.q_y.net.layers[0].weight
+        steepest = (weight[1] - weight[0]) / (weight[1] - weight[0]).norm() * 0.2 * 3**0.5
+        ways = []
+        for r in (steepest, -steepest):
+            moved = vae.q_y.net(vae.features.encode(x).mean + r).log_softmax(1)
+            ways.append((logits.exp() * (logits - moved)).sum(1))
+        found = vae._roughness(x, logits)
+        torch.testing.assert_close(torch.stack(ways).sub(found).abs().min(0).values, torch.zeros(50), **EXACT)
 
 
 @pytest.mark.usefixtures("double")

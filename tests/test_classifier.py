@@ -3,6 +3,7 @@
 import pickle
 
 import numpy as np
+import pandas as pd
 import pytest
 import torch
 from sklearn.base import clone
@@ -136,6 +137,44 @@ def test_what_will_not_do_is_refused():
         VAEClassifier(alpha=-1.0).fit(x, np.arange(20) % 2)
     two = VAEClassifier(**TINY).fit(x, np.where(np.arange(20) % 2, 1, -1))
     assert two.classes_.tolist() == [-1, 1]
+
+
+def numbers(y):
+    """The classes of some labels, and their numbers, as ``fit`` finds them."""
+    model = VAEClassifier()
+    codes = model._codes(np.asarray(y)).tolist()
+    return model.classes_.tolist(), [None if np.isnan(code) else int(code) for code in codes]
+
+
+@pytest.mark.parametrize("labels", [["b", "a"], [True, False], [5, 3], [np.int64(-3), np.int64(-5)]])
+def test_labels_that_are_objects_beside_the_number(labels):
+    one, other = labels
+    classes, codes = numbers(np.array([one, -1, other, -1], dtype=object))
+    assert classes == [other, one]
+    assert codes == [1, None, 0, None]
+
+
+def test_labels_that_are_missing_are_told_what_to_be():
+    x = np.random.default_rng(0).normal(size=(4, 2))
+    for hole in (None, np.nan, pd.NA):
+        y = pd.Series(["a", "b", hole, "a"])
+        for labels in (y, y.astype("category"), y.astype("string"), y.to_numpy(dtype=object)):
+            with pytest.raises(ValueError, match=r"is -1 here: np.where\(pandas.isna\(y\), -1, y\)"):
+                VAEClassifier(**TINY).fit(x, labels)
+        mended = np.where(pd.isna(y), -1, y)
+        assert numbers(mended) == (["a", "b"], [0, 1, None, 0])
+
+
+def test_texts_that_hold_the_number_as_a_text():
+    """NumPy makes them of names and -1; where they are two classes, they may be meant."""
+    known = np.array([True, True, False])
+    names = np.array(["a", "b", "c"])
+    with pytest.raises(ValueError, match="'-1' among them would be a class"):
+        numbers(np.array(["a", "b", "c", -1]))
+    assert numbers(np.where(known, names.astype(object), -1)) == (["a", "b"], [0, 1, None])
+    assert numbers(["-1", "1", "1"]) == (["-1", "1"], [0, 1, 1])
+    with pytest.raises(ValueError, match="one class, or none"):
+        numbers(np.array(["a", -1, "a"], dtype=object))
 
 
 @pytest.mark.slow

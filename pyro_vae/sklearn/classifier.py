@@ -52,7 +52,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         hidden_dims: widths of the hidden layers of all networks.
         alpha: weight of the classifier's loss.
         radius: how far a row may be moved and is to keep its class, in standard deviations of the columns,
-            root mean square over them.
+            root mean square over them; 0: rows without a label need not have a clear one.
         epochs: passes over the rows.
         max_steps: gradient steps, though they be fewer passes.
         batch_size: rows per step.
@@ -67,7 +67,8 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         feature_names_in_: their names, where they have any.
 
     Raises:
-        ValueError: as scikit-learn has it; or y has one class, or no column of X varies.
+        ValueError: as scikit-learn has it; or y has one class, or labels that are None or NA, or texts among
+            which is "-1"; or no column of X varies.
         ConfigError: an argument will not do.
 
     Reference: Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep generative
@@ -111,6 +112,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     def fit(self, X: Any, y: Any) -> VAEClassifier:
         """Trains on the rows of X ``[N, n_features]`` and their classes y ``[N]``, -1 where not known."""
         fine = check_all(type(self).__init__, self.get_params(deep=False))
+        _refuse_missing(y)
         x, y = validate_data(self, X, y, **_NUMBERS, ensure_min_samples=2)
         codes = self._codes(y)
         known = x[~np.isnan(x)]
@@ -145,9 +147,18 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     def _codes(self, y: np.ndarray) -> Tensor:
         """The number of each row's class, NaN where it is not known, ``[N]``."""
         known = np.array([label != UNKNOWN for label in y.tolist()])
+        plain = np.array(y[known].tolist()) if y.dtype == object and all(map(np.isscalar, y)) else y
+        if plain.dtype.kind in "biu" and y.dtype == object:  # as which scikit-learn refuses them
+            y = np.full(len(y), UNKNOWN if plain.dtype.kind == "i" else 0, plain.dtype)
+            y[known] = plain
         check_classification_targets(y[known] if known.any() else y)
         classes = np.unique(y[known])
-        if len(classes) == 1 and not known.all():
+        if len(classes) > 2 and str(UNKNOWN) in classes.tolist():
+            raise ValueError(
+                "y is of texts, and '-1' among them would be a class; where there is no label give the "
+                "number: np.where(known, names.astype(object), -1)"
+            )
+        if len(classes) == 1 and not known.all() and y.dtype != object:
             known, classes = np.ones(len(y), bool), np.unique(y)
         if len(classes) < 2:
             raise ValueError(
@@ -212,6 +223,20 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         except Interrupted:  # which tells how to keep a run
             raise KeyboardInterrupt from None
         return vae.double()
+
+
+def _refuse_missing(y: Any) -> None:
+    """Refuses labels that are None, NaN or NA, where scikit-learn has -1.
+
+    Raises:
+        ValueError: telling what to give in their place.
+    """
+    labels = np.asarray(y, dtype=object) if np.ndim(y) == 1 else np.empty(0, object)
+    if any(label is None or type(label).__name__ == "NAType" or label != label for label in labels):
+        raise ValueError(
+            "Input y contains NaN, None or NA; a label that is not known is -1 here: "
+            "np.where(pandas.isna(y), -1, y)"
+        )
 
 
 _NUMBERS: dict[str, Any] = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}

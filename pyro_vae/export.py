@@ -6,9 +6,11 @@ import contextlib
 import copy
 import importlib.util
 import json
+import tempfile
 import warnings
 from collections.abc import Callable, Iterator, Sequence
 from importlib.metadata import version
+from operator import attrgetter
 from pathlib import Path
 from typing import Any, Literal
 
@@ -33,16 +35,22 @@ NAMES = {"q_z": "encoder", "p_x": "decoder"}
 """What the conditionals of a VAE are called in files; all others go by their own names."""
 TOLERANCE = 1e-5
 """How far what a file computes may be from what the program does, relative to 1 + |value|."""
+INLINE = 2**30
+"""Bytes of weights above which those of an ONNX file are in a file beside it, ``encoder.onnx.data``."""
 _ONNX = ("onnx", "onnxscript", "onnxruntime")
 _PARAMETERS = {
     "Categorical": ("logits",),
+    "Codes": ("log_shares", "codebook.vectors"),
     "Dirichlet": ("concentration",),
     "Discrete": ("logits",),
     "LowRankMultivariateNormal": ("loc", "cov_factor", "cov_diag"),
+    "MarkovNormal": ("weight", "loc", "scale"),
     "MixtureOfDiagNormals": ("logits", "loc", "scale"),
     "MultivariateNormal": ("loc", "scale_tril"),
+    "Nearest": ("codes", "nearest"),
+    "Uniform": ("low", "high"),
 }
-"""Of distributions that are none of single numbers."""
+"""Of distributions that are none of single numbers, or whose ends hang on each other."""
 _MAPS = ("AffineTransform", "ExpTransform", "SigmoidTransform", "SoftplusTransform", "StickBreakingTransform")
 """Fixed ones, that are told by their names."""
 
@@ -68,7 +76,8 @@ def export(
     one of K numbers, that what is missing is NaN: all of it is in the files. The prior, which has no network,
     is in ``export.json`` as numbers.
 
-    Each file is run, and compared with the program.
+    Each file is run, and compared with the program. Nothing is written unless all is well; then files of the
+    same names are replaced, and ``export.json`` last.
 
     Args:
         program: a program, or a run's folder.
@@ -81,9 +90,9 @@ def export(
         the path of ``export.json``.
 
     Raises:
-        ExportError: a distribution has no parameters by name, as that of a flow; or the program's story makes
-            something else of a network's distribution; or a file's results differ by more than 1e-5,
-            relative to 1 + \|value\|.
+        ExportError: a distribution has no parameters by name, as that of a flow; or a network's weights are
+            latent; or the program's story makes something else of a network's distribution; or a file's
+            results differ by more than 1e-5, relative to 1 + \|value\|.
         ImportError: what ONNX takes is not installed.
         ValueError: there is no such part.
     """
@@ -123,18 +132,23 @@ def export(
             )
         target = Path(folder)
         target.mkdir(parents=True, exist_ok=True)
-        told = {
-            "pyro_vae": version("pyro_vae"),
-            "program": type(program).__name__,
-            "parts": {
-                name: {"files": part.write(target, formats)} | part.tell() for name, part in made.items()
-            },
-            "priors": {c.site: _numbers(c) for c in program.conditionals() if not c.parents},
-            "columns": program.columns and program.columns.plain,
-        }
-    path = target / "export.json"
-    path.write_text(json.dumps(told, indent=2) + "\n")
-    return path
+        with tempfile.TemporaryDirectory(dir=target, prefix=".export-") as made_here:
+            place = Path(made_here)
+            told: dict[str, Any] = {
+                "pyro_vae": version("pyro_vae"),
+                "program": type(program).__name__,
+                "parts": {
+                    name: {"files": part.write(place, formats)} | part.tell() for name, part in made.items()
+                },
+                "priors": {c.site: _numbers(c) for c in program.conditionals() if not c.parents},
+                "columns": program.columns and program.columns.plain,
+            }
+            for part in told["parts"].values():
+                for name in part["files"]:
+                    (place / name).replace(target / name)
+            written = place / "export.json"
+            written.write_text(json.dumps(told, indent=2) + "\n")
+            return written.replace(target / written.name)
 
 
 class _Part(nn.Module):
@@ -154,6 +168,8 @@ class _Part(nn.Module):
 
     def refused(self) -> str:
         """Why it cannot be exported, or nothing."""
+        if self.conditional.weights is not None:
+            return "the weights of its network are latent, and it is an average over draws of them"
         try:
             named(self.conditional(*self.inputs(2).values()))
         except ExportError as error:
@@ -249,14 +265,16 @@ class _Part(nn.Module):
             for some in (inputs, self.inputs(1), self.inputs(12)):
                 self._compare(path, self(*some.values()), run(some))
             files.append(path.name)
+            beside = path.with_name(f"{path.name}.data")
+            files += [beside.name] * beside.exists()
         return files
 
     def _compare(self, path: Path, own: dict[str, Tensor], there: dict[str, Tensor]) -> None:
         for name, value in own.items():
             if not _close(value, there[name]):
                 raise ExportError(
-                    f"{path} computes another {name} than the program: {there[name].flatten()[:3].tolist()}, "
-                    f"not {value.flatten()[:3].tolist()}; do not use it"
+                    f"{path.name} computes another {name} than the program, and nothing was written: "
+                    f"{there[name].flatten()[:3].tolist()}, not {value.flatten()[:3].tolist()}"
                 )
 
 
@@ -285,10 +303,14 @@ def named(p: Any, columns: Sequence[Sequence[str]] | None = None) -> tuple[Any, 
         through = [_map(step) for step in _steps(p.transforms)]
         what, values = named(p.base_dist)
         return {"of": what, "through": through}, values
+    if isinstance(p, distributions.Driven):
+        raise ExportError(
+            "each step comes from a network of the one before, and it has no parameters by name"
+        )
     name = type(p).__name__
     found: dict[str, Any]
     if name in _PARAMETERS:
-        found = {key: getattr(p, key) for key in _PARAMETERS[name]}
+        found = {key.rpartition(".")[2]: attrgetter(key)(p) for key in _PARAMETERS[name]}
     elif isinstance(p, distributions.DiscretizedLogisticMixture):
         found = {"logits": p.log_weights} | named(p.component)[1]
     elif isinstance(p, torch.distributions.MixtureSameFamily):
@@ -396,14 +418,21 @@ def _write_onnx(recorded: Any, path: Path, inputs: list[str], outputs: list[str]
             made: Any = torch.onnx.export(
                 recorded, dynamo=True, input_names=inputs, output_names=outputs, verbose=False
             )
-            made.save(path, external_data=False)
+            weights = recorded.state_dict.values()
+            made.save(path, external_data=sum(w.numel() * w.element_size() for w in weights) > INLINE)
     except Exception as error:  # whatever the exporter has no words for
         raise ExportError(
-            f'{path} cannot be written, as ONNX lacks an operation of it; take formats=["pt2"]'
+            f'{path.name} cannot be written, as ONNX lacks an operation of it; take formats=["pt2"]'
         ) from error
     options = onnxruntime.SessionOptions()
     options.log_severity_level = 3
-    session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    try:
+        session = onnxruntime.InferenceSession(path, options, providers=["CPUExecutionProvider"])
+    except Exception as error:  # as there are many kinds of it
+        raise ExportError(
+            f"onnxruntime cannot run {path.name}, {str(error).strip().splitlines()[0]}; it lacks operations "
+            'in float64: export program.float(), or take formats=["pt2"]'
+        ) from error
 
     def run(values: dict[str, Tensor]) -> dict[str, Tensor]:
         found = session.run(outputs, {name: value.numpy() for name, value in values.items()})

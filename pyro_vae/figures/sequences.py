@@ -56,7 +56,7 @@ def forecast(
     ends = sorted({end for band in BANDS for end in ((1 - band) / 2, (1 + band) / 2)} | {0.5})
     quantiles = dict(zip(ends, drawn.quantile(ends).cpu(), strict=True))
     number, steps, columns = x.shape
-    wide, time = min(1.2 + 0.12 * steps, 10), torch.arange(steps)
+    wide, time = min(max(6.2, 1.2 + 0.12 * steps), 10), torch.arange(steps)  # the legend is 6 wide
     figure = Figure(figsize=(wide, 1.6 * number * columns + 0.6), layout="constrained")
     axes = figure.subplots(number * columns, 1, sharex=True, squeeze=False)[:, 0]
     for row, ax in enumerate(axes):

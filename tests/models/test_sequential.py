@@ -411,3 +411,21 @@ def test_a_step_has_as_many_operations_whatever_the_length():
         return len(make_fx(step)(torch.randn(3, length, 1)).graph.nodes)
 
     assert operations(5) == operations(40)
+
+
+@pytest.mark.slow
+@pytest.mark.parametrize(
+    "guide", [pv.guides.Markov(), pv.guides.Structured(features=3)], ids=lambda g: g.name
+)
+def test_compiled_is_eager(guide):
+    """Of sequences that end early and have gaps, step for step."""
+    torch.set_default_dtype(torch.float32)
+    found = []
+    for compiles in (False, True):
+        torch.manual_seed(0)
+        nets = {"transition": pv.nets.gated(4), "encoder": pv.nets.recurrent(4), "decoder": pv.nets.mlp(4)}
+        vae = pv.SequentialVAE((T, D), 2, guide=guide, **nets)
+        data = pv.data.load(sequences().float().repeat(20, 1, 1))
+        pv.fit(vae, data, epochs=3, batch_size=32, compile=compiles, progress=False)
+        found.append(torch.cat([p.detach().flatten() for p in vae.parameters()]))
+    torch.testing.assert_close(*found, rtol=0, atol=1e-4)

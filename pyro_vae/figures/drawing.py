@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import functools
 import io
 import re
 import textwrap
@@ -35,6 +36,12 @@ FALLBACK = (
     *("Noto Sans", "Noto Sans Devanagari", "Noto Sans Arabic", "Noto Sans Thai", "Arial Unicode MS"),
 )
 """Fonts that have glyphs which matplotlib's own has not, those that are installed being used."""
+GLYPH = "Glyph .* missing from"
+BOXES = (
+    "some names on this figure are in a script of which no font is installed, and are drawn as boxes; "
+    "install one, such as Noto Sans CJK for Chinese (apt install fonts-noto-cjk), and start Python anew"
+)
+"""What matplotlib says of each glyph, and what is said instead of all of them."""
 SMOOTH = 16
 """Pixels along a side below which what is drawn smooth is interpolated."""
 
@@ -43,7 +50,7 @@ class Figure(matplotlib.figure.Figure):
     """A figure that a notebook shows where it is the value of a cell, whatever matplotlib's backend.
 
     Texts in scripts that matplotlib's font lacks, such as Chinese names of columns, are drawn with what is
-    installed of ``FALLBACK``; without one they are boxes, of which nothing is said.
+    installed of ``FALLBACK``; without one they are boxes, and a warning says which font mends it.
     """
 
     def draw(self, renderer: Any) -> None:
@@ -52,14 +59,25 @@ class Figure(matplotlib.figure.Figure):
         for text in self.findobj(Text):
             if isinstance(text, Text) and not text.get_text().isascii():
                 text.set_fontfamily([*dict.fromkeys([*text.get_fontfamily(), *fonts])])
-        with warnings.catch_warnings():
-            warnings.filterwarnings("ignore", "Glyph .* missing from")
+        with warnings.catch_warnings(record=True) as told:
+            warnings.filterwarnings("always", GLYPH)
             super().draw(renderer)
+        for one in told:
+            if not re.match(GLYPH, str(one.message)):
+                warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
+        if any(re.match(GLYPH, str(one.message)) for one in told):
+            _tell_of_boxes()
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
         self.savefig(png, format="png")
         return png.getvalue()
+
+
+@functools.cache
+def _tell_of_boxes() -> None:
+    """Once: Python's own filter, once for each place, forgets when filters are changed, as above."""
+    warnings.warn(BOXES, stacklevel=3)
 
 
 @dataclass(frozen=True)
@@ -92,7 +110,7 @@ def on(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
 
 def wrapped(title: str, width: float, size: float = 12) -> str:
     """A title broken into lines that so many inches hold, at this size of font; formulas stay whole."""
-    whole = re.sub(r"\([^()]*\)| [=~] ", lambda found: found[0].replace(" ", "\xa0"), title)
+    whole = re.sub(r"\([^()]*\)| [=~] |\d %", lambda found: found[0].replace(" ", "\xa0"), title)
     return "\n".join(textwrap.wrap(whole, max(20, int(130 * width / size)))).replace("\xa0", " ")
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import importlib
 import io
+import re
 import warnings
 from collections.abc import Iterable, Mapping
 from dataclasses import replace
@@ -95,10 +96,18 @@ def read(path: Path) -> Any:
     except DataError:
         raise
     except Exception as error:  # whatever the readers of damaged files raise
+        foreign = isinstance(error, UnicodeDecodeError)  # as Excel saves, in Chinese or with umlauts
+        mend = "encoding='gb18030')), or 'latin-1'; or save it in UTF-8" if foreign else "sep=';'))"
         raise DataError(
             f"{path} cannot be read as a table ({reason(error)}); read it as it needs to be, and give the "
-            "DataFrame: pv.data.load(pd.read_csv(path, sep=';'))"
+            f"DataFrame: pv.data.load(pd.read_csv(path, {mend}"
         ) from error
+    name = str(frame.columns[0]) if path.suffix == ".csv" and len(frame.columns) == 1 else ""
+    if found := re.search("[;\t|]", name):
+        raise DataError(
+            f"{path} has one column, {shown(name)}: its values seem to be separated by {found[0]!r}; "
+            f"pv.data.load(pd.read_csv(path, sep={found[0]!r})), with decimal=',' where numbers are 0,5"
+        )
     if path.suffix == ".csv" and len(frame.columns) and all(map(_is_number, frame.columns)):
         raise DataError(
             f"the first row of {path} holds numbers, {shown(list(frame.columns))}, and no names; if "

@@ -352,6 +352,13 @@ def test_no_names_in_the_first_row(tmp_path):
     (tmp_path / "t.csv").write_bytes(b"\xff\xfe\x00bad")
     with pytest.raises(DataError, match="cannot be read as a table"):
         pv.data.load(tmp_path / "t.csv")
+    (tmp_path / "t.csv").write_bytes("名字,b\n河,2\n".encode("gbk"))
+    with pytest.raises(DataError, match="encoding='gb18030'"):
+        pv.data.load(tmp_path / "t.csv")
+    for text, separator in (("a;b\n0,5;1\n1,5;2\n", "';'"), ("a\tb\n1\t2\n3\t4\n", r"'\\t'")):
+        (tmp_path / "t.csv").write_text(text)
+        with pytest.raises(DataError, match=f"separated by {separator}; .*decimal=','"):
+            pv.data.load(tmp_path / "t.csv")
     (tmp_path / "t.parquet").write_bytes(b"PAR1")
     with pytest.raises(DataError, match="cannot be read as a table"):
         pv.data.load(tmp_path / "t.parquet")

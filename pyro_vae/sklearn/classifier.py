@@ -231,8 +231,10 @@ def _refuse_missing(y: Any) -> None:
     Raises:
         ValueError: telling what to give in their place.
     """
-    labels = np.asarray(y, dtype=object) if np.ndim(y) == 1 else np.empty(0, object)
-    if any(label is None or type(label).__name__ == "NAType" or label != label for label in labels):
+    labels = np.asarray(y, dtype=object)
+    if labels.ndim == 1 and any(
+        label is None or type(label).__name__ == "NAType" or label != label for label in labels
+    ):
         raise ValueError(
             "Input y contains NaN, None or NA; a label that is not known is -1 here: "
             "np.where(pandas.isna(y), -1, y)"

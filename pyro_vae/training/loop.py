@@ -160,7 +160,8 @@ class _Training:
         verdict = self.watch(row)
         self.save()
         report.epoch(row, state.finished)
-        if not state.finished and self.group.first(lambda: self.called_back(row)):
+        asked = self.group.first(lambda: self.called_back(row))  # after the last epoch as well
+        if asked and not state.finished:
             state.finished = True
             verdict = f"stopped by the callback after epoch {state.epoch}"
             self.save()

@@ -269,6 +269,14 @@ class TestCallback:
         assert "stopped by the callback after epoch 2" in (run.folder / "log.txt").read_text()
         assert len(pv.resume("run", progress=False).history) == 2
 
+    @pytest.mark.parametrize("more", [{}, {"lr": 0.3, "patience": 1, "epochs": 9}])
+    def test_sees_the_last_epoch(self, make_vae, digits, more):
+        """Whether they are all done or it stops early, so that a tracker has each row of the history."""
+        seen = []
+        options = FIT | more | {"callback": lambda epoch, row, program: seen.append(row)}
+        run = pv.fit(make_vae(), digits, **options)
+        assert seen == run.history
+
     def test_changes_no_bits(self, make_vae, digits):
         def callback(epoch, metrics, program):
             torch.rand(7)

@@ -157,6 +157,7 @@ def described(scene: Scene) -> dict[str, Any]:
     return {
         "title": f"{type(program).__name__}, {scene.subject.name}",
         "site": scene.site,
+        "densities": scene.densities,
         "mapped": scene.mapped,
         "dim": scene.dim,
         "codes": rounded(scene.codes, 4),

@@ -1,6 +1,6 @@
 // What is known, and what is asked: S is all that the page knows; what is drawn follows from it.
 
-const fixed = (v, digits = 2) => (v === null ? "not finite" : String(v.toFixed(digits)).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "−"));
+const fixed = (v, digits = 2) => (v === null ? "not finite" : String(Math.abs(v) < 1e7 ? v.toFixed(digits) : v.toExponential(digits)).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "−"));
 const $ = (id) => document.getElementById(id);
 const S = { run: 0, learning: false, plane: null, u: null, datum: null, number: 0, original: null, q: null, post: null,
   decoded: null, pen: "high", brush: 1, cursor: 0, way: null, strip: [], history: [] };

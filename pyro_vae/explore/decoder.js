@@ -81,7 +81,7 @@ function makeSliders() {
   if (mapped) parts.push(`${site} lies on a part of the reals; shown is where it is mapped onto all of them`);
   $("sliders-told").textContent = parts.length ? `${parts.join(". ")}.` : "";
   $("sliders").replaceChildren(...latents.map((latent) => {
-    const row = document.createElement("label"), name = names ? `PC ${latent.index + 1}` : `${site}[${latent.index}]`;
+    const row = document.createElement("label");
     row.className = `slider${latent.collapsed ? " collapsed" : ""}`;
     const input = Object.assign(document.createElement("input"), { type: "range", min: latent.low, max: latent.high, step: (latent.high - latent.low) / 200 });
     input.dataset.latent = latent.index;
@@ -90,7 +90,7 @@ function makeSliders() {
     kl.className = "kl";
     if (latent.kl !== null) { bar.style.width = `${(100 * latent.kl) / most}%`; kl.append(bar, latent.collapsed ? "collapsed" : `KL ${latent.kl.toFixed(2)}`); }
     else if (latent.collapsed) kl.append("collapsed");
-    row.append(name, input, document.createElement("output"), kl);
+    row.append(latent.name, input, document.createElement("output"), kl);
     return row;
   }));
 }

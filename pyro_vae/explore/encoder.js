@@ -43,7 +43,7 @@ function drawDatum() {
   if (!S.datum) return;
   const { kind, shape } = S.state, filled = missing() && S.post && S.post.completion, second = filled || (S.q && S.q.reconstruction);
   $("datum-told").textContent = `x, datum ${S.number}${S.datum === S.original ? "" : " as changed"}`;
-  $("second-told").textContent = filled ? "completed: mean of p(what is missing | what is known)" : `its reconstruction, the ${S.state.centre} of p(x|z) at q's centre`;
+  $("second-told").textContent = filled ? "completed: mean of p(what is missing | what is known)" : `its reconstruction, the ${S.state.centre} of ${S.state.densities.decoder} at q's centre`;
   if (kind === "image") {
     drawImage($("datum"), S.datum.x.map(level), shape);
     if (document.activeElement === $("datum")) cursorBox();
@@ -181,14 +181,14 @@ const count = (v) => (v < 10 ? v.toFixed(1) : Math.round(v));
 
 function showBound() {
   if (!S.q) return;
-  const { elbo, fit, kl } = S.q, grid = S.post && S.post.grid, parts = [];
-  if (elbo !== null) parts.push(`ELBO ${fixed(elbo)} = E[log p(x|z)] ${fixed(fit)} − KL(q‖p(z)) ${fixed(kl)} nats.`);
-  if (grid && grid.evidence !== null && elbo !== null) parts.push(`log p(x) ${fixed(grid.evidence)} on the grid: the gap, KL(q‖p(z|x)), is ${fixed(grid.evidence - elbo)}.`);
+  const { elbo, fit, kl } = S.q, { densities } = S.state, grid = S.post && S.post.grid, parts = [];
+  if (elbo !== null) parts.push(`ELBO ${fixed(elbo)} = E[${densities.fit}] ${fixed(fit)} − KL(q‖${densities.prior}) ${fixed(kl)} nats.`);
+  if (grid && grid.evidence !== null && elbo !== null) parts.push(`log ${densities.evidence} ${fixed(grid.evidence)} on the grid: the gap, KL(q‖${densities.posterior}), is ${fixed(grid.evidence - elbo)}.`);
   $("bound").textContent = parts.join(" ");
-  $("truth-told").textContent = S.state.exact ? "p(z|x), normalised on a grid" : "draws of p(z|x)";
+  $("truth-told").textContent = S.state.exact ? `${densities.posterior}, normalised on a grid` : `draws of ${densities.posterior}`;
   $("posterior-told").textContent = !S.post ? "The posterior is being computed." : S.post.moved
-    ? `Draws of p(z|x): importance samples, of which ${count(S.post.effective)} of 1000 count, moved on by Hamiltonian Monte Carlo.`
-    : `Draws of p(z|x)${S.state.exact ? ", for the completion," : ""} by importance samples, of which ${count(S.post.effective)} of 1000 count.`;
+    ? `Draws of ${densities.posterior}: importance samples, of which ${count(S.post.effective)} of 1000 count, moved on by Hamiltonian Monte Carlo.`
+    : `Draws of ${densities.posterior}${S.state.exact ? ", for the completion," : ""} by importance samples, of which ${count(S.post.effective)} of 1000 count.`;
 }
 
 const clamped = (value) => Math.max(S.state.range[0], Math.min(S.state.range[1], value));

@@ -37,8 +37,8 @@ async function keepOn() {
 function drawCharts() {
   const steps = S.history.map((row) => row.step);
   drawChart($("chart-elbo"), "ELBO", steps, S.history.map((row) => row.elbo));
-  drawChart($("chart-fit"), "fit, E[log p(x|z)]", steps, S.history.map((row) => (row.reconstruction === null ? null : -row.reconstruction)));
-  drawChart($("chart-kl"), "KL(q‖p(z))", steps, S.history.map((row) => row.kl));
+  drawChart($("chart-fit"), `fit, E[${S.state.densities.fit}]`, steps, S.history.map((row) => (row.reconstruction === null ? null : -row.reconstruction)));
+  drawChart($("chart-kl"), `KL(q‖${S.state.densities.prior})`, steps, S.history.map((row) => row.kl));
 }
 
 function leaveLearning() {

@@ -16,10 +16,12 @@ async function load(run = S.run) { // all anew, and at once, so that nothing of 
   $("plane-tools").hidden = state.dim < 3;
   $("plane-kind").value = "principal"; $("pair").hidden = true;
   for (const k of [0, 1]) {
-    $(`axis-${k}`).replaceChildren(...state.latents.map((l) => new Option(`${state.site}[${l.index}]`, l.index)));
+    $(`axis-${k}`).replaceChildren(...state.latents.map((l) => new Option(l.name, l.index)));
     if (state.latents.length > 1) $(`axis-${k}`).value = state.latents[k].index;
   }
-  $("decoded-told").textContent = `The ${state.centre} of p(x|z) at the point.${state.held?.length ? ` Given throughout, as of datum 0: ${state.held.join("; ")}.` : ""}`;
+  $("decoded-told").textContent = `The ${state.centre} of ${state.densities.decoder} at the point.${state.held?.length ? ` Given throughout, as of datum 0: ${state.held.join("; ")}.` : ""}`;
+  $("h-post").textContent = `${state.densities.guide} and the true posterior`;
+  $("guide-told").textContent = `${state.densities.guide}, regions of 50 % and 90 %`;
   for (const id of ["number", "from", "to"]) $(id).max = state.codes.length - 1;
   $("decoded-rows").replaceChildren();
   $("decoded").hidden = $("strip").hidden = !["image", "curve"].includes(state.kind);

@@ -110,7 +110,7 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
             "directions": [[1.0, 0.0], [0.0, 1.0]],
             "names": [f"principal component {i + 1} ({s:.0%})" for i, s in enumerate(scene.shares)],
             "latents": [
-                {"index": i, "kl": None, "collapsed": False, "low": a, "high": b}
+                {"index": i, "name": f"PC {i + 1}", "kl": None, "collapsed": False, "low": a, "high": b}
                 for i, (a, b) in enumerate(ends)
             ],
         }
@@ -142,7 +142,7 @@ def _held(scene: Scene, datum: Batch) -> list[str]:
                 value, levels = values[columns.number(column)], columns.of[column].levels
                 known = levels and not math.isnan(value)
                 found.append(f"{column} = {levels[int(value)] if known else _told(value)}")
-        if scene.kind == "bars":
+        if scene.total_is_given:
             found.append(f"a total of {_told(math.fsum(v for v in values if v == v))}")
     return found
 

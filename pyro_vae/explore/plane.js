@@ -15,10 +15,10 @@ function moved(point) { // the latents, of which only the part in the plane is c
 }
 
 function axisNames() {
-  const { site, dim, shares, names } = S.state;
+  const { dim, shares, names, latents } = S.state;
   if (names) return names;
-  if (S.plane) return S.plane.map((d) => `${site}[${d}]`);
-  if (dim < 3) return [`${site}[0]`, dim > 1 ? `${site}[1]` : "(spread out)"];
+  const called = (d) => (latents.find((l) => l.index === d) || { name: "(spread out)" }).name;
+  if (S.plane || dim < 3) return (S.plane || [0, 1]).map(called);
   return shares.map((share, i) => `principal component ${i + 1} (${Math.round(100 * share)} %)`);
 }
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import math
+import re
 import warnings
 from collections.abc import Mapping, Sequence
 from typing import Any, cast
@@ -20,6 +21,7 @@ from pyro_vae.data import DataError, Split
 from pyro_vae.evaluate.anatomy import ACTIVE, COLLAPSED
 from pyro_vae.evaluate.predict import FEW
 from pyro_vae.evaluate.reals import Reals, model_at
+from pyro_vae.explore.densities import densities
 from pyro_vae.explore.posterior import on_grid
 from pyro_vae.explore.subjects import Subject
 from pyro_vae.figures.stories import inferred, repeated, shown, told
@@ -51,8 +53,8 @@ class Scene:
 
     Args:
         subject: program and data.
-        site: whose latents are shown; by default the first in the model's order that is a vector, of a
-            HierarchicalVAE that at the top.
+        site: whose latents are shown; by default the first in the model's order that is a vector, or a
+            path of vectors; of a HierarchicalVAE that at the top.
 
     Raises:
         ValueError: there is no such site, it is discrete, or x is of a shape that is not shown.
@@ -61,6 +63,7 @@ class Scene:
         site: name of the latents' site.
         codes: centres of q(u|x), ``[N, D]``.
         latents: of each its KL, whether it has collapsed, and how far a slider goes; the largest KL first.
+        densities: what they are called, such as p(x|z, y) where y is given.
         kind: how x is shown: ``"image"``, ``"curve"``, ``"table"`` or ``"bars"``.
     """
 
@@ -95,6 +98,7 @@ class Scene:
             }
             self.site = _choose(self.program, latents, values, site)
             self.alone = [*latents] == [self.site]
+            self.densities = densities(self.program, self.site, [*latents], head)
             node = latents[self.site]
             self.shape = tuple(node["fn"].event_shape)
             self.reals = Reals(self.program, {self.site: node}, "")
@@ -117,6 +121,11 @@ class Scene:
         if before is not None:  # a plane does not turn round when it is found again
             self.directions = self.directions * (self.directions * before).sum(1, keepdim=True).sign()
         self.latents = self._anatomy()
+
+    @property
+    def total_is_given(self) -> bool:
+        """Whether counts are given how many they are in all, which is so unless that is a latent, too."""
+        return "total" in re.findall(r"\w+", self.densities["decoder"])
 
     @property
     def dim(self) -> int:
@@ -280,6 +289,11 @@ class Scene:
         margin = 0.1 * (high - low) + 1e-3
         return low - margin, high + margin
 
+    def _called(self, d: int) -> str:
+        """Such as z[3]; or z[2, 0] of a latent path, the first at time 2."""
+        place = np.unravel_index(d, self.shape) if math.prod(self.shape) == self.dim else (d,)
+        return f"{self.site}[{', '.join(map(str, place))}]"
+
     def _anatomy(self) -> list[dict[str, Any]]:
         """What ``latents`` tells."""
         values = self.data.batch(slice(0, ANATOMY), self.program.dtype)
@@ -299,6 +313,7 @@ class Scene:
         return [
             {
                 "index": d,
+                "name": self._called(d),
                 "kl": None if kl[d].isnan() else round(kl[d].item(), 4),
                 "collapsed": bool(dead[d]),
                 "low": round(ends[0, d].item(), 4),
@@ -336,8 +351,8 @@ def _choose(program: Program, latents: Mapping[str, Any], guided: Batch, site: s
     chosen = [name for name in fit if site in (None, name)]
     if not chosen:
         raise ValueError(
-            f"the explorer moves latents that are vectors of real numbers, and the {kind} has "
-            f"{site or ', '.join(latents) or 'none'}, which {'is' if site else 'are'} not; of "
+            f"the explorer moves latents that are vectors of real numbers, or paths of such, and the {kind} "
+            f"has {site or ', '.join(latents) or 'none'}, which {'is' if site else 'are'} not; of "
             "discrete latents look at pv.figures.samples"
         )
     wide = [name for name in chosen if math.prod(latents[name]["fn"].event_shape) > 1]
@@ -345,7 +360,7 @@ def _choose(program: Program, latents: Mapping[str, Any], guided: Batch, site: s
 
 
 def _is_vector(p: Any) -> bool:
-    return len(p.event_shape) == 1 and not support(p).is_discrete
+    return len(p.event_shape) in (1, 2) and not support(p).is_discrete
 
 
 def _principal(codes: Tensor) -> tuple[Tensor, Tensor, list[float]]:

@@ -11,6 +11,7 @@ from explore.chrome import driver, screen, served, told, wait
 
 import pyro_vae as pv
 from pyro_vae import cli
+from pyro_vae.explore import frozen
 from pyro_vae.explore.answers import Answers
 from pyro_vae.explore.page import _html
 from pyro_vae.explore.server import Server
@@ -284,6 +285,37 @@ def test_runs_of_other_kinds_follow_each_other(tmp_path):
         server.ends_at = 0.0
         thread.join(20)
     assert not thread.is_alive()
+
+
+def test_a_conditional_page_says_what_is_given(tmp_path):
+    """Live and frozen: p(x|z, y), and nowhere p(x|z) or q(z|x)."""
+    data = pv.data.load({"x": torch.rand(40, 1, 8, 8).round(), "y": torch.arange(40) % 3})
+    program = pv.ConditionalVAE((1, 8, 8), given={"y": 3}, latent_dim=2, **NETS)
+    program.initialize(data.train)
+    (tmp_path / "page.html").write_text(frozen(program, data))
+    server = Server(lambda token, nonce: _html(None, token, nonce), Answers(entries(program, data)).by_name)
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    browser = driver()
+    try:
+        for address in (server.address, (tmp_path / "page.html").as_uri()):
+            browser.get(address)
+            wait(browser, "document.body.dataset.ready", 60)
+            if address == server.address:
+                wait(browser, f"{X}.post", 60)
+                text = browser.execute_script("return document.body.innerText")
+                for name in ("q(z|x, y)", "E[log p(x|z, y)]", "KL(q‖p(z))", "log p(x|y)", "KL(q‖p(z|x, y))"):
+                    assert name in text
+                browser.find_element("id", "anew").click()
+                wait(browser, f"{X}.learning && {X}.history.length === 1", 60)
+            text = browser.execute_script("return document.body.innerText")
+            assert "p(x|z, y)" in text
+            for name in ("p(x|z)", "q(z|x)", "p(z|x)", "log p(x) "):
+                assert name not in text
+    finally:
+        browser.quit()
+        server.ends_at = 0.0
+        thread.join(20)
 
 
 @pytest.mark.parametrize("width", [420, 900])

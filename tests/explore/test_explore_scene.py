@@ -174,7 +174,7 @@ class OtherSite(pv.Program):
         (
             Discrete(),
             torch.zeros(5, 2),
-            "moves latents that are vectors of real numbers, and the Discrete has z",
+            "moves latents that are vectors of real numbers, or paths of such, and the Discrete has z",
         ),
         (OtherSite(), {"w": torch.zeros(5, 2)}, "shows site x, and this OtherSite is of w"),
         (
@@ -218,6 +218,7 @@ def kinds():
     frame = table()
     columns = pv.data.load(frame).event_shapes
     images = pv.data.load({"x": x[:, :1].round(), "y": y, "age": x[:, 0, 0, :2]})
+    counts = pv.data.load((5 * x[:, 0].reshape(30, -1)[:, :8]).round())
     return {
         "grey": (pv.VAE((1, 6, 6), 2, **NETS), images),
         "colour": (pv.VAE((3, 6, 6), 3, likelihood=pv.likelihoods.Normal(), **NETS), pv.data.load(x)),
@@ -243,9 +244,11 @@ def kinds():
             ),
             images,
         ),
-        "counts": (
-            pv.CountVAE((8,), latent_dim=2, library="latent", **NETS),
-            pv.data.load((5 * x[:, 0].reshape(30, -1)[:, :8]).round()),
+        "counts": (pv.CountVAE((8,), latent_dim=2, library="latent", **NETS), counts),
+        "counts, total": (pv.CountVAE((8,), latent_dim=2, **NETS), counts),
+        "path": (
+            pv.SequentialVAE((6, 2), latent_dim=2, likelihood=pv.likelihoods.Normal(), **NETS),
+            pv.data.load(x[:, 0, :2].reshape(30, 6, 2)),
         ),
     }
 
@@ -256,6 +259,7 @@ def as_numbers(picture):
 
 KINDS = dict.fromkeys(["grey", "colour", "no channel", "given", "levels", "flow"], "image")
 KINDS |= {"curve": "curve", "series": "curve", "table": "table", "given columns": "table", "counts": "bars"}
+KINDS |= {"counts, total": "bars", "path": "image"}
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -283,7 +287,7 @@ def test_every_question_of_every_kind_of_program(kind):
     assert (posterior["grid"] is not None) == (state["exact"] and state["dim"] == 2)
     assert (posterior["completion"] is not None) == (None in datum["x"])
     gaps = {"x": [None if k % 2 else v for k, v in enumerate(datum["x"])]}
-    if kind != "counts":
+    if "counts" not in kind:
         assert ask("posterior", datum=datum | gaps)["completion"]
     if state["dim"] > 2:
         assert ask("infer", datum=datum, plane=[2, 0])["covariance"][0][0] == pytest.approx(
@@ -320,7 +324,7 @@ def test_a_run_keeps_the_units_of_its_columns(tmp_path):
 def test_a_frozen_page_tells_what_its_model_is_given():
     state = {}
     for kind, (program, data) in kinds().items():
-        if kind in ("given", "given columns", "counts", "grey"):
+        if kind in ("given", "given columns", "counts", "counts, total", "grey"):
             page = frozen(program, data)
             text = page.split("const FROZEN = ")[1].split(";\n")[0]
             state[kind] = json.loads(text)["state"]["held"], data.test.batch([0])
@@ -330,8 +334,27 @@ def test_a_frozen_page_tells_what_its_model_is_given():
     assert held == [f"y = {datum['y'].item()}", f"age = {age}"]
     held, datum = state["given columns"]
     assert held == [f"sort = {'ab'[int(datum['x'][0, 2])]}"]
-    held, datum = state["counts"]
+    assert state["counts"][0] == []  # of a total that is a latent itself
+    held, datum = state["counts, total"]
     assert held == [f"a total of {datum['x'].sum():.4g}"]
+
+
+def test_densities_say_what_is_given():
+    expected = {
+        "grey": "p(x|z), q(z|x), p(z|x), p(z), p(x), log p(x|z)",
+        "given": "p(x|z, y, age), q(z|x, y, age), p(z|x, y, age), p(z), p(x|y, age), log p(x|z, y, age)",
+        "given columns": "p(x|z, sort), q(z|x), p(z|x), p(z), p(x|sort), log p(x|z, sort)",
+        "levels": "p(x|z1), q(z2|x), p(z2|x), p(z2, z1), p(x), log p(x|z1)",
+        "counts": "p(x|library, z), q(z|x), p(z|x), p(library, z), p(x), log p(x|library, z)",
+        "counts, total": "p(x|z, total), q(z|x), p(z|x), p(z), p(x|total), log p(x|z, total)",
+    }
+    every = kinds()
+    for kind, told in expected.items():
+        assert ", ".join(scene(*every[kind]).densities.values()) == told
+    program = pv.ConditionalVAE((1, 6, 6), given={"y": 3}, latent_dim=2, conditional_prior=True, **NETS)
+    assert scene(program, every["given"][1]).densities["prior"] == "p(z|y)"
+    text = frozen(*every["given"]).split("const FROZEN = ")[1].split(";\n")[0]
+    assert json.loads(text)["state"]["densities"]["decoder"] == "p(x|z, y, age)"
 
 
 def test_a_copy_learns_and_not_the_run(digits, make_vae):

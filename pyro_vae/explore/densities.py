@@ -1,0 +1,51 @@
+"""What the densities of a program are called on the page: p(x|z) of one, p(x|z, y) of another."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Sequence
+
+from pyro_vae.explain import explain
+from pyro_vae.figures.stories import density
+from pyro_vae.program import Batch, Program
+
+FEW = 2
+"""Columns that are given and named one by one."""
+STORY = re.compile(r' ~ p\((\w+)(?:\|(.*?))?\) = .*\n +site "\w+", (observed|latent)')
+"""A site's name, what it depends on, and whether it is observed."""
+
+
+def densities(program: Program, site: str, latents: Sequence[str], datum: Batch) -> dict[str, str]:
+    """Names of the densities that are shown, as ``pv.explain`` finds what depends on what.
+
+    Args:
+        program: whose they are.
+        site: of the latents that are shown.
+        latents: all latent sites.
+        datum: one, of all sites that the program has data of.
+
+    Returns:
+        ``decoder``, such as p(x|z, y); ``guide``, q(z|x, y); ``posterior``, p(z|x, y); ``prior``, p(z);
+        ``evidence``, p(x|y); ``fit``, log p(x|z, y), of all that is observed.
+    """
+    columns, names = program.given_columns, [*datum]
+    given = ", ".join(columns) if len(columns) <= FEW else "x_given"
+    titles, seen, rest = {}, [], [name for name in names if name != "x"]
+    for name, parents, kind in STORY.findall(explain(program, batch=datum)):
+        of = [parent for parent in parents.split(", ") if parent]
+        if name in of:  # of counts the total is given
+            rest.append("total")
+        titles[name] = density(
+            name, *({"x_given": given, name: "total"}.get(parent, parent) for parent in of)
+        )
+        if kind == "observed":
+            seen.append(name)
+    rest = [name for name in rest if name not in titles] + [given] * bool(columns)
+    return {
+        "decoder": titles["x"],
+        "guide": "q" + density(site, *names)[1:],
+        "posterior": density(site, *names),
+        "prior": titles[site] if [*latents] == [site] else density(", ".join(latents)),
+        "evidence": density(", ".join(seen), *rest),
+        "fit": " + ".join(f"log {titles[name]}" for name in seen),
+    }

@@ -165,9 +165,10 @@ def guide(x):  # the program that draws from q; pyro.param is a number that SVI 
 
 def by_svi(x):
     pyro.clear_param_store()
-    optimizer = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.1 ** (1 / max(1, 1500 * SIZE))})  # to a tenth
+    steps = round(1500 * max(SIZE, 0.4))  # fewer do not arrive
+    optimizer = pyro.optim.ClippedAdam({"lr": 0.05, "lrd": 0.1 ** (1 / steps)})  # to a tenth
     svi = SVI(model, guide, optimizer, Trace_ELBO(10, max_plate_nesting=1, vectorize_particles=True))
-    for _ in range(round(1500 * SIZE)):
+    for _ in range(steps):
         svi.step(x)
     elbo = -Trace_ELBO(100_000, max_plate_nesting=1, vectorize_particles=True).loss(model, guide, x)
     return pyro.param("m").item(), pyro.param("s").item(), elbo

@@ -145,3 +145,22 @@ def test_all_figures_of_each_kind_are_drawn_without_a_warning(sheet, name):
     images = [sheet.picture(figure) for figure in sheet.drawn(kind).values()]
     assert len(images) >= 13
     assert sheet.sheet({name: images}).height > sheet.HIGH
+
+
+@pytest.mark.parametrize("latent_dim", [2, 6])
+@pytest.mark.parametrize("shape", [(28, 100), (100, 28), (8, 8)])
+def test_pictures_fill_their_place_whatever_the_shape_of_images(shape, latent_dim):
+    """No white below wide ones, nor beside tall ones: there are as many rows and columns as fit."""
+    vae = pv.VAE(shape, latent_dim, encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4))
+    figure = pv.figures.summary(run_of(vae, {"x": torch.rand(90, *shape).round()}), BOUND, ESTIMATE)
+    main, data = (axes for axes in figure.axes if axes.images)
+    for axes, least, most in ((main, 0.6, 2.1), (data, 1.4, 3.1)):
+        left, right, bottom, top = axes.images[0].get_extent()
+        assert least < (right - left) / (bottom - top) < most
+
+
+def test_latents_of_a_path_are_named_by_time():
+    nets = {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
+    program = pv.SequentialVAE((6, 2), latent_dim=3, likelihood=pv.likelihoods.Normal(), **nets)
+    told = text(pv.figures.traversals(program, torch.randn(6, 2), max_rows=18))
+    assert all(f"z[{t}, {d}] = " in told for t in range(6) for d in range(3))

@@ -122,11 +122,12 @@ def traversed(
     which = f"the {len(sharpest)} of {len(own)}" if len(sharpest) < len(own) else "those"
     same = (quantiles == quantiles[:, :1]).all()
     steps = [*map(_short, quantiles[:, 0].tolist())] if same else [f"{q:.0%}" for q in _levels(num_steps)]
+    names = [", ".join(map(str, np.unravel_index(d, z.shape[1:]))) for d in sharpest]
     return Pictures(
         [torch.cat([batch["x"].to(row), row]) for row in x.reshape(-1, num_steps, *x.shape[1:])],
         f"One latent of a datum at a time, {which} with the sharpest q({site}|x) first, over quantiles 0.05 "
         f"to 0.95 of {density(site, *above)}",
-        [f"{site}[{d}] = {_short(own[d])}" for d in sharpest],
+        [f"{site}[{name}] = {_short(own[d])}" for name, d in zip(names, sharpest, strict=True)],
         ["datum", *steps],
     )
 
@@ -153,8 +154,10 @@ def manifold(
     return pictures(program, mapped(program, num_steps, given), ax)
 
 
-def mapped(program: Program, num_steps: int, given: Mapping[str, Any] | None = None) -> Pictures:
-    """What ``manifold`` draws."""
+def mapped(
+    program: Program, num_steps: int, given: Mapping[str, Any] | None = None, down: int = 0
+) -> Pictures:
+    """What ``manifold`` draws; of as many rows as columns unless ``down`` says how many."""
     with program.evaluating():
         trace = program.simulate(1, given)
         model = dict(sites(trace))
@@ -171,8 +174,8 @@ def mapped(program: Program, num_steps: int, given: Mapping[str, Any] | None = N
                 f"a map is of one {min(missing)}: figures.manifold(..., given={{{min(missing)!r}: 0}})"
             )
         (site,) = sizes
-        first, second = _quantiles(model[site]["fn"], num_steps).T
-        second = second.flip(0)
+        first = _quantiles(model[site]["fn"], num_steps)[:, 0]
+        second = _quantiles(model[site]["fn"], down or num_steps)[:, 1].flip(0)
         z = torch.stack(torch.meshgrid(first, second, indexing="xy"), -1).reshape(-1, 2)
         x, _ = shown(told(program, repeated(batch_of(trace), len(z)), {site: z}), "x")
     title = f"Map of the latent plane, over quantiles 0.05 to 0.95 of {density(site)}"

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import contextlib
 import re
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from functools import partial
 from typing import Any, Protocol, cast, runtime_checkable
 
@@ -33,8 +33,10 @@ from pyro_vae.program import Program, sites
 
 NUM_DATA, NUM_SAMPLES = 1000, 100
 """Held-out data that are measured where no measurements are given, and importance samples for each."""
-ROWS = 6
-"""Of traversals, where one datum has fewer latents."""
+MAIN = 1.4
+"""Width by height of the place of the map."""
+CELLS = 140
+"""Of a map, about."""
 
 
 @runtime_checkable
@@ -76,12 +78,15 @@ def summary(run: Run, bound: ELBO | None = None, estimate: LogLikelihood | None 
         reconstructed(program, part, host=above, most=6)
     else:
         labels = dict.fromkeys(program.classes, 0)
+        wide = _ratio(run.data.event_shapes.get("x", ()))
+        across = _between(4, (CELLS * MAIN / wide) ** 0.5, 24)
+        down = _between(4, CELLS / across, 24)
         # Each refuses, in words, a program that it is not for.
         _first(
-            lambda: _draw(main, mapped(program, 12, labels)),
-            lambda: _draw(main, _traversed(program, part)),
+            lambda: _draw(main, mapped(program, across, labels, down)),
+            lambda: _draw(main, _traversed(program, part, wide)),
         )
-        _first(lambda: _reconstructed(above, program, part))
+        _first(lambda: _reconstructed(above, program, part, wide))
     if run.history:
         for axes, key in zip(below.subplots(1, 2), ("elbo", "kl"), strict=True):
             curve(axes, run.history, key)
@@ -100,29 +105,46 @@ def _first(*makers: Callable[[], Any]) -> Any:
     return None
 
 
-def _traversed(program: Program, part: Split) -> Pictures:
-    """The traversals of all levels of latents in one, of several data where there are few."""
+def _ratio(shape: Sequence[int]) -> float:
+    """Width by height of an image; 1 of all else."""
+    pictures = Cells(Pictures([torch.zeros(1, *(shape or (1,)))], ""))
+    return 1.0 if pictures.curves else pictures.step[1] / pictures.step[0]
+
+
+def _between(least: int, value: float, most: int) -> int:
+    return max(least, min(most, round(value)))
+
+
+def _traversed(program: Program, part: Split, wide: float) -> Pictures:
+    """The traversals of all levels of latents in one, of several data where there are few.
+
+    Args:
+        program, part: as everywhere.
+        wide: width by height of an image, on which the numbers of rows and columns hang.
+    """
     with program.evaluating():
         batch = program.place(part.batch(slice(0, 1)))
         names = latent_sites(told(program, batch, inferred(program, batch)[1]))
-    each = max(2, 7 // len(names))
+    steps = _between(4, 9 / wide**0.5, 21)
+    rows = _between(6, (steps + 1) * wide / MAIN, 12)
+    each = max(2, max(7, rows) // len(names))
 
     def of(i: int) -> list[Pictures]:
         datum = part.batch(slice(i, i + 1))
-        found = [_first(partial(traversed, program, datum, 9, each, site)) for site in names]
+        found = [_first(partial(traversed, program, datum, steps, each, site)) for site in names]
         return [pictures for pictures in found if pictures]
 
     if not (found := of(0)):
         raise ValueError("there is no latent that can be varied over quantiles")
-    for i in range(1, min(len(part), ROWS // sum(len(pictures.rows) for pictures in found))):
+    for i in range(1, min(len(part), rows // sum(len(pictures.rows) for pictures in found))):
         found += of(i)
     same = len({tuple(pictures.columns) for pictures in found}) == 1
-    steps = [f"{q:.0%}" for q in torch.linspace(0.05, 0.95, 9).tolist()]
+    levels = [f"{q:.0%}" for q in torch.linspace(0.05, 0.95, steps).tolist()]
     return Pictures(
         [row for pictures in found for row in pictures.rows],
         found[0].title if len(names) == 1 else "One latent of a datum at a time, over quantiles of its prior",
         [label for pictures in found for label in pictures.labels],
-        found[0].columns if same else ["datum", *steps],
+        found[0].columns if same else ["datum", *levels],
     )
 
 
@@ -136,10 +158,10 @@ def _draw(host: Any, pictures: Pictures) -> None:
     axes.set_anchor("N")
 
 
-def _reconstructed(host: Any, program: Program, part: Split) -> None:
+def _reconstructed(host: Any, program: Program, part: Split, wide: float) -> None:
     """Data, reconstructions, what these leave open, and new draws: images in rows, curves with bands."""
     with program.evaluating():
-        batch = some(program, part, 10, "x")
+        batch = some(program, part, _between(3, 10 / wide, 24), "x")
         trace = told(program, batch, inferred(program, batch)[1])
         centre, kind = shown(trace, "x")
         of = density("x", *latent_sites(trace), *labels_given(program, trace))

@@ -346,9 +346,10 @@ def _panels(
     keys: Sequence[Any],
     host: Any = None,
 ) -> Figure:
-    """A panel for each column, five beside each other, or three on a part of a figure."""
+    """A panel for each column, five beside each other, or up to three on a part of a figure."""
     across = min(5, len(names), 3 if len(names) in (3, 6, 9) else 4 if len(names) in (4, 7, 8) else 5)
-    across = min(across, 3) if host else across
+    if host:
+        across = 2 if len(names) == 4 else min(across, 3)
     down = -(-len(names) // across)
     wide = max(4.5, 2.4 * across)
     figure = host or Figure(figsize=(wide, 1.9 * down + 0.6), layout="constrained")

@@ -50,7 +50,7 @@ def test_runs_and_is_listed(path, run):
     name = path.relative_to(ROOT).as_posix()
     assert f"](../{name})" in LISTED, f"list {name} in docs/course.md"
     text = path.read_text()
-    for module in ("scanpy", "palmerpenguins", "statsmodels"):  # which bring data, and are no need of the package
+    for module in ("scanpy", "palmerpenguins", "statsmodels"):  # which bring data
         if f"import {module}" in text or f"from {module} import" in text:
             pytest.importorskip(module)
     options = ["--epochs", "2"] if "--epochs" in text else []

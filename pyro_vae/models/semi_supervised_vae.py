@@ -48,15 +48,15 @@ class SemiSupervisedVAE(Program):
 
     .. math:: \alpha \Big( \frac{N}{N_y} \sum_{n:\, y_n \text{ known}} \log q(y_n \mid x_n) - \sum_n
         \Big[ \max_{\|r\| \le \epsilon} \mathrm{KL}\big(q(y \mid x_n) \,\|\, q(y \mid x_n + r)\big)
-        + \mathrm{H}\big(q(y \mid x_n)\big) \Big] \Big)
+        + [\text{of features}]\, \mathrm{H}\big(q(y \mid x_n)\big) \Big] \Big)
 
     with N_y of the N training data labelled: ``alpha`` nats per datum for each nat of the classifier's mean
     loss, however few labels there are. It is a factor of the guide in training mode, and of no ELBO that is
     reported. Without it the classes that q(y|x) finds need not be those of the labels. Its second part asks
-    that x may be moved a little, in the worst direction, and keep its class, and that each have one: of few
-    labels a classifier would else learn the very data that have one, and the bounds between classes may go
-    anywhere, where this moves them to where there are no data. (The direction is found by one step of the
-    power method; the q that is held against has no gradient.)
+    that x may be moved a little, in the worst direction, and keep its class, and with ``features`` that each
+    have one: of few labels a classifier would else learn the very data that have one, and the bounds between
+    classes may go anywhere, where this moves them to where there are no data. (The direction is found by one
+    step of the power method; the q that is held against has no gradient.)
 
     With ``features`` the classifier does not see x but so many latents of a VAE of x alone, the paper's M1
     below M2: r then goes along what varies in the data, not along pixels. Train that VAE first:
@@ -176,7 +176,9 @@ class SemiSupervisedVAE(Program):
                 log_q = q_y.log_prob(label.nan_to_num(0.0)).where(~label.isnan(), 0.0)
                 loss = -log_q / self.labelled
                 if self.radius:
-                    loss = loss + self._roughness(batch["x"], q_y.logits) + q_y.entropy()
+                    loss = loss + self._roughness(batch["x"], q_y.logits)
+                    if self.features is not None:  # of scikit-learn's digits, pixels, it is no help
+                        loss = loss + q_y.entropy()
                 # A guide's log-density is taken off the ELBO.
                 pyro.factor("classified", self.alpha * loss, has_rsample=True)
             q: Any = certain(q_y, label)
@@ -248,8 +250,9 @@ class SemiSupervisedVAE(Program):
         weight = f"{self.alpha:g}" + f" / {self.labelled.item():.3g}" * bool(self.labelled < 1)
         told = f"training adds {weight} log q(y|x) of each datum with a label"
         if self.alpha and self.radius:
-            rough = "KL(q(y|x) || q(y|x + r)) + H(q(y|x))"
-            told += f" less {self.alpha:g} ({rough}) of each, |r| = {self.radius:g}"
+            rough = "KL(q(y|x) || q(y|x + r))"
+            rough = rough if self.features is None else f"({rough} + H(q(y|x)))"
+            told += f" less {self.alpha:g} {rough} of each, |r| = {self.radius:g}"
         return (f"{told}, which no ELBO reports",)
 
     def _labels(self, batch: Mapping[str, Tensor]) -> Tensor:

@@ -52,7 +52,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         hidden_dims: widths of the hidden layers of all networks.
         alpha: weight of the classifier's loss.
         radius: how far a row may be moved and is to keep its class, in standard deviations of the columns,
-            root mean square over them; 0: rows without a label need not have a clear one.
+            root mean square over them.
         epochs: passes over the rows.
         max_steps: gradient steps, though they be fewer passes.
         batch_size: rows per step.

@@ -223,6 +223,7 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
         EVENT_SHAPE,
         D,
         transition=pv.nets.gated(4),
+        likelihood=pv.likelihoods.Bernoulli(),
         guide=pv.guides.Structured(features=8),
         encoder=pv.nets.recurrent(8, cell="gru"),
         decoder=pv.nets.mlp(8),

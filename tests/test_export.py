@@ -98,6 +98,8 @@ def rebuilt(p, values):
         return pv.distributions.DiscretizedLogisticMixture(**values, event_shape=p.event_shape)
     if name == "MixtureOfDiagNormals":
         return pv.distributions.MixtureOfDiagNormals(**values)
+    if name == "MarkovNormal":
+        return pv.distributions.MarkovNormal(**values, event_dim=len(p.event_shape))
     made = getattr(pv.distributions, name, None) or getattr(dist, name)
     numbers = {n: v.flatten()[0] for n, v in values.items() if n in ("levels", "temperature")}
     made = made(**{**values, **{n: int(v) if n == "levels" else v for n, v in numbers.items()}})

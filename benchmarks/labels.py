@@ -77,17 +77,14 @@ def measure(x: np.ndarray, y: np.ndarray, each: int, seed: int) -> dict[str, flo
 
 
 def mnist(
-    data: Any, number: int, each: int, seed: int, alpha: float, features: int, epochs: tuple[int, int]
+    data: Any, number: int, each: int, seed: int, alpha: float, features: int | None, epochs: int
 ) -> dict[str, float]:
     """The accuracy on test images of one set of labels of the training images."""
     began, labels = time.monotonic(), data.train.labels[:number]
     known = torch.from_numpy(hidden(labels.numpy(), each, seed))
     y = torch.full((len(labels),), torch.nan)
     y[known] = labels[known].float()
-    # As VAEClassifier does: those with a label are a quarter.
-    rows = torch.cat([torch.arange(len(y)), known.repeat(len(y) // (3 * len(known)))])
-    every = {"x": data.train[:][rows], "y": y[rows]}
-    images = pv.data.load(every, binarize="dynamic", validation=0.0, test=0.0)
+    images = pv.data.load({"x": data.train[:number], "y": y}, binarize="dynamic", validation=0.0, test=0.0)
     torch.manual_seed(seed)
     vae = pv.SemiSupervisedVAE(
         images.event_shape,
@@ -96,12 +93,9 @@ def mnist(
         alpha=alpha,
         features=features,
     )
-    if vae.features:
-        alone = pv.data.load(every["x"][: len(y)], binarize="dynamic", validation=0.0, test=0.0)
-        pv.fit(vae.features, alone, epochs=epochs[0], batch_size=100, lr=2e-3, seed=seed, progress=False)
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pv.program.DataWarning)  # that alpha is 0
-        pv.fit(vae, images, epochs=epochs[1], batch_size=200, lr=4e-3, seed=seed, progress=False)
+        pv.fit(vae, images, epochs=epochs, seed=seed, progress=False)
     right = (vae.classify(data.test[:]).argmax(1) == data.test.labels).double().mean().item()
     return {"right": right, "seconds": time.monotonic() - began}
 
@@ -128,9 +122,10 @@ def main() -> None:
     parser.add_argument("--mnist", metavar="DIR", help="MNIST, in this folder, in its place")
     parser.add_argument("--each", type=int, default=5, help="labels of each class")
     parser.add_argument("--sets", type=int, nargs="+", default=list(range(5)), help="their seeds")
-    parser.add_argument("--features", type=int, default=20, help="of MNIST, that the classifier sees")
-    parser.add_argument("--epochs-alone", type=int, default=12, help="of the features' VAE, of MNIST")
-    parser.add_argument("--epochs", type=int, default=5, help="of MNIST")
+    parser.add_argument(
+        "--features", type=int, help="of MNIST, that the classifier sees; by default as many as it has"
+    )
+    parser.add_argument("--epochs", type=int, default=10, help="of MNIST")
     parser.add_argument("--number", type=int, default=60_000, help="of MNIST's training images")
     parser.add_argument("--alphas", type=float, nargs="+", default=[10.0, 0.0], help="of MNIST")
     given = parser.parse_args()
@@ -143,8 +138,7 @@ def main() -> None:
         if given.mnist:
             row = {}
             for alpha in given.alphas:
-                epochs = given.epochs_alone, given.epochs
-                found = mnist(data, given.number, given.each, seed, alpha, given.features, epochs)
+                found = mnist(data, given.number, given.each, seed, alpha, given.features, given.epochs)
                 name = f"SemiSupervisedVAE(alpha={alpha:g})"
                 row |= {name: found["right"], f"{name}, seconds": found["seconds"]}
             rows.append(row)

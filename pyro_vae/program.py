@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -307,6 +307,15 @@ class Program(nn.Module):
         }
         with self.refining(batch):
             return cast(Distribution, conditional(*parents))
+
+    @property
+    def before(self) -> Sequence[Program]:
+        """Programs within this one that ``pv.fit`` trains before it, and then leaves as they are."""
+        return ()
+
+    def again(self, data: Split) -> Tensor:
+        """Indices ``[M]`` of training data that an epoch takes besides each datum once; here none."""
+        return torch.empty(0, dtype=torch.long)
 
     def see_number(self, num_data: int) -> None:
         """Tells networks whose weights are latent how many data N all of training sees."""

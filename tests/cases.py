@@ -225,7 +225,7 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
         transition=pv.nets.gated(4),
         likelihood=pv.likelihoods.Bernoulli(),
         guide=pv.guides.Structured(features=8),
-        encoder=pv.nets.recurrent(8, cell="gru"),
+        encoder=pv.nets.recurrent(8),
         decoder=pv.nets.mlp(8),
     ),
     "own": TwoSites,
@@ -234,6 +234,9 @@ PROGRAMS: dict[str, Callable[[], pv.Program]] = {
 DISCRETE: dict[str, Callable[[], pv.Program]] = {
     "SemiSupervisedVAE": lambda: pv.SemiSupervisedVAE(
         EVENT_SHAPE, num_classes=3, latent_dim=D, classifier=pv.nets.mlp(8), **SMALL
+    ),
+    "SemiSupervisedVAE-features": lambda: pv.SemiSupervisedVAE(
+        EVENT_SHAPE, num_classes=3, latent_dim=D, features=2, classifier=pv.nets.mlp(8), **SMALL
     ),
 }
 """Those with discrete latents, which have tests of their own in ``models/test_discrete.py``."""

@@ -312,9 +312,9 @@ def test_likelihoods_of_a_column(visits, shared):
     less = (found[1] - found[0]).flatten()
     less = less[~less.isnan()]
     assert len(less) < len(visits.test)
-    assert poisson.by_column == {"visits": (found[0].nanmean().item(), 0.0, 0.0)}
+    assert poisson.by_column["visits"] == pytest.approx((found[0].nanmean().item(), 0.0, 0.0), rel=1e-12)
     mean, difference, error = other.by_column["visits"]
-    assert mean == found[1].nanmean().item()
+    assert mean == pytest.approx(found[1].nanmean().item(), rel=1e-12)
     assert difference == pytest.approx(less.mean().item())
     assert error == pytest.approx((less.std() / len(less) ** 0.5).item())
     assert difference > 0.5

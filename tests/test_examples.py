@@ -51,7 +51,7 @@ def test_runs_and_is_listed(path, run):
     assert f"](../{name})" in LISTED, f"list {name} in docs/course.md"
     text = path.read_text()
     for module in ("scanpy", "palmerpenguins", "statsmodels"):  # which bring data
-        if f"import {module}" in text or f"from {module} import" in text:
+        if f"import {module}" in text or f"from {module}" in text:
             pytest.importorskip(module)
     options = ["--epochs", "2"] if "--epochs" in text else []
     options += ["--data", "digits"] if '"--data"' in text else []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any, Literal, cast
 
 import pyro
@@ -30,6 +30,12 @@ from pyro_vae.priors import Normal as StandardNormal
 from pyro_vae.priors import as_prior
 from pyro_vae.program import DataWarning, Program
 from pyro_vae.seen import Label, Latent
+
+FEATURES, MANY = 20, 200
+"""Latents that the classifier sees by default, of data of so many numbers and more."""
+
+LABELLED = 0.25
+"""The share of an epoch's rows that have a label, where there are fewer among the data."""
 
 
 class SemiSupervisedVAE(Program):
@@ -59,8 +65,12 @@ class SemiSupervisedVAE(Program):
     step of the power method; the q that is held against has no gradient.)
 
     With ``features`` the classifier does not see x but so many latents of a VAE of x alone, the paper's M1
-    below M2: r then goes along what varies in the data, not along pixels. Train that VAE first:
-    ``pv.fit(vae.features, data)``, then ``pv.fit(vae, data)``, in which it stays as it is.
+    below M2: r then goes along what varies in the data, not along pixels. ``pv.fit`` trains that VAE first,
+    ``vae.features``, for as many epochs, unless it was, and then leaves it as it is.
+
+    Where rows with a label are less than a quarter, ``pv.fit`` takes them several times in an epoch, until
+    they are: few among many would be in few steps, each with a large weight, and their classes be learned
+    last.
 
     Args:
         event_shape: shape of one datum, such as (1, 28, 28), or the columns of a table.
@@ -71,7 +81,8 @@ class SemiSupervisedVAE(Program):
             square over its elements; 0 for no such part, nor the entropy. By default 0.25 of x, and 0.15
             of features, some of which tell nothing of x and do not count.
         features: number of latents of a VAE of x alone, with the likelihood, encoder and decoder given here,
-            that the classifier sees in place of x; 0: it sees x.
+            that the classifier sees in place of x; 0: it sees x. By default 20 of an x of at least 200
+            numbers, such as images of more than 14 x 14 pixels, else 0.
         prior: p(z), as in ``pv.VAE``.
         likelihood: p(x|z, y), likewise.
         guide: the family of q(z|x, y), likewise.
@@ -81,8 +92,7 @@ class SemiSupervisedVAE(Program):
         decoder: factory of the network from z and y, likewise.
 
     Raises:
-        ValueError: the shapes are empty, or the parts do not fit together; in ``pv.fit``, that ``features``
-            was not trained.
+        ValueError: the shapes are empty, or the parts do not fit together.
 
     Reference: Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep generative
     models"; Miyato, Maeda, Koyama and Ishii, 2018, "Virtual adversarial training" (VAT+EntMin);
@@ -103,7 +113,7 @@ class SemiSupervisedVAE(Program):
         latent_dim: int = 10,
         alpha: NotNegative = 10.0,
         radius: NotNegative | None = None,
-        features: Whole = 0,
+        features: Whole | None = None,
         prior: Family | Distribution = StandardNormal(),
         likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
         guide: Family | Of | type[Distribution] = Normal(),
@@ -117,9 +127,10 @@ class SemiSupervisedVAE(Program):
         nets.check_factories(classifier=classifier, encoder=encoder, decoder=decoder)
         k = check("num_classes", num_classes, Levels)
         self.alpha = check("alpha", alpha, NotNegative)
-        number = check("features", features, Whole)
-        default = 0.15 if number else 0.25
-        self.radius = default if radius is None else check("radius", radius, NotNegative)
+        default = FEATURES if math.prod(x) >= MANY else 0
+        number = default if features is None else check("features", features, Whole)
+        usual = 0.15 if number else 0.25
+        self.radius = usual if radius is None else check("radius", radius, NotNegative)
         self.options = {
             "event_shape": self.columns or x,
             "num_classes": k,
@@ -153,7 +164,7 @@ class SemiSupervisedVAE(Program):
 
     @property
     def features(self) -> VAE | None:
-        """The VAE whose latents the classifier sees, to be trained first; None where it sees x."""
+        """The VAE whose latents the classifier sees, which is trained first; None where it sees x."""
         (seen,) = self.q_y.seen
         return cast(Any, seen).vae if isinstance(seen, Encoded) else None
 
@@ -224,18 +235,24 @@ class SemiSupervisedVAE(Program):
             probabilities: Tensor = q_y.probs
         return probabilities
 
+    @property
+    def before(self) -> Sequence[Program]:
+        """The VAE whose latents the classifier sees."""
+        return () if self.features is None else (self.features,)
+
+    def again(self, data: Split) -> Tensor:
+        """Rows with a label, so often that they are about a quarter of all."""
+        labels = data.labels
+        known = torch.empty(0, dtype=torch.long) if labels is None else (~labels.isnan()).nonzero()[:, 0]
+        others = len(data) - len(known)
+        times = round(LABELLED / (1 - LABELLED) * others / max(1, len(known))) - 1
+        return known.repeat(max(0, times))
+
     def initialize(self, data: Split) -> None:
-        if self.features is not None:
-            if not self.features.initialized:
-                raise ValueError(
-                    f"features={self.features.latent_dim}: the VAE whose latents the classifier sees is "
-                    "trained before the rest: pv.fit(vae.features, data), then pv.fit(vae, data)"
-                )
-            self.features.requires_grad_(False)
         super().initialize(data)
         start_guide(self.q_z, self.p_z)
-        known = 1 - data.missing("y")
-        self.labelled.fill_(max(known, 1 / len(data)))
+        known, again = 1 - data.missing("y"), len(self.again(data))
+        self.labelled.fill_(max(known * len(data) + again, 1) / (len(data) + again))
         if not self.alpha and known:
             warnings.warn(
                 f"alpha=0: the labels of {round(known * len(data))} of {len(data)} training data do not "

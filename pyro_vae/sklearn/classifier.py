@@ -28,8 +28,6 @@ from pyro_vae.training import Interrupted, fit
 
 UNKNOWN = -1
 """The label of rows that have none, as in ``sklearn.semi_supervised``."""
-LABELLED = 0.25
-"""Share of rows with a label in training, if need be by repeating them."""
 
 
 class VAEClassifier(ClassifierMixin, BaseEstimator):
@@ -43,9 +41,6 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     those of one unit (most of them have the same least and greatest value, as pixels have) by one number; and
     what lies far outside of those seen is moved nearer. Columns of 0 and 1 alone are Bernoulli, others
     Normal. Values that are NaN are not observed.
-
-    Rows with a label are repeated in training until they are a quarter of all: few among many would be in few
-    steps, each time with a large weight, and their classes be learned last.
 
     Args:
         latent_dim: D, the number of latent variables z per row.
@@ -187,12 +182,8 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         return likelihoods.Normal(scale="shared" if self._one_unit else "per_element")
 
     def _train(self, x: np.ndarray, codes: Tensor, seed: int, fine: Mapping[str, Any]) -> SemiSupervisedVAE:
-        labelled = (~codes.isnan()).nonzero()[:, 0]
-        without = len(codes) - len(labelled)
-        more = round(LABELLED / (1 - LABELLED) * without / len(labelled)) - 1
-        rows = torch.cat([torch.arange(len(codes)), labelled.repeat(max(more, 0))])
-        values = torch.tensor(self._learned(x), dtype=torch.float32)[rows]
-        data = load({"x": values, "y": codes[rows]}, validation=0.0, test=0.0)
+        values = torch.tensor(self._learned(x), dtype=torch.float32)
+        data = load({"x": values, "y": codes}, validation=0.0, test=0.0)
         net = nets.mlp(*fine["hidden_dims"])
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
@@ -202,12 +193,13 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
                 latent_dim=fine["latent_dim"],
                 alpha=fine["alpha"],
                 radius=fine["radius"],
+                features=0,
                 likelihood=self._likelihood(),
                 classifier=net,
                 encoder=net,
                 decoder=net,
             )
-        batches = math.ceil(len(values) / fine["batch_size"])
+        batches = math.ceil((len(values) + len(vae.again(data.train))) / fine["batch_size"])
         try:
             fit(
                 vae,

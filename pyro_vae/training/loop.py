@@ -95,14 +95,20 @@ class _Training:
     group: Group
     average: Average | None
     notes: list[str]
+    again: Tensor
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
     finite: set[str] = field(default_factory=set)
 
     @property
+    def number(self) -> int:
+        """Data that an epoch takes, of which some may be taken again."""
+        return len(self.data.train) + len(self.again)
+
+    @property
     def num_batches(self) -> int:
         """Batches in an epoch."""
-        return math.ceil(len(self.data.train) / self.settings.batch_size)
+        return math.ceil(self.number / self.settings.batch_size)
 
     def beta(self, epoch: float) -> float:
         """Weight of the KL in a step, at so many epochs done."""
@@ -125,7 +131,7 @@ class _Training:
         )
         split.redraw(redraw_seed)
         dtype, device = self.program.dtype, self.program.device
-        order = split.shuffled(order_seed)
+        order = mixed(split.shuffled(order_seed), self.again, order_seed)
         first, sums = state.batch, list(state.sums)
         done = [state.epoch + batch / self.num_batches for batch in range(first, self.num_batches)]
         rates = self.rate.plan(done)
@@ -149,7 +155,7 @@ class _Training:
                     raise self.interrupted(stops)
         self.group.copy_buffers(self.program)
         means, weights = self.fetch(losses)
-        row = self.measure([total / len(split) for total in self.add(sums, first, means)], rates)
+        row = self.measure([total / self.number for total in self.add(sums, first, means)], rates)
         self.rate.end_epoch(row)
         row["seconds"] = round(time.monotonic() - began, 3)
         state.history.append(row)
@@ -183,12 +189,12 @@ class _Training:
 
     def size_of(self, batch: int) -> int:
         """How many data a batch has, in all processes together."""
-        return min(self.settings.batch_size, len(self.data.train) - batch * self.settings.batch_size)
+        return min(self.settings.batch_size, self.number - batch * self.settings.batch_size)
 
     def at_once(self) -> int:
         """Steps to take by one launch, where they are replayed: none is small or beyond a checkpoint."""
         split, size, every = self.data.train, self.settings.batch_size, self.settings.save_every
-        left = len(split) // size - self.state.batch
+        left = self.number // size - self.state.batch
         if every:
             left = min(left, every - self.state.batch % every)
         # Rows of a file are drawn by the batch that they are read in.
@@ -224,7 +230,7 @@ class _Training:
         if not len(losses):
             return sums
         means = losses.double().numpy()
-        size, rest = self.settings.batch_size, len(self.data.train) - first * self.settings.batch_size
+        size, rest = self.settings.batch_size, self.number - first * self.settings.batch_size
         sizes = np.minimum(size, rest - size * np.arange(len(means)))
         begin = np.array(sums or np.zeros(means.shape[1]))
         total: list[float] = np.add.accumulate([begin, *means * sizes[:, None]])[-1].tolist()
@@ -343,10 +349,7 @@ class _Training:
     @contextmanager
     def ragged(self, size: int) -> Iterator[None]:
         """The step on an epoch's last batch, where it is smaller, is eager: it is not worth a compilation."""
-        if (
-            size == min(self.settings.batch_size, len(self.data.train))
-            or self.settings.epochs >= COMPILED_STEPS
-        ):
+        if size == min(self.settings.batch_size, self.number) or self.settings.epochs >= COMPILED_STEPS:
             yield
             return
         compiles, self.svi.compile = self.svi.compile, False
@@ -471,8 +474,12 @@ def _fit(
     ):
         seed_generators(chosen.seed, place)
         if not program.initialized:
+            for first in [each for each in program.before if not each.initialized]:
+                _fit_before(group, first, data, progress, settings)
             program.see_gaps(gaps)
             group.first(lambda: program.initialize(data.train))
+        for first in program.before:
+            first.requires_grad_(False)
         program.see_number(len(data.train))
         group.copy_program(program)
         training = _prepare(program, data, chosen, kept, callback, group, notes)
@@ -482,6 +489,20 @@ def _fit(
     for alarm in [c.family.alarm for c in program.conditionals() if c.family.alarm]:
         warnings.warn(alarm, DataWarning, stacklevel=5)  # where fit was called
     return Run(program, data, training.state.history, kept.path if kept else None)
+
+
+def _fit_before(
+    group: Group, program: Program, data: Data, progress: bool, settings: Mapping[str, Any]
+) -> None:
+    """Trains what another program is made of, by the same settings, but for the loss, which is its own."""
+    if progress and group.rank == 0:
+        print(f"first the {type(program).__name__} within it is trained:", flush=True)
+    own = {name: value for name, value in settings.items() if name not in ("loss", "save_every", "keep")}
+    try:
+        _fit(group, program, data, None, False, None, progress, own)
+    except Interrupted as error:
+        told = f"stopped in the {type(program).__name__} within, of which nothing is kept; start again"
+        raise Interrupted(told, error.signum) from error
 
 
 def _train(training: _Training, stops: Stops, progress: bool) -> None:
@@ -520,7 +541,11 @@ def _prepare(
     average = Average(group) if group.size > 1 else None
     optimizer = make_optimizer(settings.optimizer, program, settings.lr)
     rate = LearningRate(optimizer, settings.lr, settings.schedule, settings.epochs)
-    num_steps = settings.epochs * math.ceil(len(data.train) / settings.batch_size)
+    again = program.again(data.train)
+    if len(again):
+        share = f"{len(again.unique())} of {len(data.train)}"
+        notes = [*notes, f"an epoch takes {share} training data several times, {len(again)} rows more"]
+    num_steps = settings.epochs * math.ceil((len(data.train) + len(again)) / settings.batch_size)
     compiled = num_steps >= COMPILED_STEPS if settings.compile == "auto" else settings.compile
     steps = "a SemiAmortised guide takes steps of its own for each batch" if program.semi_amortised else ""
     if compiled and (why := uncompiled(program.device) or steps):
@@ -541,9 +566,23 @@ def _prepare(
         terms=lambda model, guide: _terms(training, model, guide),
         average=average,
     )
-    training = _Training(program, data, settings, svi, rate, folder, callback, group, average, notes)
+    training = _Training(program, data, settings, svi, rate, folder, callback, group, average, notes, again)
     training.finite = checkpoint.finite(program.state_dict())
     return training
+
+
+def mixed(order: Tensor, again: Tensor, seed: int) -> Tensor:
+    """An order with further rows at places drawn by the seed, between which the others stay as they were."""
+    if not len(again):
+        return order
+    generator = torch.Generator().manual_seed(seed)
+    number = len(order) + len(again)
+    places = torch.randperm(number, generator=generator)[: len(again)]
+    rest = torch.ones(number, dtype=torch.bool)
+    rest[places] = False
+    index = torch.empty(number, dtype=torch.long)
+    index[rest], index[places] = torch.arange(len(order)), torch.arange(len(order), number)
+    return torch.cat([order, again.to(order.device)])[sent(index, order.device)]
 
 
 def _terms(training: _Training, model: poutine.Trace, guide: poutine.Trace) -> Tensor:

@@ -206,7 +206,7 @@ TABLES = {
     "index of two levels": (lambda: _with().set_index([pd.Index(range(N)), pd.Index(range(N))]), "real"),
     "repeated index": (lambda: _with().set_index(pd.Index([0] * N)), "real"),
     "one column": (lambda: _with(), "real"),
-    "sparse": (lambda: _with(x=pd.arrays.SparseArray(np.linspace(-1.0, 1.0, N))), "real"),
+    "sparse": (lambda: _with(x=pd.arrays.SparseArray(np.linspace(-1.0, 1.0, N) ** 3)), "real"),
     "empty texts": (lambda: _with(x=_values("", "v")), "category"),
     "twenty categories": (lambda: _with(x=[f"c{i % 20}" for i in range(N)]), "category"),
     "Arrow's own dtype": (

@@ -1,6 +1,7 @@
 """What teaches a classifier of few labels, and what is drawn of classes."""
 
 import math
+import signal
 
 import pytest
 import torch
@@ -113,14 +114,29 @@ class TestFeatures:
         assert found[0.1] - found[0.0] == pytest.approx(2.0 * (15 - (q * q.log()).sum().item()))
         assert "10 (KL(q(y|x) || q(y|x + r)) + H(q(y|x))) of each, |r| = 0.15" in _on_features().explain()
 
-    def test_not_trained(self):
-        with pytest.raises(
-            ValueError, match=r"features=3: .* pv.fit\(vae.features, data\), then pv.fit\(vae"
-        ):
-            pv.fit(_on_features(), _labelled(), epochs=1, progress=False)
+    def test_by_default(self):
+        of_images = pv.SemiSupervisedVAE((1, 28, 28), num_classes=10, latent_dim=2)
+        assert of_images.features.latent_dim == 20
+        assert of_images.radius == 0.15
+        assert pv.SemiSupervisedVAE((1, 8, 8), num_classes=10, latent_dim=2).features is None
         with pytest.raises(pv.checks.ConfigError, match="features=-1"):
             _on_features(features=-1)
-        assert _on_features(features=0).features is None
+
+    def test_trained_by_the_same_fit(self, tmp_path):
+        """As by a fit of its own before, and as in a run that was stopped and goes on."""
+        data, options = _labelled(), {"epochs": 2, "batch_size": 64, "progress": False}
+        one, two, resumed = _on_features(), _on_features(), _on_features()
+        run = pv.fit(one, data, **options)
+        assert [row["epoch"] for row in run.history] == [1, 2]
+        pv.fit(two.features, data, **options)
+        pv.fit(two, data, **options)
+        stop = lambda *_: signal.raise_signal(signal.SIGTERM)  # noqa: E731
+        with pytest.raises(pv.training.Interrupted):
+            pv.fit(_on_features(), data, folder=tmp_path / "run", callback=stop, **options)
+        pv.fit(resumed, data, folder=tmp_path / "run", resume=True, **options)
+        for other in (two, resumed):
+            for name, value in one.state_dict().items():
+                torch.testing.assert_close(value, other.state_dict()[name], rtol=0.0, atol=0.0, msg=name)
 
     def test_trained_before_and_kept(self, tmp_path):
         vae, data = _on_features(), _labelled()
@@ -175,3 +191,41 @@ def test_styles_are_of_each_class(monkeypatch):
     for row, datum, own in zip(what.rows, x, z, strict=False):
         torch.testing.assert_close(row[0], datum)
         torch.testing.assert_close(row[1:], vae.decode(own.expand(3, -1), torch.arange(3.0)).mean)
+
+
+class TestBalance:
+    """Rows with a label are a quarter of what an epoch takes."""
+
+    def test_again(self):
+        vae, _ = build()
+        y = torch.tensor([1.0] + 23 * [math.nan])
+        found = vae.again(pv.data.Split({"x": torch.rand(24, 4), "y": y}))
+        assert found.tolist() == 7 * [0]  # 8 of 31
+        for whole in (y.nan_to_num(2.0), torch.full((24,), math.nan)):
+            assert not len(vae.again(pv.data.Split({"x": torch.rand(24, 4), "y": whole})))
+        assert not len(vae.again(pv.data.Split(torch.rand(24, 4))))
+
+    def test_an_epoch_takes_them(self, tmp_path):
+        """Each row as often as it is to be, in another order in each epoch; the share is that of the term."""
+        y = torch.full((60,), math.nan)
+        y[[3, 50]] = 1.0
+        x = torch.arange(60.0)[:, None] / 60 + torch.zeros(60, 4)
+        data = pv.data.load({"x": x, "y": y}, validation=0.0, test=0.0)
+        vae, _ = build(likelihood=pv.likelihoods.Normal(), alpha=1.0)
+        seen, model = [], vae.model
+        vae.model = lambda batch: (seen.append((batch["x"][:, 0] * 60).round()), model(batch))[1]
+        run = pv.fit(
+            vae, data, epochs=2, batch_size=16, progress=False, compile=False, folder=tmp_path / "run"
+        )
+        taken = torch.cat(seen)
+        epoch = 60 + len(vae.again(data.train))
+        epochs = [taken[-2 * epoch : -epoch], taken[-epoch:]]
+        for each in epochs:
+            expected = torch.cat([torch.arange(60.0), torch.tensor([3.0, 50.0]).repeat(9)])
+            assert torch.equal(each.sort().values, expected.sort().values)
+        assert not torch.equal(*epochs)
+        assert vae.labelled.item() == pytest.approx(20 / 78)
+        assert math.isfinite(run.history[-1]["loss"])
+        assert (
+            "2 of 60 training data several times, 18 rows more" in (tmp_path / "run" / "log.txt").read_text()
+        )

@@ -189,11 +189,6 @@ class TestTheSameRun:
     @pytest.mark.parametrize("kind", ["conditional", "few labels", "sequence", "table", "discrete"])
     def test_of_each_model_as_one_process_where_nothing_is_drawn(self, kind, monkeypatch):
         """Three processes, of batches of 26, 26 and 1; each draw is the mean of what it is of."""
-        nothing = lambda shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device)  # noqa: E731
-        monkeypatch.setattr("torch.distributions.normal._standard_normal", nothing)
-        monkeypatch.setattr("torch.normal", lambda mean, std: mean)
-        randn = torch.randn
-        monkeypatch.setattr("torch.randn", lambda *shape, **options: 0 * randn(*shape, **options))
         x, nets = numbers(), {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
         y, normal = (x[:, 0] > 0).double(), {"likelihood": pv.likelihoods.Normal(scale="shared")}
         if kind == "conditional":
@@ -205,6 +200,7 @@ class TestTheSameRun:
                 pv.SemiSupervisedVAE,
             )
             options = {"event_shape": (5,), "num_classes": 2, "latent_dim": 2, **normal, **nets}
+            options["radius"] = 0.0  # whose direction starts at a draw
         elif kind == "sequence":
             steps = x.cumsum(1)[..., None].clone()
             steps[::3, 3:] = math.nan
@@ -229,6 +225,11 @@ class TestTheSameRun:
             )
         data = pv.data.load(data, validation=0.145, test=0.0)
         assert len(data.train) == 2 * B + 1
+        nothing = lambda shape, dtype, device: torch.zeros(shape, dtype=dtype, device=device)  # noqa: E731
+        monkeypatch.setattr("torch.distributions.normal._standard_normal", nothing)
+        monkeypatch.setattr("torch.normal", lambda mean, std: mean)
+        randn = torch.randn
+        monkeypatch.setattr("torch.randn", lambda *shape, **options: 0 * randn(*shape, **options))
 
         def job(rank=0):
             torch.manual_seed(1)

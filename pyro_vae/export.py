@@ -103,10 +103,11 @@ def export(
             'leave it out, formats=["pt2"]'
         )
     program = copy.deepcopy(program).cpu()
+    own = program.conditionals()
     there = {
         NAMES.get(name, name.replace(".", "_")): module
         for name, module in program.named_modules()
-        if isinstance(module, Conditional) and module.parents
+        if isinstance(module, Conditional) and module in own and module.parents
     }
     if not there:
         raise ExportError(

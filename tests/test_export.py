@@ -78,7 +78,8 @@ TOLD = {
 def parts(program):
     """Its parts by name, each as it is exported."""
     names = {"q_z": "encoder", "p_x": "decoder"}
-    found = {n: c for n, c in program.named_modules() if isinstance(c, pv.conditional.Conditional)}
+    own = program.conditionals()
+    found = {n: c for n, c in program.named_modules() if c in own}
     found = {names.get(n, n.replace(".", "_")): c for n, c in found.items() if c.parents}
     return {name: _Part(program, name, c) for name, c in found.items()}
 

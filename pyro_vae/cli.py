@@ -336,7 +336,11 @@ def predict(
 
 
 def export_run(
-    run: Path, output: str, parts: Sequence[str] = (), formats: Sequence[str] = (), trust: Sequence[str] = ()
+    run: Path,
+    output: str = "exported",
+    parts: Sequence[str] = (),
+    formats: Sequence[str] = (),
+    trust: Sequence[str] = (),
 ) -> None:
     """Writes the encoder and the decoder of a run as ONNX and torch.export programs, with export.json.
 
@@ -345,7 +349,7 @@ def export_run(
 
     Args:
         run: folder of the run.
-        output: folder to write to.
+        output: folder to write to, by default exported.
         parts: which of them, such as decoder; by default all.
         formats: onnx, which takes pip install 'pyro_vae[export]', pt2, or both, by default.
     """

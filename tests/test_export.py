@@ -438,4 +438,6 @@ def test_command(tmp_path, capsys, digits):
     pv.fit(vae, digits, epochs=1, folder="run", progress=False)
     assert main(["export", "run", "--output", "out", "--formats", "pt2"]) == 0
     assert capsys.readouterr().out.splitlines()[-1].endswith("export.json")
+    assert main(["export", "run", "--formats", "pt2"]) == 0
+    assert Path("exported", "export.json").exists()
     assert main(["export", "run", "--output", "out", "--formats", "tflite"]) == 2

@@ -31,7 +31,7 @@ from pyro_vae.priors import as_prior
 from pyro_vae.program import DataWarning, Program
 from pyro_vae.seen import Label, Latent
 
-FEATURES, MANY = 20, 200
+FEATURES, MANY = 20, 400
 """Latents that the classifier sees by default, of data of so many numbers and more."""
 
 LABELLED = 0.25
@@ -81,8 +81,8 @@ class SemiSupervisedVAE(Program):
             square over its elements; 0 for no such part, nor the entropy. By default 0.25 of x, and 0.15
             of features, some of which tell nothing of x and do not count.
         features: number of latents of a VAE of x alone, with the likelihood, encoder and decoder given here,
-            that the classifier sees in place of x; 0: it sees x. By default 20 of an x of at least 200
-            numbers, such as images of more than 14 x 14 pixels, else 0.
+            that the classifier sees in place of x; 0: it sees x. By default 20 of an x of at least 400
+            numbers, such as images of 20 x 20 pixels, else 0.
         prior: p(z), as in ``pv.VAE``.
         likelihood: p(x|z, y), likewise.
         guide: the family of q(z|x, y), likewise.

@@ -67,7 +67,9 @@ for epochs in (5, 150):
     pv.fit(vae, data, epochs=max(2, round(epochs * SIZE)), progress=False)
     found = pv.evaluate.calibration(vae, num_simulations=number)
     print(f"after {epochs} epochs more: {pv.evaluate.elbo(vae, data.test)}\n{found}")
-pv.figures.calibration(found).savefig("figures/13_ranks_of_digits.png")
+figure = pv.figures.calibration(found)
+figure.savefig("figures/13_ranks_of_digits.png")
+figure
 
 # %% [markdown]
 # What to do with an encoder that is not: a richer family (`guide=pv.guides.Flow()`), more training, or
@@ -97,7 +99,9 @@ for latent_dim in (1, 10):
     pv.fit(other, data, epochs=max(2, round(150 * SIZE)), progress=False)
     check = pv.evaluate.predictive_check(other, data.test, statistics={"ink": ink, "strokes": strokes})
     print(f"{latent_dim} latents: {check}")
-pv.figures.predictive_check(check).savefig("figures/13_does_the_model_fit.png")
+figure = pv.figures.predictive_check(check)
+figure.savefig("figures/13_does_the_model_fit.png")
+figure
 
 # %% [markdown]
 # ## Exercises

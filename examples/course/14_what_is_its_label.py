@@ -67,7 +67,9 @@ choice = pv.VAE(data.event_shape, latent_dim=10, prior=pv.priors.OneHotCategoric
 pv.fit(choice, data, epochs=epochs, lr=3e-3, progress=False)
 print(pv.evaluate.elbo(choice, data.test))
 print(f"one of ten: {pv.evaluate.clusters(choice, data.train)}")
-pv.figures.clusters(choice, data.train).savefig("figures/14_what_is_its_label.png")
+figure = pv.figures.clusters(choice, data.train)
+figure.savefig("figures/14_what_is_its_label.png")
+figure
 
 # %% [markdown]
 # Look at the columns: a digit that is written in two ways may have two clusters, and two that look alike
@@ -125,7 +127,9 @@ print(
 for name, label in (("its own label", data.test.labels), ("the next one", (data.test.labels + 1) % 10)):
     told = pv.evaluate.log_likelihood(vae, {"x": data.test[:], "y": label}, num_samples=100)
     print(f"with {name} log p(x, y) is {told.log_likelihood:.1f} nats per datum")
-pv.figures.styles(vae, data.test).savefig("figures/14_styles.png")
+figure = pv.figures.styles(vae, data.test)
+figure.savefig("figures/14_styles.png")
+figure
 
 # %% [markdown]
 # ## Exercises

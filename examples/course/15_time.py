@@ -123,6 +123,7 @@ given[:, 25:] = math.nan
 number = max(20, round(1000 * SIZE))
 figure = pv.figures.forecast(vae, given, truth=x, num_samples=number, num_particles=number)
 figure.savefig("figures/15_time.png")
+figure
 
 # %% [markdown]
 # ## Exercises

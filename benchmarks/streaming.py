@@ -201,6 +201,8 @@ def main() -> None:
     )
     print("|---|---:|---:|---:|---:|---:|---|")
     for kind in chosen.kinds:
+        if chosen.folder is not None:
+            Path(chosen.folder).mkdir(parents=True, exist_ok=True)
         folder = Path(tempfile.mkdtemp(dir=chosen.folder))
         try:
             path = make(kind, chosen.size * 2**20, folder)

@@ -242,9 +242,9 @@ def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
         first, *others = (name for name in found if name in refused)
         more = f" (nor can these be modelled: {shown(others)})" if others else ""
         raise DataError(f"{refused[first]}{more}") from refused[first]
-    return Columns({name: columns[name] for name in found}), labels if not of_rows else of_rows[0] if len(
-        of_rows
-    ) == 1 else _pandas().concat(of_rows)
+    if of_rows:
+        labels = of_rows[0] if len(of_rows) == 1 else _pandas().concat(of_rows)
+    return Columns({name: columns[name] for name in found}), labels
 
 
 def filled(path: Path, frame: Any, whole: Any) -> Any:

@@ -66,7 +66,8 @@ class SemiSupervisedVAE(Program):
 
     With ``features`` the classifier does not see x but so many latents of a VAE of x alone, the paper's M1
     below M2: r then goes along what varies in the data, not along pixels. ``pv.fit`` trains that VAE first,
-    ``vae.features``, for as many epochs, unless it was, and then leaves it as it is.
+    ``vae.features``, for as many epochs, unless it was, and then leaves it as it is. Trained otherwise, by
+    ``pyro.infer.SVI`` or after ``initialize`` by hand, call ``pv.fit(vae.features, data)`` before.
 
     Where rows with a label are less than a quarter, ``pv.fit`` takes them several times in an epoch, until
     they are: few among many would be in few steps, each with a large weight, and their classes be learned

@@ -8,7 +8,7 @@ import os
 import threading
 import warnings
 import weakref
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterator, Mapping
 from contextvars import ContextVar
 from typing import Any, cast
 
@@ -80,6 +80,10 @@ class _Reading(dict[str, Tensor]):
 
 class DataWarning(UserWarning):
     """Something in the data that is likely a mistake; the message says what, and the mend."""
+
+
+class UntrainedWarning(UserWarning):
+    """A program within another that ought to be trained before it was not; the message says how to."""
 
 
 class Program(nn.Module):
@@ -309,9 +313,12 @@ class Program(nn.Module):
             return cast(Distribution, conditional(*parents))
 
     @property
-    def before(self) -> Sequence[Program]:
-        """Programs within this one that ``pv.fit`` trains before it, and then leaves as they are."""
-        return ()
+    def before(self) -> Mapping[str, Program]:
+        """Programs within this one, by name, that ``pv.fit`` trains before it, and then leaves as they are.
+
+        One is taken for trained once it is ``initialized``, which it is not by ``initialize`` of this one.
+        """
+        return {}
 
     def again(self, data: Split) -> Tensor:
         """Indices ``[M]`` of training data that an epoch takes besides each datum once; here none."""
@@ -337,8 +344,19 @@ class Program(nn.Module):
         Args:
             data: the training data.
         """
+        trained_before = self.before
         for program in self._within():
-            program.initialize(data)
+            if program not in trained_before.values():
+                program.initialize(data)
+        for name, program in trained_before.items():
+            if not program.initialized:
+                warnings.warn(
+                    f"the {name} of this {type(self).__name__} are of a {type(program).__name__} that is not "
+                    "trained yet. pv.fit of the whole trains it first; before any other way of training "
+                    f"call pv.fit(program.{name}, data)",
+                    UntrainedWarning,
+                    stacklevel=2,
+                )
         own = {c.site: c for c in self.conditionals() if c.site in data.event_shapes}
         for site, c in own.items():
             mean, std = (moment.to(self.device, self.dtype) for moment in data.moments(site))

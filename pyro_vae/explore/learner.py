@@ -74,5 +74,9 @@ def _anew(program: Program, train: Split) -> Program:
             "on from where it stands"
         )
     made = type(program)(**program.options).to(program.device, program.dtype)
+    for name, first in program.before.items():  # which learns nothing here
+        made.see_gaps(train.gaps)
+        made.before[name].load_state_dict(first.state_dict())
+        made.before[name].requires_grad_(False)
     made.initialize(train)
     return made.eval()

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 import warnings
-from collections.abc import Mapping, Sequence
+from collections.abc import Mapping
 from typing import Any, Literal, cast
 
 import pyro
@@ -66,8 +66,9 @@ class SemiSupervisedVAE(Program):
 
     With ``features`` the classifier does not see x but so many latents of a VAE of x alone, the paper's M1
     below M2: r then goes along what varies in the data, not along pixels. ``pv.fit`` trains that VAE first,
-    ``vae.features``, for as many epochs, unless it was, and then leaves it as it is. Trained otherwise, by
-    ``pyro.infer.SVI`` or after ``initialize`` by hand, call ``pv.fit(vae.features, data)`` before.
+    ``vae.features``, for as many epochs, unless it was, and then leaves it as it is; of a run with a folder
+    it is the run in the folder ``features`` therein. Trained otherwise, by ``pyro.infer.SVI``, call
+    ``pv.fit(vae.features, data)`` before ``vae.initialize(data.train)``.
 
     Where rows with a label are less than a quarter, ``pv.fit`` takes them several times in an epoch, until
     they are: few among many would be in few steps, each with a large weight, and their classes be learned
@@ -237,9 +238,9 @@ class SemiSupervisedVAE(Program):
         return probabilities
 
     @property
-    def before(self) -> Sequence[Program]:
+    def before(self) -> Mapping[str, Program]:
         """The VAE whose latents the classifier sees."""
-        return () if self.features is None else (self.features,)
+        return {} if self.features is None else {"features": self.features}
 
     def again(self, data: Split) -> Tensor:
         """Rows with a label, so often that they are about a quarter of all."""

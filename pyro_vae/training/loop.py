@@ -23,62 +23,35 @@ from torch import Tensor
 from pyro_vae import checkpoint
 from pyro_vae.checks import ConfigError, check
 from pyro_vae.data import Data
-from pyro_vae.data.source import Memory, sent
+from pyro_vae.data.source import sent
 from pyro_vae.distributed import Average, Group, elbo_of_all, joined, noise_seed
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.objectives import elbo_terms, scale_latents
 from pyro_vae.objectives.importance import by_datum
-from pyro_vae.program import DataWarning, Program, one_thread, parameters_known, seed_generators
+from pyro_vae.program import (
+    DataWarning,
+    Program,
+    UntrainedWarning,
+    one_thread,
+    parameters_known,
+    seed_generators,
+)
 from pyro_vae.seen import observing
 from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 from pyro_vae.training import state as states
+from pyro_vae.training.batches import Batches
 from pyro_vae.training.devices import deterministic, find_device, settle, uncompiled
 from pyro_vae.training.folder import Folder, Resume, opened
 from pyro_vae.training.opening import COMPILED_STEPS, check_arguments, look, make_optimizer, opening
 from pyro_vae.training.report import Report
+from pyro_vae.training.run import Run
 from pyro_vae.training.schedules import LearningRate, warmup
 from pyro_vae.training.settings import Settings
 from pyro_vae.training.signals import Interrupted, Stops, collected
 from pyro_vae.training.stamps import stamp
 from pyro_vae.training.state import State
 
-LAUNCHED_STEPS, LAUNCHED_NUMBERS = 1, 2**23
-"""Steps on a GPU that are one launch at most, and numbers of their batches, which are copied for it. More
-steps than one (64, say) have been tried in whole runs on a stand-in for a GPU only."""
-
 Callback = Callable[[int, Mapping[str, float], Program], Any]
-
-
-@dataclass(repr=False)
-class Run:
-    """A finished run.
-
-    Attributes:
-        program: the trained model.
-        data: what it was trained on.
-        history: one row per epoch, as in history.csv.
-        folder: where it is kept; None if it is not.
-    """
-
-    program: Program
-    data: Data
-    history: list[dict[str, float]]
-    folder: Path | None = None
-
-    def __repr__(self) -> str:
-        last = ", ".join(f"{name} {value}" for name, value in self._last().items())
-        kept = f", kept in {self.folder}" if self.folder else ""
-        return f"Run({type(self.program).__name__} on {self.data.name}: {last}{kept})"
-
-    def _repr_html_(self) -> str:
-        cells = "".join(f"<tr><th>{name}</th><td>{value}</td></tr>" for name, value in self._last().items())
-        kept = f"<p>kept in {self.folder}</p>" if self.folder else ""
-        return f"<p><b>{type(self.program).__name__}</b> on {self.data.name}</p><table>{cells}</table>{kept}"
-
-    def _last(self) -> dict[str, str]:
-        row = self.history[-1] if self.history else {}
-        told = ("epoch", "elbo", "reconstruction", "kl", "validation_elbo")
-        return {name: f"{row[name]:.{0 if name == 'epoch' else 2}f}" for name in told if name in row}
 
 
 @dataclass
@@ -95,25 +68,15 @@ class _Training:
     group: Group
     average: Average | None
     notes: list[str]
-    again: Tensor
+    batches: Batches
     state: State = field(default_factory=State)
     best: dict[str, Tensor] = field(default_factory=dict)
     finite: set[str] = field(default_factory=set)
 
-    @property
-    def number(self) -> int:
-        """Data that an epoch takes, of which some may be taken again."""
-        return len(self.data.train) + len(self.again)
-
-    @property
-    def num_batches(self) -> int:
-        """Batches in an epoch."""
-        return math.ceil(self.number / self.settings.batch_size)
-
     def beta(self, epoch: float) -> float:
         """Weight of the KL in a step, at so many epochs done."""
         if not callable(self.settings.beta):
-            return self.settings.beta * warmup(epoch, self.settings.warmup_epochs, self.num_batches)
+            return self.settings.beta * warmup(epoch, self.settings.warmup_epochs, len(self.batches))
         beta = float(self.settings.beta(epoch))
         if not 0 <= beta < math.inf:
             raise ConfigError(f"beta({epoch:g}) is {beta}; it must be a number from 0 up")
@@ -131,23 +94,23 @@ class _Training:
         )
         split.redraw(redraw_seed)
         dtype, device = self.program.dtype, self.program.device
-        order = mixed(split.shuffled(order_seed), self.again, order_seed)
+        order = self.batches.order(order_seed)
         first, sums = state.batch, list(state.sums)
-        done = [state.epoch + batch / self.num_batches for batch in range(first, self.num_batches)]
+        done = [state.epoch + batch / len(self.batches) for batch in range(first, len(self.batches))]
         rates = self.rate.plan(done)
         betas = sent(torch.tensor([self.beta(epoch) for epoch in done], dtype=dtype), device)
         losses: list[Tensor] = []
-        batches = split.ahead(self.rows(order), dtype)
-        with contextlib.closing(cast(Any, batches)):  # which may read ahead, in a thread
-            while state.batch < self.num_batches:
+        values = split.ahead(self.rows(order), dtype)
+        with contextlib.closing(cast(Any, values)):  # which may read ahead, in a thread
+            while state.batch < len(self.batches):
                 now = slice(state.batch - first, state.batch - first + self.at_once())
                 with self.locating():
-                    losses.append(self.take(next(batches), betas[now], rates and rates[now]))
+                    losses.append(self.take(next(values), betas[now], rates and rates[now]))
                 for _ in range(now.start, now.stop):
                     state.batch += 1
                     report.step(functools.partial(self.figures, losses[-1][-1]))
                 ends = bool(stops if self.average is None else self.average)
-                if ends or (every and state.batch % every == 0 and state.batch < self.num_batches):
+                if ends or (every and state.batch % every == 0 and state.batch < len(self.batches)):
                     means, _ = self.fetch(losses)
                     state.sums, state.seconds = self.add(sums, first, means), time.monotonic() - began
                     self.save()
@@ -155,7 +118,7 @@ class _Training:
                     raise self.interrupted(stops)
         self.group.copy_buffers(self.program)
         means, weights = self.fetch(losses)
-        row = self.measure([total / self.number for total in self.add(sums, first, means)], rates)
+        row = self.measure([total / self.batches.number for total in self.add(sums, first, means)], rates)
         self.rate.end_epoch(row)
         row["seconds"] = round(time.monotonic() - began, 3)
         state.history.append(row)
@@ -178,31 +141,18 @@ class _Training:
         if not state.finished and self.group.any(bool(stops)):
             raise self.interrupted(stops)
 
+    def at_once(self) -> int:
+        """Steps to take by one launch, where they are replayed."""
+        return self.batches.at_once(self.state.batch) if self.svi.replays else 1
+
     def rows(self, order: Tensor) -> Iterator[Tensor]:
         """Which data each launch is to take from here on, of each batch this process's share."""
         batch, size = self.state.batch, self.settings.batch_size
-        while batch < self.num_batches:
+        while batch < len(self.batches):
             number = self.at_once()
             rows = order[batch * size :][: size * number]
             yield rows if self.average is None else rows[self.group.share(len(rows))]
             batch += number
-
-    def size_of(self, batch: int) -> int:
-        """How many data a batch has, in all processes together."""
-        return min(self.settings.batch_size, self.number - batch * self.settings.batch_size)
-
-    def at_once(self) -> int:
-        """Steps to take by one launch, where they are replayed: none is small or beyond a checkpoint."""
-        split, size, every = self.data.train, self.settings.batch_size, self.settings.save_every
-        left = self.number // size - self.state.batch
-        if every:
-            left = min(left, every - self.state.batch % every)
-        # Rows of a file are drawn by the batch that they are read in.
-        if left < 2 or not self.svi.replays or not all(isinstance(s, Memory) for s in split.sources.values()):
-            return 1
-        numbers = size * sum(math.prod(shape) for shape in split.event_shapes.values())
-        most = max(1, min(LAUNCHED_STEPS, LAUNCHED_NUMBERS // numbers))
-        return math.ceil(left / math.ceil(left / most))  # as even as can be: few lengths to record
 
     def take(self, batch: Mapping[str, Tensor], betas: Tensor, rates: list[float] | None) -> Tensor:
         """Takes the steps on these data, of as many batches as there are weights of the KL.
@@ -212,11 +162,11 @@ class _Training:
         """
         batch = {site: sent(value, self.program.device) for site, value in batch.items()}
         if self.average is not None:
-            self.average.weight = self.group.weight(self.size_of(self.state.batch))
+            self.average.weight = self.group.weight(self.batches.size_of(self.state.batch))
             seed = noise_seed(self.settings.seed, self.svi.num_steps, self.group.rank)
             seed_generators(seed, self.program.device)
         if len(betas) == 1:
-            with self.ragged(self.size_of(self.state.batch)):
+            with self.ragged(self.batches.size_of(self.state.batch)):
                 if rates:
                     set_lr(self.rate.optimizer, rates[0])
                 loss = self.svi.step(batch, betas[0])
@@ -230,7 +180,7 @@ class _Training:
         if not len(losses):
             return sums
         means = losses.double().numpy()
-        size, rest = self.settings.batch_size, self.number - first * self.settings.batch_size
+        size, rest = self.settings.batch_size, self.batches.number - first * self.settings.batch_size
         sizes = np.minimum(size, rest - size * np.arange(len(means)))
         begin = np.array(sums or np.zeros(means.shape[1]))
         total: list[float] = np.add.accumulate([begin, *means * sizes[:, None]])[-1].tolist()
@@ -266,12 +216,12 @@ class _Training:
 
     def measure(self, means: list[float], rates: list[float] | None) -> dict[str, float]:
         """The epoch's row of the history, from the means over its data and what rates were planned."""
-        steps = (self.state.epoch + 1) * self.num_batches
+        steps = (self.state.epoch + 1) * len(self.batches)
         row: dict[str, float] = {
             "epoch": self.state.epoch + 1,
             "steps": steps,
             "lr": rates[-1] if rates else float(self.rate.optimizer.param_groups[0]["lr"]),
-            "beta": self.beta((steps - 1) / self.num_batches),
+            "beta": self.beta((steps - 1) / len(self.batches)),
         } | self.named(means)
         for c in self.program.conditionals():
             row |= {f"{name}_{c.site}": value for name, value in c.family.usage().items()}
@@ -331,7 +281,7 @@ class _Training:
         if folder is not None and going_on:
             path, fingerprint = folder.path / checkpoint.CHECKPOINT, self.data.fingerprint
             self.state, self.best = states.restore(
-                path, *folder.load(), self.program, self.svi, self.rate, self.num_batches, fingerprint
+                path, *folder.load(), self.program, self.svi, self.rate, len(self.batches), fingerprint
             )
             if self.state.planned[-1] != epochs:
                 self.state.more(epochs, folder.path)
@@ -349,7 +299,7 @@ class _Training:
     @contextmanager
     def ragged(self, size: int) -> Iterator[None]:
         """The step on an epoch's last batch, where it is smaller, is eager: it is not worth a compilation."""
-        if size == min(self.settings.batch_size, self.number) or self.settings.epochs >= COMPILED_STEPS:
+        if size == self.batches.size_of(0) or self.settings.epochs >= COMPILED_STEPS:
             yield
             return
         compiles, self.svi.compile = self.svi.compile, False
@@ -474,16 +424,19 @@ def _fit(
     ):
         seed_generators(chosen.seed, place)
         if not program.initialized:
-            for first in [each for each in program.before if not each.initialized]:
-                _fit_before(group, first, data, progress, settings)
             program.see_gaps(gaps)
-            group.first(lambda: program.initialize(data.train))
-        for first in program.before:
+            with warnings.catch_warnings():
+                warnings.simplefilter("ignore", UntrainedWarning)  # they are below
+                group.first(lambda: program.initialize(data.train))
+        for first in program.before.values():
             first.requires_grad_(False)
         program.see_number(len(data.train))
         group.copy_program(program)
         training = _prepare(program, data, chosen, kept, callback, group, notes)
         training.begin()
+        for name, first in program.before.items():
+            if not first.initialized:
+                _fit_before(training, name, first, progress, settings)
         _train(training, stops, progress)
     program.eval()
     for alarm in [c.family.alarm for c in program.conditionals() if c.family.alarm]:
@@ -492,21 +445,35 @@ def _fit(
 
 
 def _fit_before(
-    group: Group, program: Program, data: Data, progress: bool, settings: Mapping[str, Any]
+    training: _Training, name: str, program: Program, progress: bool, settings: Mapping[str, Any]
 ) -> None:
-    """Trains what another program is made of, by the same settings, but for the loss, which is its own."""
+    """Trains a program within another by the same settings, but for the loss, and saves the other anew.
+
+    It is a run of its own, in a folder of that name in the other's, from whose start ``verify`` has it.
+    """
+    folder, group = training.folder, training.group
     if progress and group.rank == 0:
-        print(f"first the {type(program).__name__} within it is trained:", flush=True)
-    own = {name: value for name, value in settings.items() if name not in ("loss", "save_every", "keep")}
+        print(f"first its {name}, those of a {type(program).__name__}:", flush=True)
+    own = {setting: value for setting, value in settings.items() if setting != "loss"}
+    program.requires_grad_(True)
     try:
-        _fit(group, program, data, None, False, None, progress, own)
-    except Interrupted as error:
-        told = f"stopped in the {type(program).__name__} within, of which nothing is kept; start again"
-        raise Interrupted(told, error.signum) from error
+        place = None if folder is None else folder.path / name
+        _fit(group, program, training.data, place, "auto" if place else False, None, progress, own)
+    except BaseException as error:
+        program.initialized.fill_(False)  # it is not trained
+        if isinstance(error, Interrupted):
+            kept = "of which nothing is kept: start again"
+            if folder is not None:
+                kept = f"and saved. Go on with: pyro-vae train --resume {folder.path}"
+            raise Interrupted(f"stopped while its {name} were trained, {kept}", error.signum) from error
+        raise
+    program.requires_grad_(False)
+    if folder is not None:
+        folder.start(*training.pack(folder))
 
 
 def _train(training: _Training, stops: Stops, progress: bool) -> None:
-    state, num_batches, folder = training.state, training.num_batches, training.folder
+    state, num_batches, folder = training.state, len(training.batches), training.folder
     settings, group = training.settings, training.group
     path = folder.path if folder and group.rank == 0 else None
     first, told = state.epoch * num_batches + state.batch, progress and group.rank == 0
@@ -545,7 +512,8 @@ def _prepare(
     if len(again):
         share = f"{len(again.unique())} of {len(data.train)}"
         notes = [*notes, f"an epoch takes {share} training data several times, {len(again)} rows more"]
-    num_steps = settings.epochs * math.ceil((len(data.train) + len(again)) / settings.batch_size)
+    batches = Batches(data.train, again, settings.batch_size, settings.save_every)
+    num_steps = settings.epochs * len(batches)
     compiled = num_steps >= COMPILED_STEPS if settings.compile == "auto" else settings.compile
     steps = "a SemiAmortised guide takes steps of its own for each batch" if program.semi_amortised else ""
     if compiled and (why := uncompiled(program.device) or steps):
@@ -566,23 +534,9 @@ def _prepare(
         terms=lambda model, guide: _terms(training, model, guide),
         average=average,
     )
-    training = _Training(program, data, settings, svi, rate, folder, callback, group, average, notes, again)
+    training = _Training(program, data, settings, svi, rate, folder, callback, group, average, notes, batches)
     training.finite = checkpoint.finite(program.state_dict())
     return training
-
-
-def mixed(order: Tensor, again: Tensor, seed: int) -> Tensor:
-    """An order with further rows at places drawn by the seed, between which the others stay as they were."""
-    if not len(again):
-        return order
-    generator = torch.Generator().manual_seed(seed)
-    number = len(order) + len(again)
-    places = torch.randperm(number, generator=generator)[: len(again)]
-    rest = torch.ones(number, dtype=torch.bool)
-    rest[places] = False
-    index = torch.empty(number, dtype=torch.long)
-    index[rest], index[places] = torch.arange(len(order)), torch.arange(len(order), number)
-    return torch.cat([order, again.to(order.device)])[sent(index, order.device)]
 
 
 def _terms(training: _Training, model: poutine.Trace, guide: poutine.Trace) -> Tensor:

@@ -9,7 +9,7 @@ from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.data import Data, DataError, load
 from pyro_vae.program import Program
 from pyro_vae.registry import Trust
-from pyro_vae.training.loop import Run
+from pyro_vae.training.run import Run
 
 
 def reopen(

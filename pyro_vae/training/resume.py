@@ -14,7 +14,8 @@ from pyro_vae.distributed import Group, joined
 from pyro_vae.program import Program
 from pyro_vae.registry import Trust
 from pyro_vae.training.folder import opened
-from pyro_vae.training.loop import Callback, Run, fit
+from pyro_vae.training.loop import Callback, fit
+from pyro_vae.training.run import Run
 from pyro_vae.training.settings import Settings
 
 CHANGEABLE = ("epochs", *(name for name in checkpoint.MOVABLE if name in Settings.documentation()))

@@ -138,6 +138,51 @@ class TestFeatures:
             for name, value in one.state_dict().items():
                 torch.testing.assert_close(value, other.state_dict()[name], rtol=0.0, atol=0.0, msg=name)
 
+    @pytest.mark.parametrize("again", ["resume", "auto", "here"])
+    def test_goes_on_where_it_was_stopped(self, tmp_path, again, monkeypatch):
+        """While features are trained, after their first epoch: with a folder the same bits come out."""
+        data, options = _labelled(), {"epochs": 2, "batch_size": 64, "progress": False}
+        whole, stopped, folder = _on_features(), _on_features(), tmp_path / "run"
+        pv.fit(whole, data, **options)
+        original, rows = pv.training.loop._Training.measure, []
+
+        def measure(*given):
+            rows.append(1)
+            signal.raise_signal(signal.SIGTERM)
+            return original(*given)
+
+        with monkeypatch.context() as patch:
+            patch.setattr(pv.training.loop._Training, "measure", measure)
+            kept = {} if again == "here" else {"folder": folder}
+            with pytest.raises(pv.training.Interrupted, match="stopped while its features were trained"):
+                pv.fit(stopped, data, **kept, **options)
+        assert len(rows) == 1
+        assert not stopped.features.initialized
+        if again == "here":  # from the weights as they are
+            run = pv.fit(stopped, data, **options)
+            assert run.program.features.initialized
+            return
+        if again == "resume":
+            run = pv.resume(folder, data=data, progress=False)
+        else:
+            run = pv.fit(_on_features(), data, folder=folder, resume="auto", **options)
+        for other in (run.program, pv.load(folder)):
+            for name, value in whole.state_dict().items():
+                torch.testing.assert_close(value, other.state_dict()[name], rtol=0.0, atol=0.0, msg=name)
+        assert len(pv.training.reopen(folder / "features", data=data).history) == 2
+        assert "the same bits after each of 2 epochs" in str(
+            pv.training.verify(folder, data=data, progress=False)
+        )
+
+    def test_by_hand_first(self):
+        """``initialize`` does not take them for trained, and says so; ``pv.fit`` then trains them."""
+        vae, data = _on_features(), _labelled()
+        with pytest.warns(pv.program.UntrainedWarning, match=r"pv\.fit\(program\.features, data\)"):
+            vae.initialize(data.train)
+        start = vae.features.p_x.net.layers[0].weight.clone()
+        pv.fit(vae, data, epochs=1, progress=False)
+        assert not torch.equal(vae.features.p_x.net.layers[0].weight, start)
+
     def test_trained_before_and_kept(self, tmp_path):
         vae, data = _on_features(), _labelled()
         pv.fit(vae.features, data, epochs=2, progress=False)

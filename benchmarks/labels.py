@@ -77,7 +77,7 @@ def measure(x: np.ndarray, y: np.ndarray, each: int, seed: int) -> dict[str, flo
 
 
 def mnist(
-    data: Any, number: int, each: int, seed: int, alpha: float, features: int | None, epochs: int
+    data: Any, number: int, each: int, seed: int, alpha: float, features: int | None, **settings: Any
 ) -> dict[str, float]:
     """The accuracy on test images of one set of labels of the training images."""
     began, labels = time.monotonic(), data.train.labels[:number]
@@ -95,7 +95,7 @@ def mnist(
     )
     with warnings.catch_warnings():
         warnings.simplefilter("ignore", pv.program.DataWarning)  # that alpha is 0
-        pv.fit(vae, images, epochs=epochs, seed=seed, progress=False)
+        pv.fit(vae, images, **settings, seed=seed, progress=False)
     right = (vae.classify(data.test[:]).argmax(1) == data.test.labels).double().mean().item()
     return {"right": right, "seconds": time.monotonic() - began}
 
@@ -126,6 +126,7 @@ def main() -> None:
         "--features", type=int, help="of MNIST, that the classifier sees; by default as many as it has"
     )
     parser.add_argument("--epochs", type=int, default=10, help="of MNIST")
+    parser.add_argument("--lr", type=float, default=1e-3, help="of MNIST")
     parser.add_argument("--number", type=int, default=60_000, help="of MNIST's training images")
     parser.add_argument("--alphas", type=float, nargs="+", default=[10.0, 0.0], help="of MNIST")
     given = parser.parse_args()
@@ -138,7 +139,8 @@ def main() -> None:
         if given.mnist:
             row = {}
             for alpha in given.alphas:
-                found = mnist(data, given.number, given.each, seed, alpha, given.features, given.epochs)
+                settings = {"epochs": given.epochs, "lr": given.lr}
+                found = mnist(data, given.number, given.each, seed, alpha, given.features, **settings)
                 name = f"SemiSupervisedVAE(alpha={alpha:g})"
                 row |= {name: found["right"], f"{name}, seconds": found["seconds"]}
             rows.append(row)

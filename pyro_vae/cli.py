@@ -124,8 +124,8 @@ def train(wanted: Wanted) -> None:
     card.write(run.folder, values, run.program, f"{name}: {bound}", f"{name}: {estimate}")
     keep(run.folder, "summary", figures.summary(run, bound, estimate))
     keep(run.folder, "training", figures.training_curves(run.history))
-    for name, draw in pictures(run.program, part).items():
-        keep(run.folder, name, draw())
+    for name, figure in pictures(run.program, part):
+        keep(run.folder, name, figure)
     print(_next(run, estimate.log_likelihood - bound.elbo))
 
 

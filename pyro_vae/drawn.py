@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import contextlib
 import io
-from collections.abc import Callable, Mapping, Sequence
+import math
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -11,6 +13,7 @@ from matplotlib.figure import Figure
 from torch import Tensor
 
 from pyro_vae import checkpoint, data, figures, models, training
+from pyro_vae.checks import ConfigError
 from pyro_vae.program import Program
 
 Part = Literal["train", "validation", "test"]
@@ -46,8 +49,8 @@ def keep(run: Path, name: str, figure: Figure, format: Picture = "png") -> None:
     print(path, flush=True)
 
 
-def pictures(program: Program, part: data.Split) -> dict[str, Callable[[], Figure]]:
-    """What there is to draw of a trained program."""
+def pictures(program: Program, part: data.Split) -> Iterator[tuple[str, Figure]]:
+    """What there is to draw of a trained program, by name: all figures that do not refuse it."""
     some = part.batch(slice(0, 12))
     drawn: dict[str, Callable[[], Figure]] = {
         "samples": lambda: figures.samples(program),
@@ -56,13 +59,26 @@ def pictures(program: Program, part: data.Split) -> dict[str, Callable[[], Figur
     if isinstance(program, models.VAE):
         drawn["latents"] = lambda: figures.latents(program, part)
         drawn["traversals"] = lambda: figures.traversals(program, part[0])
+        drawn["clusters"] = lambda: figures.clusters(program, part)
+        drawn["codes"] = lambda: figures.codes(program, part)
         if program.latent_dim == 2:
             drawn["manifold"] = lambda: figures.manifold(program)
-    if isinstance(program, models.ConditionalVAE) and any(type(k) is int for k in program.given.values()):
+    if isinstance(program, models.ConditionalVAE | models.SemiSupervisedVAE):
         drawn["styles"] = lambda: figures.styles(program, part)
+    if isinstance(program, models.SequentialVAE):
+        drawn["forecast"] = lambda: _forecast(program, some["x"][:3])
     if isinstance(program, models.HierarchicalVAE) and len(program.sites) > 1:
         drawn["levels"] = lambda: figures.levels(program)
-    return drawn
+    for name, draw in drawn.items():
+        with contextlib.suppress(ValueError, ConfigError):
+            yield name, draw()
+
+
+def _forecast(program: Program, x: Tensor) -> Figure:
+    """The last quarter of sequences, which is not shown to the model."""
+    known = x.clone()
+    known[:, -max(1, x.shape[1] // 4) :] = math.nan
+    return figures.forecast(program, {"x": known}, truth=x, num_data=len(x))
 
 
 def summary(run: Path, format: Picture = "png", trust: Sequence[str] = ()) -> None:

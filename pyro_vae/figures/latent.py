@@ -109,8 +109,8 @@ def traversed(
         model = dict(sites(trace))
         p, z = model[site]["fn"], model[site]["value"]
         q = dict(sites(guide)).get(site, model[site])["fn"]
+        quantiles = _quantiles(p, num_steps)  # which refuses discrete latents
         sharpest = q.sample((1000,)).reshape(1000, -1).std(0).argsort()[:max_rows].tolist()
-        quantiles = _quantiles(p, num_steps)
         varied = z.reshape(-1).repeat(len(sharpest), num_steps, 1)
         for row, d in zip(varied, sharpest, strict=True):
             row[:, d] = quantiles[:, d]

@@ -1,0 +1,51 @@
+"""Every kind of program goes through the command line to its last line, with the pictures that are its own."""
+
+import math
+import os
+
+import numpy as np
+import pytest
+
+from pyro_vae.cli import main
+
+SLOW = pytest.mark.slow
+ALWAYS = {"summary", "training", "samples", "reconstructions"}
+VARIED = {"latents", "traversals"}
+KINDS = {
+    "few-labels": (["--data", "few.npz", "--model", "SemiSupervisedVAE", "--features", "3"], {"styles"}),
+    "one-of-ten": (["--prior", "OneHotCategorical(10)", "--latent-dim", "10"], {"latents", "clusters"}),
+    "bits": (["--prior", "Bernoulli()", "--latent-dim", "4"], {"latents"}),
+    "codes": (["--prior", "Codes(16, code_dim=4)", "--latent-dim", "8"], {"latents", "codes"}),
+    "mixture": (["--prior", "MixtureOfNormals(4)"], VARIED | {"clusters"}),
+    "plane": (["--latent-dim", "2"], VARIED | {"manifold"}),
+    "series": (
+        ["--data", "series.npy", "--model", "SequentialVAE", "--latent-dim", "2", "--likelihood", "Normal"],
+        {"forecast"},
+    ),
+    "ladder": (["--model", "HierarchicalVAE", "--latent-dims", "6", "3", "--skip", "true"], {"levels"}),
+    "bayesian": (["--decoder", "bayesian(mlp(20))"], VARIED),
+    "refined": (["--guide", "SemiAmortised(Normal())"], VARIED),
+}
+
+
+def _files():
+    random = np.random.default_rng(0)
+    y = np.full(300, math.nan, "float32")
+    y[:60] = np.arange(60) % 10
+    np.savez("few.npz", x=random.integers(0, 2, (300, 1, 8, 8)).astype("float32"), y=y)
+    phase = np.arange(12) * 0.5 + random.uniform(0, 6, (200, 1))
+    np.save("series.npy", np.sin(phase)[..., None].astype("float32"))
+
+
+FAST = ("few-labels", "one-of-ten")
+
+
+@pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning")  # of codes that few data use
+@pytest.mark.parametrize("kind", [pytest.param(k, marks=[] if k in FAST else SLOW) for k in KINDS])
+def test_trained_and_drawn(kind, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    _files()
+    options, own = KINDS[kind]
+    assert main(["train", *options, "--epochs", "1", "--folder", "run"]) == 0
+    assert {entry.name.removesuffix(".png") for entry in os.scandir("run/figures")} == ALWAYS | own
+    assert capsys.readouterr().out.splitlines()[-1].startswith("pyro-vae ")

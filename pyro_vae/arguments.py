@@ -93,7 +93,8 @@ def options(command: str, function: Callable[..., Any]) -> dict[str, str]:
         return {n: t for n, t in _documented(function).items() if n != "folder"}
     files = ".npy, .npz, .pt, .csv, .parquet or .h5ad file"
     known = {"data": f"{', '.join(data.SETS)}; or a {files}; or a folder of images"}
-    known |= {n: t for n, t in _documented(data.load).items() if n not in ("data", "labels")} | FITTED
+    known["labels"] = "of a table, or of cells, the name of the column of labels; empty cells are not known"
+    known |= {n: t for n, t in _documented(data.load).items() if n not in known} | FITTED
     known["model"] = f"what is trained: {', '.join(models.__all__)}; VAE by default"
     for name in models.__all__[::-1]:
         known |= {n: t for n, t in _documented(getattr(models, name)).items() if n != "event_shape"}

@@ -189,6 +189,8 @@ def _assemble(
                 f"{model.__name__} needs to know what is given: --given, of a table a list of columns"
             )
         options["given"] = {"y": len(loaded.class_names)}
+    if model is models.SemiSupervisedVAE and loaded.class_names:
+        options.setdefault("num_classes", len(loaded.class_names))
     return model, {"event_shape": loaded.columns or loaded.event_shape} | options, settings, loaded
 
 

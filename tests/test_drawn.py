@@ -5,6 +5,7 @@ import os
 
 import numpy as np
 import pytest
+from sklearn.datasets import load_wine
 
 from pyro_vae.cli import main
 
@@ -13,6 +14,7 @@ ALWAYS = {"summary", "training", "samples", "reconstructions"}
 VARIED = {"latents", "traversals"}
 KINDS = {
     "few-labels": (["--data", "few.npz", "--model", "SemiSupervisedVAE", "--features", "3"], {"styles"}),
+    "table": (["--data", "wine.csv", "--labels", "class", "--model", "SemiSupervisedVAE"], {"styles"}),
     "one-of-ten": (["--prior", "OneHotCategorical(10)", "--latent-dim", "10"], {"latents", "clusters"}),
     "bits": (["--prior", "Bernoulli()", "--latent-dim", "4"], {"latents"}),
     "codes": (["--prior", "Codes(16, code_dim=4)", "--latent-dim", "8"], {"latents", "codes"}),
@@ -33,11 +35,14 @@ def _files():
     y = np.full(300, math.nan, "float32")
     y[:60] = np.arange(60) % 10
     np.savez("few.npz", x=random.integers(0, 2, (300, 1, 8, 8)).astype("float32"), y=y)
+    wine = load_wine(as_frame=True).frame.rename(columns={"target": "class"})
+    wine["class"] = wine["class"].map({0: "a", 1: "b", 2: "c"}).where(np.arange(len(wine)) % 3 == 0)
+    wine.to_csv("wine.csv", index=False)
     phase = np.arange(12) * 0.5 + random.uniform(0, 6, (200, 1))
     np.save("series.npy", np.sin(phase)[..., None].astype("float32"))
 
 
-FAST = ("few-labels", "one-of-ten")
+FAST = ("few-labels", "one-of-ten", "table")
 
 
 @pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning")  # of codes that few data use

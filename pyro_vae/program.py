@@ -158,6 +158,10 @@ class Program(nn.Module):
             return TraceEnum_ELBO()
         return RLOO() if any(family.scores for family in families) else Trace_ELBO()
 
+    def warmup_epochs(self, epochs: int) -> int:
+        """Epochs over which ``pv.fit`` warms up the KL, of so many in all, unless it is told; here none."""
+        return 0
+
     def plate(self, batch: Mapping[str, Tensor]) -> Any:
         """The plate ``"data"``, over the B data of a batch.
 

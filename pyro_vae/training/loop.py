@@ -11,7 +11,7 @@ import time
 import warnings
 from collections.abc import Callable, Iterator, Mapping
 from contextlib import contextmanager
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -401,12 +401,17 @@ def _fit(
     """``fit`` in one process of those that train together."""
     default = {"loss": program.objective()} if isinstance(program, Program) else {}
     chosen = Settings.from_plain(default | dict(settings), trust="*")
+    free = default and chosen.weighs_kl and not {"warmup_epochs", "beta"} & settings.keys()
+    if rises := program.warmup_epochs(chosen.epochs) if free else 0:
+        chosen = replace(chosen, warmup_epochs=rises)
     check("progress", progress, bool)
     folder = Path(check("folder", folder, str | Path)) if folder is not None else None
     check_arguments(program, data, chosen, folder, resume, callback)
     values = checkpoint.describe(program) | data.config | chosen.to_plain()
     place = find_device(chosen.device)
     notes = settle(program, data, place)
+    if rises:
+        notes.append(f"the KL is warmed up over {rises} epochs (warmup_epochs=0: from its whole weight on)")
     shapes = [(name, tuple(value.shape)) for name, value in program.state_dict().items()]
     group.agree("the program's weights", [*shapes, bool(program.initialized)])
     group.agree("the data", data.fingerprint)

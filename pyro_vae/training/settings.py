@@ -41,7 +41,8 @@ class Settings:
         beta: weight of the KL in training (beta-VAE; Higgins et al., 2017), or a function of the epochs done,
             such as those of ``pv.objectives.schedules``: Linear(10), Cyclical(10), Monotone(10).
             Where it is not 1, what is minimised bounds no log p(x); it never enters a reported ELBO.
-        warmup_epochs: epochs over which the weight of the KL rises linearly to ``beta`` (KL warm-up).
+        warmup_epochs: epochs over which the weight of the KL rises linearly to ``beta`` (KL warm-up). By
+            default a third of them of a SequentialVAE, unless ``beta`` or what is no ELBO is given.
         clip_norm: largest norm of the gradient of the mean loss.
         patience: epochs without a better validation ELBO after which training stops; the best weights are
             then restored. Counted from the end of the warm-up.
@@ -101,14 +102,18 @@ class Settings:
             raise ConfigError("lr is a function of the epoch, which is a schedule; leave schedule out")
         if callable(self.beta) and self.warmup_epochs:
             raise ConfigError("beta is a function of the epoch, warm-up and all; leave warmup_epochs out")
-        weighed = self.beta != 1 or self.warmup_epochs
-        if weighed and not getattr(self.loss, "weighs_kl", not isinstance(self.loss, _OF_WEIGHTS)):
+        if (self.beta != 1 or self.warmup_epochs) and not self.weighs_kl:
             name, value = ("warmup_epochs", self.warmup_epochs) if self.beta == 1 else ("beta", self.beta)
             raise ConfigError(
                 f"{name}={registry.write(value)} weighs the KL of an ELBO, and "
                 f"loss={registry.write(self.loss)} has none to weigh: leave {name} out, or take "
                 "loss=pyro.infer.Trace_ELBO()"
             )
+
+    @property
+    def weighs_kl(self) -> bool:
+        """Whether the loss has a KL that a weight means something to."""
+        return bool(getattr(self.loss, "weighs_kl", not isinstance(self.loss, _OF_WEIGHTS)))
 
     @classmethod
     def from_plain(cls, values: Mapping[str, Any], trust: Trust = ()) -> Settings:

@@ -12,6 +12,7 @@ import inspect
 import json
 import math
 import os
+import shlex
 import sys
 from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass
@@ -462,11 +463,14 @@ _OURS = (ConfigError, data.DataError, CheckpointError)
 
 
 def _next(run: training.Run, gap: float) -> str:
-    """What to try next, one command: a swap that may close a gap of more than a nat, else the report."""
+    """What to try next: a swap that may close a gap of more than a nat, else the report; a line to be pasted."""
+    folder = shlex.quote(str(run.folder))
     if gap > 1 and isinstance(run.program, models.VAE) and repr(run.program.q_z.family) == "Normal()":
-        swap = f"pyro-vae train --config {run.folder}/{checkpoint.CONFIG} --guide FullRankNormal"
-        return f"next: {swap}  (the ELBO is {gap:.1f} nats below log p(x): does another q(z|x) come closer?)"
-    return f"next: pyro-vae report {run.folder}  (one page on how far to trust it; takes minutes)"
+        return (
+            f"next, as the ELBO is {gap:.1f} nats below log p(x): does another q(z|x) come closer?\n"
+            f"pyro-vae train --config {folder}/{checkpoint.CONFIG} --guide FullRankNormal"
+        )
+    return f"next, one page on how far to trust it, in minutes:\npyro-vae report {folder}"
 
 
 @contextlib.contextmanager

@@ -48,6 +48,7 @@ _PARAMETERS = {
     "MixtureOfDiagNormals": ("logits", "loc", "scale"),
     "MultivariateNormal": ("loc", "scale_tril"),
     "Nearest": ("codes", "nearest"),
+    "TurningNormal": ("weight", "loc", "scale"),
     "Uniform": ("low", "high"),
 }
 """Of distributions that are none of single numbers, or whose ends hang on each other."""

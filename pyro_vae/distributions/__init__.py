@@ -1,7 +1,7 @@
 """Distributions that Pyro lacks, and what any distribution tells of itself."""
 
 from pyro_vae.distributions.arrays import Reshaped
-from pyro_vae.distributions.chain import Chain, Continued, Driven, MarkovNormal, recurrence
+from pyro_vae.distributions.chain import Chain, Continued, Driven, MarkovNormal, TurningNormal, recurrence
 from pyro_vae.distributions.columns import ByColumn
 from pyro_vae.distributions.discrete import Discrete
 from pyro_vae.distributions.discretized import (
@@ -49,6 +49,7 @@ __all__ = [
     "Reshaped",
     "RoundedLogistic",
     "TruncatedNormal",
+    "TurningNormal",
     "ZeroInflatedLogNormal",
     "centre",
     "conditional",

@@ -68,6 +68,47 @@ def recurrence(weight: Tensor, value: Tensor, dim: int) -> Tensor:
     return z.movedim(0, dim)
 
 
+@torch.library.custom_op("pyro_vae::turning", mutates_args=())
+def _turning(weight: Tensor, value: Tensor) -> Tensor:
+    """``turning`` along the first dimension: one operation, of log2(T) passes, to whoever records it."""
+    z, weight = value.clone(memory_format=torch.contiguous_format), weight.contiguous()
+    step = 1
+    while step < len(z):
+        z = torch.cat([z[:step], z[step:] + weight[step:] @ z[:-step]])
+        weight = torch.cat([weight[:step], weight[step:] @ weight[:-step]])
+        step *= 2
+    return z.contiguous()
+
+
+@_turning.register_fake
+def _(weight: Tensor, value: Tensor) -> Tensor:
+    return value.new_empty(value.shape)
+
+
+def _turn_back(ctx: Any, gradient: Tensor) -> tuple[Tensor, Tensor]:
+    """The gradient of z_t reaches z_{t-1} by the transpose of W_t."""
+    weight, z = ctx.saved_tensors
+    later = torch.cat([weight[1:], torch.zeros_like(weight[:1])]).mT
+    gradient = _turning(later.flip(0), gradient.flip(0)).flip(0)
+    return gradient @ torch.cat([torch.zeros_like(z[:1]), z[:-1]]).mT, gradient
+
+
+_turning.register_autograd(_turn_back, setup_context=_keep)
+
+
+def turning(weight: Tensor, value: Tensor) -> Tensor:
+    r""":math:`z_t = W_t z_{t-1} + v_t`, t = 1, ..., T, from :math:`z_0 = 0`: ``recurrence``, of vectors.
+
+    It takes log2(T) passes of products of matrices, :math:`O(T L^3)` each.
+
+    Args:
+        weight: W, ``[T, ..., L, L]``.
+        value: v, ``[T, ..., L, S]``, of S sequences that share their W.
+    """
+    z: Tensor = _turning(weight, value)
+    return z
+
+
 class Chain(TorchDistribution):
     r"""A Markov chain: :math:`p(z_{1:T}) = p(z_1) \prod_{t=2}^T p(z_t \mid z_{t-1})`.
 
@@ -181,6 +222,73 @@ class MarkovNormal(TorchDistribution):
     @property
     def variance(self) -> Tensor:
         return recurrence(self.weight.square(), self.scale.square(), -len(self.event_shape))
+
+
+class TurningNormal(TorchDistribution):
+    r"""A chain of Normals, linear in the vector before; elements of a step are independent given it.
+
+    .. math:: q(z_{1:T}) = \prod_{t=1}^T \mathcal N\bigl(z_t;\, W_t z_{t-1} + \mu_t,\,
+        \mathrm{diag}(\sigma_t^2)\bigr), \qquad z_0 = 0
+
+    Args:
+        weight: W, ``[..., T, L, L]``.
+        loc: :math:`\mu`, ``[..., T, L]``.
+        scale: :math:`\sigma`, likewise.
+    """
+
+    arg_constraints = {}  # noqa: RUF012
+    has_rsample = True
+
+    def __init__(self, weight: Tensor, loc: Tensor, scale: Tensor):
+        batch = torch.broadcast_shapes(weight.shape[:-3], loc.shape[:-2], scale.shape[:-2])
+        shape = torch.broadcast_shapes(weight.shape[-3:-1], loc.shape[-2:], scale.shape[-2:])
+        self.loc, self.scale = (part.expand(*batch, *shape) for part in (loc, scale))
+        self.weight = weight  # not expanded: draws and particles share it
+        super().__init__(batch, shape, validate_args=False)
+
+    @constraints.dependent_property
+    def support(self) -> Constraint:
+        return constraints.independent(constraints.real, 2)
+
+    def log_steps(self, value: Tensor) -> Tensor:
+        """Each step's log-density given the one before, ``[..., T]``."""
+        value = value.expand(*torch.broadcast_shapes(value.shape[:-2], self.batch_shape), *self.event_shape)
+        before = torch.cat([torch.zeros_like(value[..., :1, :]), value[..., :-1, :]], -2)
+        turned = self._together(before, torch.matmul)
+        each = dist.Normal(self.loc + turned, self.scale, validate_args=False).log_prob(value)
+        return each.sum(-1)
+
+    def log_prob(self, value: Tensor) -> Tensor:
+        return self.log_steps(value).sum(-1)
+
+    def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
+        shape = self._extended_shape(torch.Size(sample_shape))
+        noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
+        return self._together(self.loc + self.scale * noise, turning)
+
+    def expand(self, batch_shape: Any, _instance: Any = None) -> TurningNormal:
+        shape = (*batch_shape, *self.event_shape)
+        return TurningNormal(self.weight, self.loc.expand(shape), self.scale.expand(shape))
+
+    @property
+    def mean(self) -> Tensor:
+        return self._together(self.loc, turning)
+
+    @property
+    def variance(self) -> Tensor:
+        cov, found = torch.zeros_like(self.scale[..., 0, :]).diag_embed(), []
+        for weight, scale in zip(self.weight.unbind(-3), self.scale.unbind(-2), strict=True):
+            cov = weight @ cov @ weight.mT + scale.square().diag_embed()
+            found.append(cov.diagonal(0, -2, -1))
+        return torch.stack(found, -2)
+
+    def _together(self, value: Tensor, apply: Callable[[Tensor, Tensor], Tensor]) -> Tensor:
+        """A function of matrices ``[T, ..., L, L]`` and of columns, which are those that share their W."""
+        leading, own = value.shape[:-2], self.weight.shape[:-3]
+        weight = self.weight.expand(*leading[len(leading) - len(own) :], *self.weight.shape[-3:])
+        columns = value.flatten(0, len(leading) - len(own) - 1) if len(leading) > len(own) else value[None]
+        z = apply(weight.movedim(-3, 0), columns.movedim(0, -1).movedim(-3, 0))
+        return z.movedim(0, -3).movedim(-1, 0).reshape(value.shape)
 
 
 class Driven(TorchDistribution):

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+import math
+from typing import Any, Literal, cast
 
 import torch
 from torch import Tensor
@@ -62,30 +63,63 @@ class Chain(Family):
 
 
 class Markov(Family):
-    r"""Normals along a sequence, each linear in the value before, element by element.
+    r"""Normals along a sequence, each linear in the vector before.
 
-    .. math:: q(z_{1:T}) = \prod_{t=1}^T \mathcal N\bigl(z_t;\, w_t z_{t-1} + \mu_t,\, \sigma_t^2\bigr),
-        \qquad w_t = \tanh(r_1), \quad \mu_t = r_2, \quad \sigma_t = \mathrm{softplus}(r_3)
+    .. math:: q(z_{1:T}) = \prod_{t=1}^T \mathcal N\bigl(z_t;\, W_t z_{t-1} + \mu_t,\,
+        \mathrm{diag}(\sigma_t^2)\bigr), \qquad W_t = \tanh(r_1 / \sqrt L), \quad \mu_t = r_2, \quad
+        \sigma_t = \mathrm{softplus}(r_3)
 
-    The posterior of a state space model is a chain, too; where it is linear and Normal, of one state, this is
-    its very form. Draws and densities take all steps at once.
+    The posterior of a state space model is a chain, too, and such a one where it is linear and Normal, but
+    for correlations within a step. A model bends to its guide: where states turn into each other and W is
+    diagonal, it learns too little of their turning. Draws and densities take all steps at once.
+
+    Args:
+        weight: ``"full"``, W is any matrix, of which a step takes :math:`L^2` numbers and :math:`O(L^3)`
+            time; ``"diagonal"``, for many states, each of which then goes on from its own value alone.
+
+    Raises:
+        ValueError: the weight is neither.
 
     Reference: Archer, Park, Buesing, Cunningham and Paninski, 2015, "Black box variational inference for
     state space models".
     """
 
-    note = "z_t is Normal(weight z_{t-1} + loc, scale) element by element, with z_0 = 0"
+    def __init__(self, weight: Literal["full", "diagonal"] = "full"):
+        super().__init__()
+        if weight not in ("full", "diagonal"):
+            raise ValueError(f'weight={weight!r} is neither "full" nor "diagonal"')
+        self.weight = weight
+
+    @property
+    def note(self) -> str:  # type: ignore[override]
+        by_element = "" if self.weight == "full" else ", element by element"
+        return f"z_t is Normal(weight z_{{t-1}} + loc, scale){by_element}, with z_0 = 0"
 
     def param_shape(self) -> Shape:
-        return (3 * self.event_shape[0], *self.event_shape[1:])
+        if self.weight == "diagonal":
+            return (3 * self.event_shape[0], *self.event_shape[1:])
+        return (self.event_shape[0], self.size * (self.size + 2))
+
+    @property
+    def size(self) -> int:
+        """L, the number of elements of a step."""
+        return math.prod(self.event_shape[1:])
 
     def forward(self, raw: Tensor) -> Distribution:
-        weight, loc, raw_scale = raw.chunk(3, -len(self.event_shape))
-        return distributions.MarkovNormal(weight.tanh(), loc, scale(raw_scale), len(self.event_shape))
+        if self.weight == "diagonal":
+            weight, loc, raw_scale = raw.chunk(3, -len(self.event_shape))
+            return distributions.MarkovNormal(weight.tanh(), loc, scale(raw_scale), len(self.event_shape))
+        size = self.size
+        weight, loc, raw_scale = raw.split([size * size, size, size], -1)
+        weight = (weight / size**0.5).tanh().unflatten(-1, (size, size))
+        q = distributions.TurningNormal(weight, loc, scale(raw_scale))
+        return q if q.event_shape == self.event_shape else distributions.Reshaped(q, self.event_shape)
 
     def describe(self, raw: str) -> dict[str, str]:
         one, two, three = (raw.replace("(", f"_{i}(", 1) for i in (1, 2, 3))
-        return {"weight": f"tanh({one})", "loc": two, "scale": f"softplus({three})"}
+        whole = self.weight == "full" and self.size > 1
+        weight = f"tanh({one} / {self.size**0.5:.3g}), {self.size} x {self.size}" if whole else f"tanh({one})"
+        return {"weight": weight, "loc": two, "scale": f"softplus({three})"}
 
 
 class Steps(Family):

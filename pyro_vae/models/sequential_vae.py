@@ -62,8 +62,8 @@ class SequentialVAE(Program):
     makes forecasts as good as the states that they start from.
 
     No part of a step of training is a loop over time: densities of all transitions are one call of a network,
-    the default guide is Normal and linear in the state before (``pv.guides.Markov``), and the default encoder
-    has gates that see x alone (``pv.nets.recurrent``), so that each of both is one operation, a recurrence. A
+    the default guide is Normal and linear in the states before (``pv.guides.Markov``), and the default
+    encoder has gates that see x alone (``pv.nets.recurrent``): each of both is one operation, a recurrence. A
     compiled step has as many operations for T = 200 as for T = 10. Draws of the model are a loop. The sizes
     of the paper, whose recurrent network is unrolled where it is compiled, are::
 
@@ -74,7 +74,8 @@ class SequentialVAE(Program):
             guide=pv.guides.Structured(features=600),
         )
 
-    Warm up the KL, ``pv.fit(..., warmup_epochs=...)``, as the paper does: states are else soon given up.
+    ``pv.fit`` warms up the KL over a third of the epochs unless it is told otherwise, as the paper does:
+    states are else soon given up.
 
     Args:
         event_shape: ``(T, D)``: number of steps, of values at each.
@@ -82,8 +83,9 @@ class SequentialVAE(Program):
         transition: factory of the network from z_{t-1} to the parameters of z_t, of independent Normals.
         prior: p(z_1), over the reals, as in ``pv.VAE``.
         likelihood: p(x_t | z_t), as in ``pv.VAE``; all that is learned of it is the same at all steps.
-        guide: the family of q(z | x), over ``(T, L)``: ``pv.guides.Markov()``; ``pv.guides.Structured()``, by
-            any network of the state before; or ``pv.guides.Normal()``, in which steps are independent.
+        guide: the family of q(z | x), over ``(T, L)``: ``pv.guides.Markov()``, of dozens of states
+            ``pv.guides.Markov("diagonal")``; ``pv.guides.Structured()``, by any network of the state before;
+            or ``pv.guides.Normal()``, in which steps are independent.
         encoder: factory of the network from x to the guide's parameters at all steps.
         decoder: factory of the network from z_t to the likelihood's parameters.
 
@@ -157,6 +159,10 @@ class SequentialVAE(Program):
         """The inference story: z ~ q(z | x), and beyond what is observed by the model's transition."""
         with self.plate(batch):
             return self.sample("z", self.encode(batch["x"]))
+
+    def warmup_epochs(self, epochs: int) -> int:
+        """A third: states that tell of their own step alone are else learned first, and hardly unlearned."""
+        return epochs // 3
 
     def prior(self) -> Distribution:
         """p(z), batch shape ``()``, event shape ``(T, L)``."""

@@ -5,8 +5,8 @@ import pytest
 import torch
 
 from pyro_vae.constraints import domain, support
-from pyro_vae.distributions import Chain, Continued, Driven, MarkovNormal, recurrence
-from pyro_vae.distributions.chain import log_steps
+from pyro_vae.distributions import Chain, Continued, Driven, MarkovNormal, TurningNormal, recurrence
+from pyro_vae.distributions.chain import log_steps, turning
 
 
 @pytest.fixture(autouse=True)
@@ -133,6 +133,55 @@ def test_shapes_of_a_linear_chain():
         assert q.log_prob(z).shape == (2, 6, 4)
         torch.testing.assert_close(q.log_steps(z).sum(-1), q.log_prob(z))
         torch.testing.assert_close(q.mean.shape, q.variance.shape)
+
+
+@pytest.mark.parametrize("length", [1, 2, 3, 8, 13])
+def test_turning_is_the_loop(length):
+    weight, value = torch.randn(length, 3, 2, 2) / 2, torch.randn(length, 3, 2, 4)
+    z = [torch.zeros(3, 2, 4)]
+    for w, v in zip(weight, value, strict=True):
+        z.append(w @ z[-1] + v)
+    torch.testing.assert_close(turning(weight, value), torch.stack(z[1:]))
+    assert torch.autograd.gradcheck(turning, (weight.requires_grad_(), value.requires_grad_()))
+    assert turning(weight.detach().to("meta"), value.detach().to("meta")).shape == value.shape
+
+
+def test_a_chain_of_vectors_is_a_normal():
+    """z = (I - W)^-1 (loc + scale e), with the W_t just below the diagonal."""
+    q = TurningNormal(torch.randn(4, 2, 2) / 2, torch.randn(4, 2), torch.rand(4, 2) + 0.1)
+    before = torch.zeros(8, 8)
+    for t in range(1, 4):
+        before[2 * t : 2 * t + 2, 2 * t - 2 : 2 * t] = q.weight[t]
+    inverse = torch.linalg.inv(torch.eye(8) - before)
+    factor = inverse @ q.scale.flatten().diag()
+    whole = torch.distributions.MultivariateNormal(inverse @ q.loc.flatten(), factor @ factor.T)
+    z = torch.randn(6, 4, 2)
+    torch.testing.assert_close(q.log_prob(z), whole.log_prob(z.flatten(1)))
+    torch.testing.assert_close(q.mean.flatten(), whole.mean)
+    torch.testing.assert_close(q.variance.flatten(), whole.variance)
+    torch.manual_seed(0)
+    noise = torch.randn(3, 4, 2)
+    torch.manual_seed(0)
+    torch.testing.assert_close(q.rsample((3,)).flatten(1), whole.mean + noise.flatten(1) @ factor.T)
+
+
+@pytest.mark.parametrize("shared", [(), (4,), (1,), (6, 1), (6, 4)])
+def test_shapes_of_a_chain_of_vectors(shared):
+    """Weights are of fewer dimensions than what they turn, or of size 1 there."""
+    weight, loc = torch.randn(*shared, 5, 3, 3) / 3, torch.randn(6, 4, 5, 3)
+    q = TurningNormal(weight, loc, torch.ones(3))
+    assert (q.batch_shape, q.event_shape) == ((6, 4), (5, 3))
+    each = TurningNormal(weight.expand(6, 4, 5, 3, 3), loc, torch.ones(6, 4, 5, 3))
+    z = torch.randn(2, 7, 6, 4, 5, 3)
+    torch.testing.assert_close(q.log_prob(z), each.log_prob(z))
+    torch.testing.assert_close(q.log_prob(z[0, 0, 0, 0]), each.log_prob(z[0, 0, 0, 0].expand(6, 4, 5, 3)))
+    torch.testing.assert_close(q.mean, each.mean)
+    torch.testing.assert_close(q.variance.expand(6, 4, 5, 3), each.variance)
+    torch.manual_seed(0)
+    drawn = q.expand((8, 6, 4)).rsample((2,))
+    torch.manual_seed(0)
+    torch.testing.assert_close(drawn, each.rsample((2, 8)))
+    assert drawn.shape == (2, 8, 6, 4, 5, 3)
 
 
 @pytest.mark.parametrize("first", [markov(3, length=4), dist.Normal(torch.zeros(3, 4, 2), 2.0).to_event(2)])

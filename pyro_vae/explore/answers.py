@@ -23,7 +23,7 @@ MOST_PICTURES, MOST_STEPS = 64, 200
 KEPT = 8
 """Runs in memory."""
 SHOWN = 300
-"""Draws of a posterior that are shown, at most."""
+"""Draws of a prior or a posterior that are shown, at most."""
 
 
 class Answers:
@@ -48,6 +48,7 @@ class Answers:
             "state": self.state,
             "datum": self.datum,
             "decode": self.decode,
+            "prior": self.prior,
             "infer": self.infer,
             "posterior": self.posterior,
             "learn": self.learn,
@@ -84,6 +85,11 @@ class Answers:
         scene = self.scene(asked)
         u = _points(asked.get("u"), scene.dim)
         return {"pictures": pictures(scene, scene.decode(u, _datum(scene, asked)))}
+
+    def prior(self, asked: Mapping[str, Any]) -> dict[str, Any]:
+        """Draws of the latents from the model itself, which is given what a datum has."""
+        scene = self.scene(asked)
+        return {"draws": rounded(scene.draw(SHOWN, _datum(scene, asked)), 4)}
 
     def infer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the encoder says of a datum, on a plane."""

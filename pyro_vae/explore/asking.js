@@ -3,7 +3,7 @@
 const fixed = (v, digits = 2) => (v === null ? "not finite" : String(Math.abs(v) < 1e7 ? v.toFixed(digits) : v.toExponential(digits)).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "−"));
 const $ = (id) => document.getElementById(id);
 const S = { run: 0, learning: false, plane: null, u: null, datum: null, number: 0, original: null, q: null, post: null,
-  decoded: null, pen: "high", brush: 1, cursor: 0, way: null, strip: [], history: [] };
+  decoded: null, pen: "high", brush: 0, prior: null, cursor: 0, way: null, strip: [], history: [] };
 const latencies = []; // milliseconds from an event that moves the point to its picture, drawn
 window.explorer = { S, latencies };
 

@@ -17,6 +17,19 @@ function drawPoint() { // once a frame, however often it is moved
   requestAnimationFrame(() => { waiting = false; drawPlane(); showSliders(); });
 }
 
+const prior = latest(async () => { // draws that the page shows, or moves the point to, one after another
+  const found = await ask("prior", { datum: S.datum });
+  S.prior = { draws: found.draws, next: 0 };
+  S.ground = null;
+  drawPlane();
+});
+
+async function draw(when) {
+  if (!S.prior) await prior();
+  const { draws } = S.prior;
+  return move(draws[S.prior.next++ % draws.length], when);
+}
+
 function move(u, when) { // the point, and all that follows it
   S.u = u;
   drawPoint();
@@ -28,7 +41,7 @@ function move(u, when) { // the point, and all that follows it
 
 function drawValue(canvas, picture) {
   const { kind, shape } = S.state;
-  if (kind === "image") drawImage(canvas, typeof picture === "string" ? bytes(picture) : picture, shape);
+  if (kind === "image") drawImage(canvas, typeof picture === "string" ? bytes(picture) : picture, shape, canvas.id === "decoded" ? 0.36 : 0.24);
   if (kind === "curve") drawCurves(canvas, [{ values: picture, colour: "--accent" }], shape, S.wide);
 }
 
@@ -107,6 +120,7 @@ function showSliders() {
 
 const between = latest(async (t, when) => {
   const codes = S.state.codes, [a, b] = [$("from"), $("to")].map((e) => codes[Math.max(0, Math.min(codes.length - 1, +e.value || 0))]);
+  for (const id of ["from", "to"]) $(`${id}-label`).textContent = labelOf(Math.max(0, Math.min(codes.length - 1, +$(id).value || 0)));
   if (t !== null) S.way = [a, b];
   const at = (s) => a.map((v, k) => (1 - s) * v + s * b[k]);
   if (t !== null) move(at(t), when);

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Sequence
+from collections.abc import Collection, Mapping, Sequence
 
 from pyro_vae.explain import explain
 from pyro_vae.figures.stories import density
@@ -25,19 +25,19 @@ def densities(program: Program, site: str, latents: Sequence[str], datum: Batch)
         datum: one, of all sites that the program has data of.
 
     Returns:
-        ``decoder``, such as p(x|z, y); ``guide``, q(z|x, y); ``posterior``, p(z|x, y); ``prior``, p(z);
-        ``evidence``, p(x|y); ``fit``, log p(x|z, y), of all that is observed.
+        ``decoder``, such as p(x|z, y); ``guide``, q(z|x, y); ``posterior``, p(z|x, y); ``prior``, p(z), of
+        all latents; ``drawn``, p(z) or p(z|y), of those that are shown; ``evidence``, p(x|y); ``fit``,
+        log p(x|z, y), of all that is observed.
     """
     columns, names = program.given_columns, [*datum]
     given = ", ".join(columns) if len(columns) <= FEW else "x_given"
-    titles, seen, rest = {}, [], [name for name in names if name != "x"]
+    titles, seen, above, rest = {}, [], {}, [name for name in names if name != "x"]
     for name, parents, kind in STORY.findall(explain(program, batch=datum)):
         of = [parent for parent in parents.split(", ") if parent]
         if name in of:  # of counts the total is given
             rest.append("total")
-        titles[name] = density(
-            name, *({"x_given": given, name: "total"}.get(parent, parent) for parent in of)
-        )
+        above[name] = [{"x_given": given, name: "total"}.get(parent, parent) for parent in of]
+        titles[name] = density(name, *above[name])
         if kind == "observed":
             seen.append(name)
     rest = [name for name in rest if name not in titles] + [given] * bool(columns)
@@ -46,6 +46,17 @@ def densities(program: Program, site: str, latents: Sequence[str], datum: Batch)
         "guide": "q" + density(site, *names)[1:],
         "posterior": density(site, *names),
         "prior": titles[site] if [*latents] == [site] else density(", ".join(latents)),
+        "drawn": density(site, *_roots(site, above, {*latents})),
         "evidence": density(", ".join(seen), *rest),
         "fit": " + ".join(f"log {titles[name]}" for name in seen),
     }
+
+
+def _roots(site: str, above: Mapping[str, Sequence[str]], latents: Collection[str]) -> list[str]:
+    """What a latent depends on in the end, through other latents."""
+    found = [
+        root
+        for name in above.get(site, ())
+        for root in (_roots(name, above, latents) if name in latents else [name])
+    ]
+    return [*dict.fromkeys(found)]

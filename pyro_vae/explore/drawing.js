@@ -16,10 +16,14 @@ function numberColour(t) { // dark blue to yellow, by lightness too
   return `rgb(${stops[i].map((c, k) => Math.round(c + f * (stops[i + 1][k] - c))).join(",")})`;
 }
 
-// Sets a canvas to its width on the page and a height of so many times that; in units of CSS pixels.
-function sized(canvas, ratio) {
+const text = (size) => `${Math.round(size * parseFloat(getComputedStyle(document.documentElement).fontSize))}px system-ui, sans-serif`;
+const tall = () => document.documentElement.clientHeight; // of the window, and on a phone the same when its bars are hidden
+
+// Sets a canvas to its width on the page and a height of so many times that, of the window's at most a share; in
+// units of CSS pixels.
+function sized(canvas, ratio, most = Infinity) {
   const width = Math.max(1, canvas.clientWidth), scale = window.devicePixelRatio || 1;
-  const height = Math.max(1, Math.round(width * ratio));
+  const height = Math.max(1, Math.round(Math.min(width * ratio, most * tall())));
   const pixels = [Math.round(width * scale), Math.round(height * scale)];
   if (canvas.width !== pixels[0] || canvas.height !== pixels[1]) [canvas.width, canvas.height] = pixels;
   if (canvas.style.height !== `${height}px`) canvas.style.height = `${height}px`;
@@ -56,22 +60,25 @@ function imageOf(levels, shape) {
   return canvas;
 }
 
-function drawImage(canvas, levels, shape) {
-  const [height, width] = imageShape(shape), { pen, width: w, height: h } = sized(canvas, height / width);
+function drawImage(canvas, levels, shape, most) { // as large as there is room, in width or height
+  const [height, width] = imageShape(shape);
+  canvas.style.maxWidth = `${Math.round(most * tall() * width / height)}px`;
+  const { pen, width: w, height: h } = sized(canvas, height / width);
   pen.imageSmoothingEnabled = width * height > 128 * 128;
   pen.drawImage(imageOf(levels, shape), 0, 0, w, h);
 }
 
 // A curve, or a series of several numbers at each time; of values by numbers, null where not known.
 function drawCurves(canvas, sets, shape, range) {
-  const { pen, width, height } = sized(canvas, 0.62), each = shape.length > 1 ? shape[1] : 1, length = shape[0];
+  canvas.style.maxWidth = "";
+  const { pen, width, height } = sized(canvas, 0.62, 0.4), each = shape.length > 1 ? shape[1] : 1, length = shape[0];
   const place = curvePlace(width, height, length, range);
-  pen.strokeStyle = css("--line"); pen.fillStyle = css("--soft"); pen.font = "12px system-ui, sans-serif";
+  pen.strokeStyle = css("--line"); pen.fillStyle = css("--soft"); pen.font = text(0.75);
   pen.lineWidth = 1;
   for (const value of range) {
     const y = place.y(value);
     pen.beginPath(); pen.moveTo(place.left, y); pen.lineTo(width, y); pen.stroke();
-    pen.fillText(minus(value.toPrecision(3)), 2, y < height / 2 ? y - 3 : y + 12);
+    pen.fillText(minus(value.toPrecision(3)), 2, y < height / 2 ? y - 3 : y + parseInt(pen.font));
   }
   sets.forEach(({ values, dots, dashed, colour }) => {
     for (let d = 0; d < each; d++) {
@@ -112,21 +119,22 @@ function viewOf(box, width, height) {
 }
 
 function drawAxes(pen, view, width, height, names) {
-  const span = width / view.scale, raw = span / 5, power = 10 ** Math.floor(Math.log10(raw));
+  const span = width / view.scale, raw = span / 8, power = 10 ** Math.floor(Math.log10(raw));
   const step = power * [1, 2, 5, 10].find((m) => m * power >= raw), low = view.from([0, height]), high = view.from([width, 0]);
-  pen.font = "13px system-ui, sans-serif"; pen.fillStyle = css("--soft"); pen.strokeStyle = css("--line"); pen.lineWidth = 1;
+  pen.font = text(0.85); pen.fillStyle = css("--soft"); pen.strokeStyle = css("--line"); pen.lineWidth = 1;
+  const em = parseInt(pen.font);
   for (const axis of [0, 1]) {
     for (let v = Math.ceil(low[axis] / step) * step; v <= high[axis]; v += step) {
       const at = view.to([axis ? 0 : v, axis ? v : 0])[axis], text = minus(+v.toPrecision(6));
       pen.beginPath();
       if (axis) { pen.moveTo(0, at); pen.lineTo(width, at); } else { pen.moveTo(at, 0); pen.lineTo(at, height); }
       pen.stroke();
-      if (axis && at > 34 && at < height - 18) pen.fillText(text, 3, at - 3); // not on a name, nor in a corner
-      if (!axis && at < width - 30) pen.fillText(text, at + 3, height - 4);
+      if (axis && at > 2.6 * em && at < height - 1.4 * em) pen.fillText(text, 3, at - 3); // not on a name, nor in a corner
+      if (!axis && at < width - 2.3 * em) pen.fillText(text, at + 3, height - 4);
     }
   }
-  pen.fillStyle = css("--ink"); pen.textAlign = "right"; pen.fillText(`${names[0]} →`, width - 6, height - 20);
-  pen.textAlign = "left"; pen.fillText(`↑ ${names[1]}`, 6, 15);
+  pen.fillStyle = css("--ink"); pen.textAlign = "right"; pen.fillText(`${names[0]} →`, width - 6, height - 1.5 * em);
+  pen.textAlign = "left"; pen.fillText(`↑ ${names[1]}`, 6, 1.2 * em);
 }
 
 // The region of a Normal that holds a share p of it, from its covariance.
@@ -163,17 +171,29 @@ function drawDots(pen, view, points, colour, radius) {
   }
 }
 
+function drawCrosses(pen, view, points, colour, radius) {
+  pen.strokeStyle = colour; pen.lineWidth = 1.4; pen.beginPath();
+  for (const point of points) {
+    const [x, y] = view.to(point);
+    pen.moveTo(x - radius, y - radius); pen.lineTo(x + radius, y + radius); pen.moveTo(x - radius, y + radius); pen.lineTo(x + radius, y - radius);
+  }
+  pen.stroke();
+}
+
 function drawChart(canvas, title, steps, values) {
-  const { pen, width, height } = sized(canvas, 0.72), known = values.filter((v) => v !== null);
+  const { pen, width, height } = sized(canvas, 0.72, 0.16), known = values.filter((v) => v !== null);
   const low = Math.min(...known), high = Math.max(...known), span = high - low || 1, last = steps[steps.length - 1] || 1;
-  pen.font = "12px system-ui, sans-serif"; pen.fillStyle = css("--ink"); pen.fillText(title, 2, 13);
+  pen.font = text(0.8);
+  const em = parseInt(pen.font), left = 4 * em, top = 1.6 * em, bottom = height - 1.3 * em;
+  pen.fillStyle = css("--ink"); pen.fillText(title, 2, em, width - 4);
   pen.fillStyle = css("--soft");
   if (!known.length) return;
-  pen.fillText(minus(high.toPrecision(4)), 2, 28); pen.fillText(minus(low.toPrecision(4)), 2, height - 4);
-  pen.strokeStyle = css("--accent"); pen.lineWidth = 2; pen.beginPath();
+  pen.fillText(minus(high.toPrecision(4)), 2, top + 0.8 * em); pen.fillText(minus(low.toPrecision(4)), 2, bottom);
+  pen.textAlign = "right"; pen.fillText(`step ${steps[steps.length - 1]}`, width - 2, height - 3); pen.textAlign = "left";
+  pen.strokeStyle = css("--accent"); pen.lineWidth = 2.5; pen.beginPath();
   values.forEach((v, i) => {
     if (v === null) return;
-    const x = 52 + ((width - 58) * steps[i]) / last, y = 20 + (height - 30) * (1 - (v - low) / span);
+    const x = left + ((width - left - 4) * steps[i]) / last, y = top + (bottom - top) * (1 - (v - low) / span);
     if (i) pen.lineTo(x, y); else pen.moveTo(x, y);
   });
   pen.stroke();

@@ -45,7 +45,7 @@ function drawDatum() {
   $("datum-told").textContent = `x, datum ${S.number}${S.datum === S.original ? "" : " as changed"}`;
   $("second-told").textContent = filled ? "completed: mean of p(what is missing | what is known)" : `its reconstruction, the ${S.state.centre} of ${S.state.densities.decoder} at q's centre`;
   if (kind === "image") {
-    drawImage($("datum"), S.datum.x.map(level), shape);
+    drawImage($("datum"), S.datum.x.map(level), shape, 0.24);
     if (document.activeElement === $("datum")) cursorBox();
     if (second) drawValue($("second"), second);
   } else if (kind === "curve") {
@@ -54,7 +54,7 @@ function drawDatum() {
   } else if (kind === "table") showCells();
   $("gaps").textContent = !missing() ? "" : S.state.masks
     ? "Its encoder sees which values are not known: it was trained on data with gaps."
-    : "This program was trained without gaps: its encoder takes what is not known for its average, and q need not widen. The true posterior, and what completes the datum, are of what is known alone.";
+    : "It was trained without gaps: its encoder takes what is not known for its average, and its q need not widen. The true posterior and the completion are of what is known alone.";
 }
 
 function cursorBox() {
@@ -63,17 +63,26 @@ function cursorBox() {
   pen.strokeRect((S.cursor % w) * size, Math.floor(S.cursor / w) * size, size, size);
 }
 
-function paint(i, value) { // one place of an image or curve; of its channels all
+function paint(places) { // of an image or curve [place, value], the pen's own value in an image; of its channels all
   if (!S.datum) return;
   const { kind, shape, range, whole } = S.state, x = S.datum.x.slice();
   if (kind === "image") {
-    const [h, w, channels] = imageShape(shape), r = S.brush - 1, [row, column] = [Math.floor(i / w), i % w];
-    for (let a = row - Math.floor(r / 2); a <= row + Math.ceil(r / 2); a++) for (let b = column - Math.floor(r / 2); b <= column + Math.ceil(r / 2); b++) {
+    const [h, w, channels] = imageShape(shape), r = S.brush - 1;
+    for (const [row, column] of places.map(([i]) => [Math.floor(i / w), i % w])) for (let a = row - Math.floor(r / 2); a <= row + Math.ceil(r / 2); a++) for (let b = column - Math.floor(r / 2); b <= column + Math.ceil(r / 2); b++) {
       if (a < 0 || b < 0 || a >= h || b >= w) continue;
       for (let c = 0; c < channels; c++) x[c * h * w + a * w + b] = S.pen === "erase" ? null : S.pen === "high" ? range[1] : range[0];
     }
-  } else x[i] = S.pen === "erase" ? null : whole ? Math.round(value) : value;
+  } else for (const [i, value] of places) x[i] = S.pen === "erase" ? null : whole ? Math.round(value) : value;
   edited({ x });
+}
+
+function stroke(from, to, w) { // the places of a line, which a quick pen would leave gaps in
+  const place = (i) => [Math.floor(i / w), i % w], [a, b] = [place(from), place(to)];
+  const steps = Math.max(1, ...[0, 1].map((k) => Math.abs(b[k] - a[k])));
+  return Array.from({ length: steps }, (_, k) => {
+    const [row, column] = [0, 1].map((d) => Math.round(b[d] + ((a[d] - b[d]) * k) / steps));
+    return [row * w + column];
+  });
 }
 
 function makeTools() {
@@ -92,7 +101,7 @@ function makeTools() {
     const label = document.createElement("label"), select = document.createElement("select");
     for (const size of [1, 2, 3, 4, 6]) select.append(new Option(size, size, false, size === S.brush));
     select.addEventListener("change", () => { S.brush = +select.value; });
-    label.append("pen's width", select);
+    label.append("width", select);
     nodes.push(label, button("blank", () => edited({ x: S.datum.x.map(() => S.state.range[0]) })));
   }
   nodes.push(button("half not known", () => edited({ x: S.datum.x.map((v, k) => (half(k) ? null : v)) })));
@@ -163,7 +172,7 @@ function showGiven() { // controls of labels and numbers that the model is given
 
 function drawNear() { // q and the posterior, close by
   if (!S.q) return;
-  const { pen, width, height } = sized($("near"), 0.8), mean = flat(S.q.mean), c = S.q.covariance;
+  const { pen, width, height } = sized($("near"), 0.8, 0.25), mean = flat(S.q.mean), c = S.q.covariance;
   const reach = [0, 1].map((k) => 2.6 * Math.sqrt(Math.max(c[k][k], 1e-8))), box = [mean[0] - reach[0], mean[0] + reach[0], mean[1] - reach[1], mean[1] + reach[1]];
   const widen = ([a, b]) => { box[0] = Math.min(box[0], a); box[1] = Math.max(box[1], a); box[2] = Math.min(box[2], b); box[3] = Math.max(box[3], b); };
   if (S.post && S.post.grid) {
@@ -181,11 +190,16 @@ const count = (v) => (v < 10 ? v.toFixed(1) : Math.round(v));
 
 function showBound() {
   if (!S.q) return;
-  const { elbo, fit, kl } = S.q, { densities } = S.state, grid = S.post && S.post.grid, parts = [];
-  if (elbo !== null) parts.push(`ELBO ${fixed(elbo)} = E[${densities.fit}] ${fixed(fit)} − KL(q‖${densities.prior}) ${fixed(kl)} nats.`);
-  if (grid && grid.evidence !== null && elbo !== null) parts.push(`log ${densities.evidence} ${fixed(grid.evidence)} on the grid: the gap, KL(q‖${densities.posterior}), is ${fixed(grid.evidence - elbo)}.`);
-  $("bound").textContent = parts.join(" ");
+  const { elbo, fit, kl } = S.q, { densities } = S.state, evidence = S.post && S.post.grid ? S.post.grid.evidence : null;
+  const exact = S.state.exact && (!S.post || evidence !== null); // two sums, one below the other
+  const sums = elbo === null ? [] : [[`E[${densities.fit}]`, fit, "ELBO", elbo], [`− KL(q‖${densities.prior})`, kl, `+ gap, KL(q‖${densities.posterior})`, evidence === null ? null : evidence - elbo], ["= ELBO, nats", elbo, `= log ${densities.evidence}`, evidence]];
+  $("bound").replaceChildren(...sums.map((cells, k) => {
+    const row = Object.assign(document.createElement("tr"), { className: k === 2 ? "sum" : "" });
+    for (const cell of exact ? cells : cells.slice(0, 2)) row.insertCell().textContent = typeof cell === "string" ? cell : cell === null ? "…" : fixed(cell);
+    return row;
+  }));
   $("truth-told").textContent = S.state.exact ? `${densities.posterior}, normalised on a grid` : `draws of ${densities.posterior}`;
+  $("posterior-told").hidden = S.state.exact && S.post !== null && !missing(); // no draw is shown
   $("posterior-told").textContent = !S.post ? "The posterior is being computed." : S.post.moved
     ? `Draws of ${densities.posterior}: importance samples, of which ${count(S.post.effective)} of 1000 count, moved on by Hamiltonian Monte Carlo.`
     : `Draws of ${densities.posterior}${S.state.exact ? ", for the completion," : ""} by importance samples, of which ${count(S.post.effective)} of 1000 count.`;
@@ -201,13 +215,15 @@ function wireDatum() {
     if (kind === "image") {
       const [h, w] = imageShape(shape), place = (v, size, n) => Math.max(0, Math.min(n - 1, Math.floor((v / size) * n)));
       S.cursor = place(y, datum.clientHeight, h) * w + place(x, datum.clientWidth, w);
-      if (S.cursor !== last) paint(S.cursor);
+      if (S.cursor !== last) paint(stroke(last ?? S.cursor, S.cursor, w));
       last = S.cursor;
     } else if (kind === "curve") {
       const place = curvePlace(datum.clientWidth, datum.clientHeight, shape[0], S.wide), each = shape.length > 1 ? shape[1] : 1, t = place.time(x), value = clamped(place.value(y));
       let d = 0; // of several curves the one that is nearest
       for (let k = 1; k < each; k++) if (Math.abs((S.datum.x[t * each + k] ?? 1e9) - value) < Math.abs((S.datum.x[t * each + d] ?? 1e9) - value)) d = k;
-      paint(t * each + d, value);
+      const [from, first] = last ?? [t, value], steps = Math.max(1, Math.abs(t - from));
+      paint(Array.from({ length: steps }, (_, k) => [(t - Math.sign(t - from) * k) * each + d, value + ((first - value) * k) / steps]));
+      last = [t, value];
     }
   };
   datum.addEventListener("pointerdown", (event) => { datum.setPointerCapture(event.pointerId); painting = true; last = null; touch(event); });
@@ -219,7 +235,7 @@ function wireDatum() {
     const step = (S.wide[1] - S.wide[0]) / 20;
     if (kind === "curve" && (event.key === "ArrowUp" || event.key === "ArrowDown")) {
       event.preventDefault();
-      paint(S.cursor, clamped((S.datum.x[S.cursor] ?? S.wide[0]) + (event.key === "ArrowUp" ? step : -step)));
+      paint([[S.cursor, clamped((S.datum.x[S.cursor] ?? S.wide[0]) + (event.key === "ArrowUp" ? step : -step))]]);
     } else if (by) {
       event.preventDefault();
       S.cursor = (S.cursor + by + count) % count;
@@ -229,7 +245,7 @@ function wireDatum() {
       event.preventDefault();
       const kept = S.pen;
       if (event.key.length > 5) S.pen = "erase";
-      paint(S.cursor, S.datum.x[S.cursor] ?? S.wide[0]);
+      paint([[S.cursor, S.datum.x[S.cursor] ?? S.wide[0]]]);
       S.pen = kept;
     }
   });

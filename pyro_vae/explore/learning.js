@@ -5,6 +5,8 @@ const learn = latest(async (values) => {
   if (!S.learning) return; // the page went back to the run meanwhile
   S.history.push(found.row);
   S.state.codes = found.codes; S.state.latents = found.latents; S.state.origin = found.origin; S.state.directions = found.directions;
+  S.prior = null; // it may be learnt, too
+  if ($("show-prior").checked) prior();
   setPlane(); drawPlane(); makeSliders(); showSliders(); drawCharts();
   const { step, elbo, reconstruction, kl } = found.row;
   $("learnt").textContent = `step ${step}: ELBO ${fixed(elbo)} = fit ${fixed(reconstruction === null ? null : -reconstruction)} − KL ${fixed(kl)} nats per held-out datum (${found.told})`;
@@ -18,6 +20,7 @@ async function begin(anew) {
   S.learning = false;
   await ask("learn", { anew });
   S.learning = true; S.history = [];
+  document.body.classList.add("learning");
   await load();
   $("stepping").hidden = false; $("charts").hidden = false;
   await learn({});
@@ -44,5 +47,6 @@ function drawCharts() {
 function leaveLearning() {
   play(false);
   S.learning = false; S.history = [];
+  document.body.classList.remove("learning");
   $("stepping").hidden = $("charts").hidden = true; $("learnt").textContent = "";
 }

@@ -1,8 +1,10 @@
 // The page: a run that is loaded, and what its controls do.
 
 async function load(run = S.run) { // all anew, and at once, so that nothing of another run is asked or drawn
+  const before = { datum: S.datum === S.original ? null : S.datum, shape: S.state ? S.state.shape.join() : "" };
   const state = FROZEN ? FROZEN.state : await ask("state", { run });
-  Object.assign(S, { run, state, plane: null, box: null, datum: null, original: null, decoded: null, q: null, post: null, way: null, strip: [] });
+  Object.assign(S, { run, state, plane: null, box: null, datum: null, original: null, decoded: null, q: null, post: null, prior: null, way: null, strip: [] });
+  if (!S.brush || state.shape.join() !== before.shape) S.brush = [1, 1, 2, 2, 3, 4, 4][Math.min(6, Math.floor((state.shape[state.shape.length - 1] || 1) / 10))];
   S.classes = [...new Set((state.labels || []).filter((v) => v !== null))].sort((a, b) => a - b);
   S.ends = S.classes.length ? [S.classes[0], S.classes[S.classes.length - 1]] : [0, 1];
   const room = 0.05 * (state.range[1] - state.range[0]);
@@ -19,6 +21,8 @@ async function load(run = S.run) { // all anew, and at once, so that nothing of 
     $(`axis-${k}`).replaceChildren(...state.latents.map((l) => new Option(l.name, l.index)));
     if (state.latents.length > 1) $(`axis-${k}`).value = state.latents[k].index;
   }
+  $("draw").textContent = `draw z from ${state.densities.drawn}`;
+  $("prior-told").textContent = `show draws of ${state.densities.drawn}, ×`;
   $("decoded-told").textContent = `The ${state.centre} of ${state.densities.decoder} at the point.${state.held?.length ? ` Given throughout, as of datum 0: ${state.held.join("; ")}.` : ""}`;
   $("h-post").textContent = `${state.densities.guide} and the true posterior`;
   $("guide-told").textContent = `${state.densities.guide}, regions of 50 % and 90 %`;
@@ -28,15 +32,22 @@ async function load(run = S.run) { // all anew, and at once, so that nothing of 
   legend();
   S.u = state.codes[Math.min(S.number, state.codes.length - 1)];
   setPlane(); makeSliders(); makeTools();
+  if ($("show-prior").checked) prior();
   await choose(S.number);
+  if (before.datum && fits(before)) await edited(before.datum); // what was drawn is shown to the next run, too
   between(null);
+}
+
+function fits({ datum, shape }) {
+  const { state } = S, same = Object.keys(datum).join() === Object.keys(S.original).join() && shape === state.shape.join();
+  return same && state.kind !== "table" && (!state.whole || datum.x.every((v) => v === null || v % 1 === 0));
 }
 
 function legend() {
   const { labels, numbers, classes } = S.state;
   if (!labels) { $("legend").replaceChildren(); return; }
-  const entries = numbers ? [0, 0.5, 1].map((t) => [+(S.ends[0] + t * (S.ends[1] - S.ends[0])).toPrecision(3), numberColour(t)])
-    : S.classes.length > 30 ? [] : S.classes.map((c, i) => [classes ? classes[c] : c, classColour(i, S.classes.length)]);
+  const entries = numbers ? [0, 0.5, 1].map((t) => [minus(+(S.ends[0] + t * (S.ends[1] - S.ends[0])).toPrecision(3)), numberColour(t)])
+    : S.classes.length > 30 ? [[`${S.classes.length} classes, each in its colour: tap a dot to read which`, "transparent"]] : S.classes.map((c, i) => [classes ? classes[c] : c, classColour(i, S.classes.length)]);
   $("legend").replaceChildren(...entries.map(([text, colour]) => {
     const span = Object.assign(document.createElement("span"), { textContent: text });
     span.style.setProperty("--c", colour);
@@ -78,6 +89,9 @@ function wire() {
   $("restore").addEventListener("click", safely(() => choose(S.number)));
   for (const id of ["from", "to"]) $(id).addEventListener("change", () => between(+$("along").value));
   $("along").addEventListener("input", (event) => between(+$("along").value, event.timeStamp));
+  for (const id of ["from", "to"]) $(`${id}-here`).addEventListener("click", () => { $(id).value = S.number; between(+$("along").value); });
+  $("draw").addEventListener("click", safely((event) => draw(event.timeStamp)));
+  $("show-prior").addEventListener("change", safely(() => { S.ground = null; return $("show-prior").checked && !S.prior ? prior() : drawPlane(); }));
   $("anew").addEventListener("click", safely(() => begin(true)));
   $("go-on").addEventListener("click", safely(() => begin(false)));
   $("step-1").addEventListener("click", () => learn({ steps: 1 }));
@@ -85,6 +99,7 @@ function wire() {
   $("play").addEventListener("click", () => { play(!playing); keepOn(); });
   $("stop").addEventListener("click", safely(() => { leaveLearning(); return load(); }));
   matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  addEventListener("resize", redraw);
   new ResizeObserver(redraw).observe(document.body);
   if (!FROZEN) {
     setInterval(() => ask("here").catch((error) => tell(error.message)), 60000);

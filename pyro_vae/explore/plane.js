@@ -22,9 +22,14 @@ function axisNames() {
   return shares.map((share, i) => `principal component ${i + 1} (${Math.round(100 * share)} %)`);
 }
 
+function spread(u, n, plane = planeNow()) { // a place; of a single latent, spread out over the other direction
+  const p = flat(u, plane);
+  return S.state.dim > 1 ? p : [p[0], ((n * 0.618034) % 1) - 0.5];
+}
+
 function setPlane() { // what hangs on it: places of all codes, and the box around them
   const plane = planeNow(), { codes, dim, latents } = S.state;
-  S.places = codes.map((u, n) => { const p = flat(u, plane); return dim > 1 ? p : [p[0], ((n * 0.618034) % 1) - 0.5]; });
+  S.places = codes.map((u, n) => spread(u, n, plane));
   const ends = (d) => latents.find((l) => l.index === d) || { low: 0, high: 0 }; // what the prior reaches
   const [a, b] = (S.plane || [0, 1]).map(ends), all = dim > 2 && !S.plane ? [...S.places] : [...S.places, [a.low, dim > 1 ? b.low : -1.5], [a.high, dim > 1 ? b.high : 1.5]];
   const box = [0, 1].flatMap((k) => {
@@ -46,7 +51,7 @@ function colourOf(n) {
 }
 
 function drawPlane() {
-  const canvas = $("plane"), ratio = 0.92, { pen, width, height } = sized(canvas, ratio), view = viewOf(S.box, width, height);
+  const { pen, width, height } = sized($("plane"), 0.92, S.learning ? 0.42 : 0.5), canvas = $("plane"), view = viewOf(S.box, width, height);
   S.view = view;
   if (!S.ground || S.ground.width !== canvas.width) { // the dots, which a drag does not move
     S.ground = document.createElement("canvas");
@@ -54,8 +59,11 @@ function drawPlane() {
     const inner = S.ground.getContext("2d"), scale = canvas.width / width;
     inner.setTransform(scale, 0, 0, scale, 0, 0);
     drawAxes(inner, view, width, height, axisNames());
-    inner.globalAlpha = 0.75;
+    const draws = S.prior && $("show-prior").checked ? S.prior.draws.map((u, n) => spread(u, n)) : [];
+    inner.globalAlpha = draws.length ? 0.35 : 0.75;
     S.places.forEach((p, n) => drawDots(inner, view, [p], colourOf(n), S.places.length > 600 ? 3 : 4.2));
+    inner.globalAlpha = 1;
+    drawCrosses(inner, view, draws, css("--ink"), 4);
   }
   pen.save(); pen.setTransform(1, 0, 0, 1, 0, 0); pen.drawImage(S.ground, 0, 0); pen.restore();
   if (S.way) {

@@ -181,6 +181,12 @@ class Scene:
         z = {self.site: values[self.site].reshape(len(u), *self.shape)}
         return shown(told(self.program, repeated(context, len(u)), z), "x")[0]
 
+    def draw(self, number: int, context: Batch) -> Tensor:
+        """Draws of the latents before x was seen, ``[number, D]``: of p(z), or of p(z|y) where y is given."""
+        with self.program.evaluating():
+            model = poutine.trace(self.program.model).get_trace(repeated(context, number))
+            return self.reals.pack({self.site: cast(Any, model.nodes)[self.site]["value"][None]})[0]
+
     def infer(self, datum: Batch, plane: Plane) -> dict[str, Any]:
         """What the encoder says of a datum: the place of q(u|x), and the ELBO's parts.
 

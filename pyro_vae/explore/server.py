@@ -9,10 +9,12 @@ the order in which it was asked.
 
 from __future__ import annotations
 
+import contextlib
 import hmac
 import json
 import queue
 import secrets
+import socket
 import socketserver
 import threading
 import time
@@ -32,7 +34,7 @@ LARGEST = 4_000_000
 CONNECTIONS, WAITING = 24, 32
 """At once; and questions that wait for an answer."""
 PATIENCE = 10.0
-"""Seconds after which a connection that says nothing is closed."""
+"""Seconds after which a connection that says nothing, or has not yet said all of a question, is closed."""
 LEAVING, LOADING, IDLE = 4.0, 20.0, 1800.0
 """Seconds without a question, after which the server ends: since a page was closed; since a page was sent,
 though another be closed meanwhile, as when it is loaded anew; and in any case (an open page asks each
@@ -70,6 +72,7 @@ class Server(ThreadingHTTPServer):
         self.questions: queue.Queue[tuple[str, Any, Future[Any]]] = queue.Queue(WAITING)
         self.ends_at, self.sent_at = time.monotonic() + IDLE, -LOADING
         self._places = threading.BoundedSemaphore(CONNECTIONS)
+        self.listening: dict[socket.socket, float] = {}
 
     def server_bind(self) -> None:
         """Without looking up the machine's name, which may take long where there is no network."""
@@ -117,6 +120,13 @@ class Server(ThreadingHTTPServer):
         now = time.monotonic()
         self.ends_at = max(now + LEAVING, self.sent_at + LOADING) if leaving else now + IDLE
 
+    def service_actions(self) -> None:
+        """Closes connections that send a question byte by byte, each in time."""
+        for connection, since in list(self.listening.items()):
+            if time.monotonic() - since > _Handler.timeout:
+                with contextlib.suppress(OSError):
+                    connection.shutdown(socket.SHUT_RDWR)
+
     def process_request(self, request: Any, client_address: Any) -> None:
         """Closes a connection at once, where there are too many."""
         if not self._places.acquire(blocking=False):
@@ -145,7 +155,15 @@ class _Handler(BaseHTTPRequestHandler):
     timeout = PATIENCE
     disable_nagle_algorithm = True  # else an answer waits 40 ms, until its headers are acknowledged
 
+    def handle_one_request(self) -> None:
+        self.server.listening[self.connection] = time.monotonic()
+        try:
+            super().handle_one_request()
+        finally:
+            self.server.listening.pop(self.connection, None)
+
     def do_GET(self) -> None:
+        self.server.listening.pop(self.connection, None)
         if not self._is_ours():
             return
         where = urlsplit(self.path)
@@ -178,7 +196,9 @@ class _Handler(BaseHTTPRequestHandler):
         if len(length) > 9 or int(length) > LARGEST:
             return 413, f"a question has up to {LARGEST} bytes"
         try:
-            values = json.loads(self.rfile.read(int(length)), parse_constant=_no_number)
+            text = self.rfile.read(int(length))
+            self.server.listening.pop(self.connection, None)
+            values = json.loads(text, parse_constant=_no_number)
             if not isinstance(values, dict):
                 raise ValueError
         except (ValueError, RecursionError):

@@ -143,6 +143,59 @@ def test_what_is_erased_widens_the_posterior_and_is_completed(page):
     assert page.find_element("id", "gaps").text == ""
 
 
+def test_a_quick_stroke_has_no_gaps(page):
+    page.find_element("xpath", "//button[text()='blank']").click()
+    wait(page, f"{X}.post && !{X}.datum.x.includes(1)")
+    datum = element(page, "datum")
+    size = datum.size["width"] / 8
+    chain = actions(page).move_to_element_with_offset(datum, -3.5 * size, -3.5 * size).click_and_hold()
+    chain.move_by_offset(int(6.9 * size), int(6.9 * size)).release().perform()
+    wait(page, f"{X}.datum.x.filter((v) => v === 1).length > 6")
+    x = page.execute_script(f"return {X}.datum.x")
+    assert all(x[9 * k] for k in range(7))
+    assert sum(x) <= 8
+
+
+def test_what_was_drawn_is_shown_to_a_copy_that_learns_and_to_the_next_run(page):
+    drawn = page.execute_script(f"return {X}.datum.x.join()")
+    assert "as changed" in page.find_element("id", "datum-told").text
+    element(page, "go-on").click()
+    wait(page, f"{X}.learning && {X}.history.length === 1 && {X}.datum.x.join() === '{drawn}'")
+    element(page, "stop").click()
+    wait(page, f"!{X}.learning && {X}.post && {X}.datum.x.join() === '{drawn}'")
+    for k in (1, 0):
+        page.execute_script(f"$('runs').value = {k}; $('runs').dispatchEvent(new Event('change'))")
+        wait(page, f"{X}.run === {k} && {X}.post && {X}.datum.x.join() === '{drawn}'")
+    element(page, "restore").click()
+    wait(page, f"{X}.post && {X}.datum === {X}.original")
+
+
+def test_latents_are_drawn_from_the_prior(page):
+    button = element(page, "draw")
+    assert button.text == "draw z from p(z)"
+    before = page.execute_script(f"return {X}.u.join()")
+    button.click()
+    wait(page, f"{X}.u.join() !== '{before}'")
+    draws = page.execute_script(f"return {X}.prior.draws")
+    assert page.execute_script(f"return {X}.u") == draws[0]
+    button.click()
+    wait(page, f"{X}.u.join() === {X}.prior.draws[1].join()")
+    plane = pixels(page, "plane")
+    element(page, "show-prior").click()
+    wait(page, f"document.getElementById('plane').toDataURL() !== '{plane}'")
+    element(page, "show-prior").click()
+
+
+def test_the_bound_adds_up(page):
+    numbers = "[...document.querySelectorAll('#bound td:nth-child(even)')].map((e) => e.innerText)"
+    fit, elbo, kl, gap, total, evidence = (
+        float(text.replace("\u2212", "-")) for text in wait(page, f"{X}.post && {numbers}")
+    )
+    assert elbo == total == pytest.approx(fit - kl, abs=0.02)
+    assert evidence == pytest.approx(elbo + gap, abs=0.02)
+    assert gap > 0
+
+
 def test_all_by_the_keyboard(page):
     from selenium.webdriver.common.keys import Keys
 

@@ -12,6 +12,7 @@ import pytest
 import torch
 from models.linear import system
 from torch.distributions import kl_divergence
+from torch.nn.functional import logsigmoid, softplus
 
 import pyro_vae as pv
 from pyro_vae.checks import ConfigError
@@ -102,6 +103,120 @@ def test_what_is_not_known_widens_the_posterior_and_is_filled(double):
     assert (part["draws"].var(0) > whole["draws"].var(0)).all()
     assert part["completion"][0, 0] == x[0, 0]
     assert part["completion"].isfinite().all()
+
+
+def by_hand(kind):
+    """A program in float64, its data, one of them, and its q, log p(z) and log p(x|z), without traces."""
+    torch.manual_seed(1)
+    prior, guide = pv.priors.Normal(), pv.guides.Normal()
+    if kind == "mixture":
+        prior = pv.priors.MixtureOfNormals(3)
+    if kind == "Gamma":
+        prior = dist.Gamma(2.0, 1.0)
+    if kind == "flow":
+        guide = pv.guides.Flow()
+    options = {"latent_dim": 2, "guide": guide, **NETS}
+    x = torch.bernoulli(torch.rand(60, 1, 6, 6))
+    if kind == "given":
+        data = pv.data.load({"x": x, "y": torch.arange(60) % 3})
+        program = pv.ConditionalVAE((1, 6, 6), given={"y": 3}, prior=prior, **options)
+    elif kind == "table":
+        data = pv.data.load(table())
+        program = pv.VAE(data.event_shapes, likelihood="auto", prior=prior, **options)
+    else:
+        data = pv.data.load(x)
+        program = pv.VAE((1, 6, 6), prior=prior, **options)
+    program.double()
+    pv.fit(program, data, epochs=20, lr=0.01, batch_size=20, compile=False, progress=False)
+    datum = program.place(data.test.batch([0], torch.float64))
+    given = [datum["y"]] if kind == "given" else []
+    program.eval()
+
+    def log_x(z):
+        p = program.p_x(z, *(y.expand(len(z)) for y in given))
+        if kind != "table":
+            return p.log_prob(datum["x"])
+        columns = p.by_column(datum["x"].nan_to_num(1.0).expand(len(z), -1))
+        return (columns * ~datum["x"].isnan()).sum(1)
+
+    return program, data, datum, program.q_z(datum["x"], *given), program.p_z().log_prob, log_x
+
+
+@pytest.mark.parametrize("kind", ["Normal", "mixture", "Gamma", "given", "table", "flow"])
+def test_what_the_page_says_by_hand(kind):
+    """log p(x) and the gap by a sum over z itself, the ELBO's parts and q's place by many draws."""
+    program, data, datum, q, log_z, log_x = by_hand(kind)
+    shown = scene(program, data)
+    found, grid = shown.infer(datum, None), shown.posterior(datum, None)["grid"]
+    low, high, side = (0.0, 24.0, 600) if kind == "Gamma" else (-9.0, 9.0, 400)
+    middles = low + (torch.arange(side, dtype=torch.float64) + 0.5) * (high - low) / side
+    area = ((high - low) / side) ** 2
+    with torch.no_grad():
+        z = torch.cartesian_prod(middles, middles)
+        log_joint = torch.cat([log_z(some) + log_x(some) for some in z.split(50_000)])
+        log_q = torch.cat([q.log_prob(some[:, None])[:, 0] for some in z.split(50_000)])
+        evidence = log_joint.logsumexp(0).item() + math.log(area)
+        assert abs(log_q.logsumexp(0).item() + math.log(area)) < 5e-3
+        gap = (log_q.exp() * (log_q - log_joint + evidence).nan_to_num(0.0, 0.0, 0.0)).sum().item() * area
+        torch.manual_seed(0)
+        draws = q.sample((50_000,))[:, 0]
+        log_w = log_z(draws) + log_x(draws) - q.log_prob(draws[:, None])[:, 0]
+        kl = q.log_prob(draws[:, None])[:, 0] - log_z(draws)
+    assert abs(grid.log_evidence - evidence) < 0.01
+    near = (200**-0.5 + 50_000**-0.5) * 4.5
+    assert abs(found["elbo"] - log_w.mean().item()) < near * log_w.std().item()
+    assert abs(found["kl"] - kl.mean().item()) < near * kl.std().item() + 0.01
+    fit = log_x(draws)
+    assert abs(found["fit"] - fit.mean().item()) < near * (fit.std().item() + kl.std().item())
+    assert abs(grid.log_evidence - found["elbo"] - gap) < near * log_w.std().item() + 0.02
+    u = draws + (-(-draws).expm1()).log() if kind == "Gamma" else draws  # z = log(1 + e^u)
+    assert torch.allclose(found["covariance"], u.T.cov(), atol=4.5 * (2 / 1000) ** 0.5 * u.var(0).max())
+    assert torch.allclose(found["scale"], u.std(0), rtol=0.15)
+    if kind not in ("flow", "Gamma"):  # whose centre is not the mean of u
+        assert torch.allclose(found["mean"], u.mean(0), atol=0.02)
+    cells = centres(grid).double().reshape(-1, 2)
+    log_p = log_z(cells) + log_x(cells)
+    if kind == "Gamma":
+        log_p = log_z(softplus(cells)) + log_x(softplus(cells)) + logsigmoid(cells).sum(1)
+    far = grid.log_p.reshape(-1) < grid.log_p.max() - 8
+    assert torch.allclose(grid.log_p.reshape(-1)[~far], (log_p - evidence)[~far], atol=0.02)
+
+
+@pytest.mark.parametrize("kind", ["Normal", "given", "table"])
+def test_what_each_latent_carries_by_hand(kind):
+    """KL of each latent in closed form, over all data."""
+    program, data, *_ = by_hand(kind)
+    latents = scene(program, data).latents
+    batch = program.place(data.test.batch(slice(None), torch.float64))
+    with torch.no_grad():
+        q = program.q_z(batch["x"], *([batch["y"]] if kind == "given" else []))
+    mean, variance = q.mean, q.variance
+    kl = (0.5 * (mean.square() + variance - 1 - variance.log())).mean(0)
+    assert {latent["index"]: latent["kl"] for latent in latents} == {
+        d: pytest.approx(v, abs=1e-3) for d, v in enumerate(kl.tolist())
+    }
+    assert [latent["index"] for latent in latents] == kl.argsort(descending=True).tolist()
+
+
+def test_draws_of_the_latents_are_those_of_the_model(double):
+    """Of the prior, of that given y, of a level below another; in other units where a prior is on a part."""
+    made = system("conditional_prior")
+    shown = scene(made.program, made.batch)
+    for i in range(3):
+        datum = {name: value[i : i + 1] for name, value in made.batch.items()}
+        draws, p = shown.draw(4000, datum), made.program.prior(datum["y"], datum["age"])
+        assert torch.allclose(draws.mean(0), p.mean[0], atol=0.1)
+        assert torch.allclose(draws.std(0), p.stddev[0], rtol=0.1)
+    assert shown.densities["drawn"] == "p(z|y, age)"
+    made = system("top_down")
+    shown = scene(made.program, made.batch, site="z1")
+    draws, size = shown.draw(4000, {"x": made.batch["x"][:1]}), shown.dim
+    assert torch.allclose(draws.T.cov(), made.prior.covariance_matrix[0, :size, :size], atol=0.25)
+    assert shown.densities["drawn"] == "p(z1)"
+    vae = pv.VAE((4,), 2, prior=dist.Gamma(2.0, 1.0), likelihood=pv.likelihoods.Normal(), **NETS)
+    x = torch.randn(5, 4)
+    draws = scene(vae, x).draw(4000, {"x": x[:1]})
+    assert torch.allclose(softplus(draws).mean(0), torch.tensor(2.0), atol=0.15)
 
 
 def test_a_grid_finds_narrow_modes_and_its_scale():
@@ -279,6 +394,9 @@ def test_every_question_of_every_kind_of_program(kind):
     assert len(state["codes"]) == len(data.test)
     datum = ask("datum", number=1)["datum"]
     (picture,) = ask("decode", u=[state["codes"][1]], datum=datum)["pictures"]
+    draws = ask("prior", datum=datum)["draws"]
+    assert len(draws[0]) == state["dim"]
+    assert draws[0] != draws[1]
     inferred = ask("infer", datum=datum)
     assert inferred["mean"] == pytest.approx(state["codes"][1], abs=1e-3)
     assert as_numbers(inferred["reconstruction"]) == pytest.approx(as_numbers(picture), rel=1e-2, abs=1.01)
@@ -341,12 +459,13 @@ def test_a_frozen_page_tells_what_its_model_is_given():
 
 def test_densities_say_what_is_given():
     expected = {
-        "grey": "p(x|z), q(z|x), p(z|x), p(z), p(x), log p(x|z)",
-        "given": "p(x|z, y, age), q(z|x, y, age), p(z|x, y, age), p(z), p(x|y, age), log p(x|z, y, age)",
-        "given columns": "p(x|z, sort), q(z|x), p(z|x), p(z), p(x|sort), log p(x|z, sort)",
-        "levels": "p(x|z1), q(z2|x), p(z2|x), p(z2, z1), p(x), log p(x|z1)",
-        "counts": "p(x|library, z), q(z|x), p(z|x), p(library, z), p(x), log p(x|library, z)",
-        "counts, total": "p(x|z, total), q(z|x), p(z|x), p(z), p(x|total), log p(x|z, total)",
+        "grey": "p(x|z), q(z|x), p(z|x), p(z), p(z), p(x), log p(x|z)",
+        "given": "p(x|z, y, age), q(z|x, y, age), p(z|x, y, age), p(z), p(z), p(x|y, age), "
+        "log p(x|z, y, age)",
+        "given columns": "p(x|z, sort), q(z|x), p(z|x), p(z), p(z), p(x|sort), log p(x|z, sort)",
+        "levels": "p(x|z1), q(z2|x), p(z2|x), p(z2, z1), p(z2), p(x), log p(x|z1)",
+        "counts": "p(x|library, z), q(z|x), p(z|x), p(library, z), p(z), p(x), log p(x|library, z)",
+        "counts, total": "p(x|z, total), q(z|x), p(z|x), p(z), p(z), p(x|total), log p(x|z, total)",
     }
     every = kinds()
     for kind, told in expected.items():

@@ -260,6 +260,30 @@ def test_who_says_nothing_is_left(served, monkeypatch):
     assert send(served, body={})[0] == 200
 
 
+def test_who_speaks_byte_by_byte_is_left(served, monkeypatch):
+    """Though each byte comes in time; and an answer that takes long is waited for."""
+    monkeypatch.setattr(module._Handler, "timeout", 0.6)
+    head = f"POST /echo HTTP/1.1\r\nHost: 127.0.0.1:{served.server_port}\r\nContent-Length: 9000\r\n\r\n"
+    for said in (head[:20], head):
+        with socket.create_connection(("127.0.0.1", served.server_port), timeout=5) as one:
+            one.sendall(said.encode())
+            one.settimeout(0.1)
+            began = time.monotonic()
+            while time.monotonic() - began < 8:
+                try:
+                    one.sendall(b"x")
+                    if not one.recv(1000):
+                        break
+                except TimeoutError:
+                    continue
+                except ConnectionError:
+                    break
+            assert 0.4 < time.monotonic() - began < 4
+    assert send(served, body={"seconds": 1.2})[0] == 200
+    time.sleep(1.0)
+    assert not served.listening
+
+
 def test_it_ends_after_the_page_was_closed(served, monkeypatch):
     monkeypatch.setattr(module, "LEAVING", 0.5)
     assert send(served, path="/leave", body={})[0] == 200

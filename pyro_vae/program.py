@@ -158,9 +158,9 @@ class Program(nn.Module):
             return TraceEnum_ELBO()
         return RLOO() if any(family.scores for family in families) else Trace_ELBO()
 
-    def warmup_epochs(self, epochs: int) -> int:
-        """Epochs over which ``pv.fit`` warms up the KL, of so many in all, unless it is told; here none."""
-        return 0
+    def fit_settings(self, epochs: int) -> dict[str, Any]:
+        """Settings of ``pv.fit`` for so many epochs, where it is told no others: here its own."""
+        return {}
 
     def plate(self, batch: Mapping[str, Tensor]) -> Any:
         """The plate ``"data"``, over the B data of a batch.

@@ -401,17 +401,20 @@ def _fit(
     """``fit`` in one process of those that train together."""
     default = {"loss": program.objective()} if isinstance(program, Program) else {}
     chosen = Settings.from_plain(default | dict(settings), trust="*")
-    free = default and chosen.weighs_kl and not {"warmup_epochs", "beta"} & settings.keys()
-    if rises := program.warmup_epochs(chosen.epochs) if free else 0:
-        chosen = replace(chosen, warmup_epochs=rises)
+    asked = program.fit_settings(chosen.epochs) if default else {}
+    if "beta" in settings or not chosen.weighs_kl:
+        asked.pop("warmup_epochs", None)
+    asked = {name: value for name, value in asked.items() if name not in settings}
+    chosen = replace(chosen, **asked)
     check("progress", progress, bool)
     folder = Path(check("folder", folder, str | Path)) if folder is not None else None
     check_arguments(program, data, chosen, folder, resume, callback)
     values = checkpoint.describe(program) | data.config | chosen.to_plain()
     place = find_device(chosen.device)
     notes = settle(program, data, place)
-    if rises:
-        notes.append(f"the KL is warmed up over {rises} epochs (warmup_epochs=0: from its whole weight on)")
+    if asked:
+        told = ", ".join(f"{name}={value}" for name, value in asked.items())
+        notes.append(f"{told}: a {type(program).__name__}'s own, unless they are given")
     shapes = [(name, tuple(value.shape)) for name, value in program.state_dict().items()]
     group.agree("the program's weights", [*shapes, bool(program.initialized)])
     group.agree("the data", data.fingerprint)

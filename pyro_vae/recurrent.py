@@ -22,8 +22,10 @@ class Recurrent(nn.Module):
         g_t = \sigma(W x_t + b), \quad v_t = V x_t + c, \qquad y_t = \mathrm{mlp}(h_t, x_t)
 
     Gates do not see h, which is then no loop over time but one operation (``distributions.recurrence``); a
-    second layer reads the first. ``cell="gru"`` is the usual recurrent network, whose gates do, step by step:
-    it is unrolled where it is compiled, which takes a minute or more.
+    second layer reads the first. A step of which a mask says that nothing is observed is not read, its g
+    being 0: a sequence that ends early is read as one that is as short. ``cell="gru"`` is the usual recurrent
+    network, whose gates see h, step by step, and which reads all steps: it is unrolled where it is compiled,
+    which takes a minute or more.
 
     Args:
         in_shape: ``(T, D)``, or ``(2, T, D)`` of values and a mask.
@@ -72,7 +74,8 @@ class Recurrent(nn.Module):
 
     def forward(self, x: Tensor) -> Tensor:
         steps = x if x.dim() == 3 else x.movedim(-3, -2).flatten(-2)
-        h = self._turned(self._read(self._turned(steps)))
+        known = None if x.dim() == 3 else self._turned((x[:, 1] != 0).any(-1, keepdim=True).to(x))
+        h = self._turned(self._read(self._turned(steps), known))
         y: Tensor = self.last(torch.cat([h[:, 0], h[:, -1]] if self.whole else [steps, h], -1))
         if self.whole:
             return y
@@ -82,12 +85,13 @@ class Recurrent(nn.Module):
     def _turned(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.direction == "backward" else x
 
-    def _read(self, x: Tensor) -> Tensor:
+    def _read(self, x: Tensor, known: Tensor | None) -> Tensor:
         if self.cell == "gru":
             return cast(Tensor, self.gru(x)[0])
         for layer in self.layers:
             gates, values = layer(x).chunk(2, -1)
-            keep, new = (-gates).sigmoid(), gates.sigmoid() * values
+            new = gates.sigmoid() if known is None else gates.sigmoid() * known
+            keep, new = 1 - new, new * values
             if self.direction == "both":
                 (keep, back), (new, last) = keep.chunk(2, -1), new.chunk(2, -1)
                 ahead = recurrence(keep, new, 1)

@@ -33,11 +33,23 @@ from pyro_vae.seen import Latent, Real, may_have_gaps
 
 
 class Sequence(Real):
-    """How a network sees a sequence: columns standardised, each by the values of all of its steps."""
+    """How a network sees a sequence: columns standardised, each by the values of all of its steps.
+
+    A mask is always beside them, whether data to train on have gaps or not: forecasts are asked of all.
+    """
 
     def __init__(self, site: str, event_shape: Shape):
         super().__init__(site, event_shape)
         self.loc, self.scale = torch.zeros(event_shape[1:]), torch.ones(event_shape[1:])
+
+    @property
+    def shape(self) -> Shape:
+        """Shape of what the network sees."""
+        return (2, *self.event_shape)
+
+    def forward(self, x: Tensor) -> Tensor:
+        known = ~x.isnan()
+        return torch.stack([torch.where(known, (x - self.loc) / self.scale, 0.0), known.to(x)], -3)
 
     @torch.no_grad()
     def initialize(self, data: Split, by_column: bool = True) -> None:
@@ -74,8 +86,8 @@ class SequentialVAE(Program):
             guide=pv.guides.Structured(features=600),
         )
 
-    ``pv.fit`` warms up the KL over a third of the epochs unless it is told otherwise, as the paper does:
-    states are else soon given up.
+    Unless it is told otherwise, ``pv.fit`` warms up the KL over a third of the epochs, as the paper does, as
+    states are else soon given up, and takes ``lr=5e-3``: lower it for networks as large as the paper's.
 
     Args:
         event_shape: ``(T, D)``: number of steps, of values at each.
@@ -160,9 +172,12 @@ class SequentialVAE(Program):
         with self.plate(batch):
             return self.sample("z", self.encode(batch["x"]))
 
-    def warmup_epochs(self, epochs: int) -> int:
-        """A third: states that tell of their own step alone are else learned first, and hardly unlearned."""
-        return epochs // 3
+    def fit_settings(self, epochs: int) -> dict[str, Any]:
+        """Small networks that are one step after the other take a higher rate; and the KL is warmed up.
+
+        States that tell of their own step alone are else learned first, and hardly unlearned.
+        """
+        return {"lr": 5e-3, "warmup_epochs": epochs // 3}
 
     def prior(self) -> Distribution:
         """p(z), batch shape ``()``, event shape ``(T, L)``."""

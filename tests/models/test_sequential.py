@@ -266,6 +266,22 @@ def test_the_encoder_reads_in_its_direction(cell, direction):
 
 
 @pytest.mark.parametrize("direction", ["backward", "forward", "both"])
+def test_a_shorter_sequence_is_read_as_it_is(direction):
+    """Steps of which nothing is observed change nothing before them at the end, and are skipped between."""
+    nets = [
+        pv.nets.recurrent(3, direction=direction)((2, length, D), (length, 4)) for length in (T, T - 2, T - 1)
+    ]
+    for net in nets[1:]:
+        net.load_state_dict(nets[0].state_dict())
+    x = torch.stack([torch.randn(2, T, D), torch.ones(2, T, D)], 1)
+    ends, skips = x.clone(), x.clone()
+    ends[:, :, 3:], skips[:, :, 2] = 0.0, 0.0
+    torch.testing.assert_close(nets[0](ends)[:, :3], nets[1](x[:, :, :3]))
+    left = [0, 1, 3, 4]
+    torch.testing.assert_close(nets[0](skips)[:, left], nets[2](x[:, :, left]))
+
+
+@pytest.mark.parametrize("direction", ["backward", "forward", "both"])
 def test_the_encoder_reads_the_whole(direction):
     """Where what is wanted is no sequence, all of it depends on all steps."""
     net = pv.nets.recurrent(3, num_layers=2, direction=direction)((2, T, D), (7,))
@@ -442,8 +458,8 @@ def test_compiled_is_eager(guide):
     torch.testing.assert_close(*found, rtol=0, atol=1e-4)
 
 
-def test_the_kl_is_warmed_up_by_default():
-    """Over a third of the epochs, unless a weight of it, or what has none, is given."""
+def test_what_a_sequence_asks_of_training():
+    """A rate, and a warm-up over a third of the epochs, unless a weight, or what has none, is given."""
     data = pv.data.load(sequences()[:2].float().repeat(5, 1, 1).nan_to_num())
     torch.set_default_dtype(torch.float32)
 
@@ -452,5 +468,9 @@ def test_the_kl_is_warmed_up_by_default():
         history = pv.fit(vae, data, epochs=6, batch_size=8, progress=False, **settings).history
         return [row["beta"] for row in history]
 
+    vae = pv.SequentialVAE((T, D), 1, encoder=pv.nets.recurrent(4))
+    for settings, lr in (({}, 5e-3), ({"lr": 1e-3}, 1e-3)):
+        run = pv.fit(vae, data, epochs=1, schedule="constant", progress=False, **settings)
+        assert run.history[0]["lr"] == lr
     assert betas() == betas(warmup_epochs=2) == [0.5, 1, 1, 1, 1, 1]
     assert betas(warmup_epochs=0) == betas(beta=1.0) == betas(loss=pv.objectives.IWAE(3)) == [1] * 6

@@ -46,9 +46,10 @@ class SemiSupervisedVAE(Program):
         y_n \sim p(y), \qquad z_n \sim p(z), \qquad x_n \sim p(x \mid z = z_n, y = y_n), \qquad
         q(y_n \mid x_n)\, q(z_n \mid x_n, y_n)
 
-    p(y) is uniform. A label that is not known (NaN) is a latent, site ``"y_unobserved"``, over whose K values
-    the ELBO is summed; of a datum with a label this latent is certain, in model and guide, so that its ELBO
-    is that of log p(x, y). ``pv.fit`` therefore takes ``TraceEnum_ELBO``, if no other loss is given.
+    p(y) is uniform, or learned. A label that is not known (NaN) is a latent, site ``"y_unobserved"``, over
+    whose K values the ELBO is summed; of a datum with a label this latent is certain, in model and guide, so
+    that its ELBO is that of log p(x, y). ``pv.fit`` therefore takes ``TraceEnum_ELBO``, if no other loss is
+    given.
 
     Labels teach q(y|x), which the ELBO of labelled data does not contain, by a further term of training,
 
@@ -82,6 +83,7 @@ class SemiSupervisedVAE(Program):
         radius: epsilon, how far x is moved, in standard deviations as the classifier sees them, root mean
             square over its elements; 0 for no such part, nor the entropy. By default 0.25 of x, and 0.15
             of features, some of which tell nothing of x and do not count.
+        balanced: whether p(y) is uniform; False: it is learned, of all rows, where some classes may be rare.
         features: number of latents of a VAE of x alone, with the likelihood, encoder and decoder given here,
             that the classifier sees in place of x; 0: it sees x. By default 20 of an x of at least 400
             numbers, such as images of 20 x 20 pixels, else 0.
@@ -115,6 +117,7 @@ class SemiSupervisedVAE(Program):
         latent_dim: int = 10,
         alpha: NotNegative = 10.0,
         radius: NotNegative | None = None,
+        balanced: bool = True,
         features: Whole | None = None,
         prior: Family | Distribution = StandardNormal(),
         likelihood: Likelihood | ByName | Literal["auto"] = Bernoulli(),
@@ -128,7 +131,7 @@ class SemiSupervisedVAE(Program):
         x, z = check_shape("SemiSupervisedVAE", event_shape, latent_dim)
         nets.check_factories(classifier=classifier, encoder=encoder, decoder=decoder)
         k = check("num_classes", num_classes, Levels)
-        self.alpha = check("alpha", alpha, NotNegative)
+        self.alpha, balanced = check("alpha", alpha, NotNegative), check("balanced", balanced, bool)
         default = FEATURES if math.prod(x) >= MANY else 0
         number = default if features is None else check("features", features, Whole)
         usual = 0.15 if number else 0.25
@@ -139,6 +142,7 @@ class SemiSupervisedVAE(Program):
             "latent_dim": z[0],
             "alpha": self.alpha,
             "radius": self.radius,
+            "balanced": balanced,
             "features": number,
             "prior": prior,
             "likelihood": family,
@@ -150,7 +154,8 @@ class SemiSupervisedVAE(Program):
         self.event_shape, self.latent_dim, self.num_classes = x, z[0], k
         self.event_shapes = {"x": x, "y": ()}
         self.register_buffer("labelled", torch.ones(()))
-        self.p_y = Conditional("y", Fixed(dist.Categorical(logits=torch.zeros(k))), ())
+        of_y = Fixed(dist.Categorical(logits=torch.zeros(k))) if balanced else LabelFamily(k)
+        self.p_y = Conditional("y", of_y, ())
         self.p_z = Conditional("z", as_prior(prior), z)
         refuse_encoding("SemiSupervisedVAE", self.p_z.family)
         seen: Any = see(x, self.columns)

@@ -127,6 +127,25 @@ def test_labels_of_whole_numbers_and_none_at_all(double):
 
 
 @pytest.mark.usefixtures("double")
+def test_probabilities_of_classes_that_are_learned():
+    """p(y) is in the ELBO of rows with a label and without; and learned of both, where it is not balanced."""
+    program, x, log_p = _linear(balanced=False)
+    logits = torch.tensor([1.0, 0.0, -2.0])
+    with torch.no_grad():
+        program.p_y.raw.copy_(logits)
+    y = torch.tensor(LABELS["some"])
+    log_p = log_p + math.log(K) + logits.log_softmax(0)
+    _, known = _truth(program, x, y, log_p)
+    torch.testing.assert_close(log_weights(program.eval(), {"x": x, "y": y})[0], known, **EXACT)
+    TraceEnum_ELBO(max_plate_nesting=1).loss_and_grads(program.model, program.guide, {"x": x, "y": y})
+    of_class = torch.nn.functional.one_hot(y.nan_to_num(0.0).long(), K).double()
+    responsible = torch.where(y.isnan()[:, None], program.classify(x), of_class)
+    gradient = 5 * logits.softmax(0) - responsible.sum(0)
+    torch.testing.assert_close(program.p_y.raw.grad, gradient, **EXACT)
+    assert not list(_linear()[0].p_y.parameters())
+
+
+@pytest.mark.usefixtures("double")
 def test_alpha_teaches_the_classifier_and_is_in_no_report():
     batch = {"x": _linear()[1], "y": torch.tensor(LABELS["some"])}
     grads, losses = {}, {}

@@ -12,6 +12,7 @@ from PIL import Image
 from torch import nn
 
 import pyro_vae as pv
+from pyro_vae.figures import stories
 from pyro_vae.figures.drawing import NOT_OBSERVED
 from pyro_vae.figures.latent import _quantiles
 
@@ -205,6 +206,20 @@ def test_styles_are_those_of_the_data_in_every_class():
         pv.figures.styles(echo(), split)
 
 
+def test_what_is_decoded_has_the_label_that_is_known():
+    """And where there is none, that which is inferred."""
+    program = pv.SemiSupervisedVAE((1, 4, 4), num_classes=3, latent_dim=1, likelihood=NORMAL, decoder=Echo)
+    batch = program.place({"x": torch.randn(4, 1, 4, 4), "y": torch.tensor([2.0, 1.0, torch.nan, 0.0])})
+    with program.evaluating():
+        _, values = stories.inferred(program, batch)
+        x, _ = stories.shown(stories.told(program, batch, values), "x")
+        y = batch["y"].where(~batch["y"].isnan(), program.q_y(batch["x"]).logits.argmax(-1))
+        torch.testing.assert_close(x, program.p_x(values["z"], y).mean)
+        draws = stories.by_datum(stories.shown(stories.predictive(program, batch), "x")[0])
+    expected = 10.0 ** (1 + y[[0, 1, 3]])  # what z adds is small beside it
+    torch.testing.assert_close(draws.mean(0)[[0, 1, 3], 0, 0, 0], expected, atol=2.0, rtol=0)
+
+
 def test_samples_of_each_class_in_its_column():
     cvae = pv.ConditionalVAE((1, 4, 4), given={"y": 3}, latent_dim=1, likelihood=NORMAL, decoder=Echo)
     figure = pv.figures.samples(cvae, 9)
@@ -286,8 +301,9 @@ def test_training_curves():
 def test_training_curves_by_level():
     figure = pv.figures.training_curves(history(kl_z2=1.0, kl_z1=9.0, validation_kl_z1=8.0))
     curves = {line.get_label(): line.get_ydata()[0] for line in figure.axes[2].lines}
-    assert curves == {"training": 10, "z2, training": 1, "z1, training": 9, "z1, validation": 8}
-    assert "z2, z1" in figure.axes[2].get_title()
+    assert {name: value for name, value in curves.items() if name[0] != "_"} == {"all": 10, "z2": 1, "z1": 8}
+    assert 9 in curves.values()  # in training, which is dashed as the legend tells
+    assert figure.axes[2].get_title() == "KL by site"
 
 
 # --- tables
@@ -455,11 +471,12 @@ def test_a_table_is_never_drawn_as_lines():
     for figure, number in (
         (pv.figures.traversals(vae, x[0], 5), 2),
         (pv.figures.interpolation(vae, x[0], x[1], 5), 1),
-        (pv.figures.manifold(vae, 4), 4),
+        (pv.figures.manifold(vae, 4), len(KINDS)),
     ):
         maps = [axes for axes in figure.axes if axes.images]
         assert len(maps) == number
-        assert texts(maps[0].get_yticklabels()) == [*KINDS]
+        names = maps[0].get_yticklabels() if number < 3 else [axes.title for axes in maps]
+        assert texts(names) == [*KINDS]
         assert not any(axes.lines for axes in maps)
 
 

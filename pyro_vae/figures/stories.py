@@ -90,11 +90,14 @@ def inferred(program: Program, batch: Batch) -> tuple[Trace, Batch]:
 def told(program: Program, batch: Batch, values: Batch, site: str = "x", *, draw: bool = False) -> Trace:
     """The trace of the model with latents given; others take their typical values, or are drawn.
 
+    With latents of data, their labels are given, too, where they are known.
+
     Raises:
         ValueError: it has no such site.
     """
     gaps = {name for name, value in batch.items() if value.is_floating_point() and value.isnan().any()}
-    model = poutine.condition(poutine.uncondition(program.model), data=values)
+    labels = {name: batch[name] for name in program.classes if values and name in batch and name != site}
+    model = poutine.condition(poutine.uncondition(program.model), data=labels | values)
     with observing(frozenset(gaps - {site})):
         if draw:
             trace = poutine.trace(model).get_trace(batch)

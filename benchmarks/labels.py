@@ -126,7 +126,7 @@ def main() -> None:
         "--features", type=int, help="of MNIST, that the classifier sees; by default as many as it has"
     )
     parser.add_argument("--epochs", type=int, default=10, help="of MNIST")
-    parser.add_argument("--lr", type=float, default=1e-3, help="of MNIST")
+    parser.add_argument("--lr", type=float, help="of MNIST; by default the model's own")
     parser.add_argument("--number", type=int, default=60_000, help="of MNIST's training images")
     parser.add_argument("--alphas", type=float, nargs="+", default=[10.0, 0.0], help="of MNIST")
     given = parser.parse_args()
@@ -139,7 +139,7 @@ def main() -> None:
         if given.mnist:
             row = {}
             for alpha in given.alphas:
-                settings = {"epochs": given.epochs, "lr": given.lr}
+                settings = {"epochs": given.epochs} | ({"lr": given.lr} if given.lr else {})
                 found = mnist(data, given.number, given.each, seed, alpha, given.features, **settings)
                 name = f"SemiSupervisedVAE(alpha={alpha:g})"
                 row |= {name: found["right"], f"{name}, seconds": found["seconds"]}

@@ -67,9 +67,10 @@ class SemiSupervisedVAE(Program):
 
     With ``features`` the classifier does not see x but so many latents of a VAE of x alone, the paper's M1
     below M2: r then goes along what varies in the data, not along pixels. ``pv.fit`` trains that VAE first,
-    ``vae.features``, for as many epochs, unless it was, and then leaves it as it is; of a run with a folder
-    it is the run in the folder ``features`` therein. Trained otherwise, by ``pyro.infer.SVI``, call
-    ``pv.fit(vae.features, data)`` before ``vae.initialize(data.train)``.
+    ``vae.features``, for as many epochs, unless it was trained, and then leaves it as it is; of a run with a
+    folder it is the run in the folder ``features`` therein. Both are trained at a rate of 2e-3 unless ``lr``
+    is given. Trained otherwise, by ``pyro.infer.SVI``, call ``pv.fit(vae.features, data)`` before
+    ``vae.initialize(data.train)``.
 
     Where rows with a label are less than a quarter, ``pv.fit`` takes them several times in an epoch, until
     they are: few among many would be in few steps, each with a large weight, and their classes be learned
@@ -246,6 +247,10 @@ class SemiSupervisedVAE(Program):
     def before(self) -> Mapping[str, Program]:
         """The VAE whose latents the classifier sees."""
         return {} if self.features is None else {"features": self.features}
+
+    def fit_settings(self, epochs: int) -> dict[str, Any]:
+        """A rate at which features of images were found to tell classes better, both trainings alike."""
+        return {} if self.features is None else {"lr": 2e-3}
 
     def again(self, data: Split) -> Tensor:
         """Rows with a label, so often that they are about a quarter of all."""

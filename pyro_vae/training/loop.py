@@ -462,7 +462,7 @@ def _fit_before(
     folder, group = training.folder, training.group
     if progress and group.rank == 0:
         print(f"first its {name}, those of a {type(program).__name__}:", flush=True)
-    own = {setting: value for setting, value in settings.items() if setting != "loss"}
+    own = {"lr": training.settings.lr} | {name: given for name, given in settings.items() if name != "loss"}
     program.requires_grad_(True)
     try:
         place = None if folder is None else folder.path / name

@@ -128,7 +128,8 @@ class TestFeatures:
         one, two, resumed = _on_features(), _on_features(), _on_features()
         run = pv.fit(one, data, **options)
         assert [row["epoch"] for row in run.history] == [1, 2]
-        pv.fit(two.features, data, **options)
+        assert run.history[0]["lr"] == pytest.approx(2e-3, rel=0.5)  # the model's own
+        pv.fit(two.features, data, lr=2e-3, **options)
         pv.fit(two, data, **options)
         stop = lambda *_: signal.raise_signal(signal.SIGTERM)  # noqa: E731
         with pytest.raises(pv.training.Interrupted):

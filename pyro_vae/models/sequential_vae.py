@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import functools
 import math
+import warnings
 from typing import Any, cast
 
 import torch
@@ -19,7 +20,7 @@ from pyro_vae.distributions import Chain as ChainOf
 from pyro_vae.distributions import Continued
 from pyro_vae.distributions.chain import log_steps
 from pyro_vae.families import Family, Of
-from pyro_vae.families.base import Shape, units
+from pyro_vae.families.base import LEBESGUE, Shape, units
 from pyro_vae.families.chain import Chain, Markov, Steps
 from pyro_vae.guides import as_guide
 from pyro_vae.likelihoods import Likelihood, as_likelihood
@@ -27,7 +28,7 @@ from pyro_vae.likelihoods import Normal as NormalLikelihood
 from pyro_vae.models.parts import check_shape, refuse_encoding
 from pyro_vae.priors import Normal as NormalPrior
 from pyro_vae.priors import as_prior
-from pyro_vae.program import Program, as_batch
+from pyro_vae.program import DataWarning, Program, as_batch
 from pyro_vae.recurrent import EachStep
 from pyro_vae.seen import Latent, Real, may_have_gaps
 
@@ -178,6 +179,25 @@ class SequentialVAE(Program):
         States that tell of their own step alone are else learned first, and hardly unlearned.
         """
         return {"lr": 5e-3, "warmup_epochs": epochs // 3}
+
+    def initialize(self, data: Split) -> None:
+        super().initialize(data)
+        low = torch.full(self.event_shape[1:], math.inf, dtype=torch.float64)
+        high = -low
+        for x in data.chunks("x"):
+            steps = x.flatten(0, 1).to(low)
+            low = low.minimum(steps.nan_to_num(math.inf).amin(0))
+            high = high.maximum(steps.nan_to_num(-math.inf).amax(0))
+        empty = low > high
+        constant = (low == high) & (self.p_x.family.measure == LEBESGUE)
+        for found, told in ((empty, "never observed"), (constant, "constant")):
+            if columns := found.nonzero()[:, 0].tolist():
+                warnings.warn(
+                    f"{told} in the training data: values {columns[:5]} of the {len(found)} of a step of x; "
+                    "nothing is learned of them, whatever is drawn; leave them out: x[..., kept]",
+                    DataWarning,
+                    stacklevel=3,
+                )
 
     def prior(self) -> Distribution:
         """p(z), batch shape ``()``, event shape ``(T, L)``."""

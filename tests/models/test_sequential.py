@@ -474,3 +474,17 @@ def test_what_a_sequence_asks_of_training():
         assert run.history[0]["lr"] == lr
     assert betas() == betas(warmup_epochs=2) == [0.5, 1, 1, 1, 1, 1]
     assert betas(warmup_epochs=0) == betas(beta=1.0) == betas(loss=pv.objectives.IWAE(3)) == [1] * 6
+
+
+def test_what_nothing_is_learned_of_is_told():
+    x = torch.randn(20, T, 3)
+    x[..., 1], x[..., 2] = torch.nan, 7.0
+    x[0, :, 2] = torch.nan  # not wholly observed, and constant
+    vae = pv.SequentialVAE((T, 3), 1, encoder=pv.nets.recurrent(4))
+    with pytest.warns(pv.program.DataWarning) as found:
+        vae.initialize(pv.data.Split(x))
+    told = [str(warning.message).split(" of the")[0] for warning in found]
+    assert told == [
+        "never observed in the training data: values [1]",
+        "constant in the training data: values [2]",
+    ]

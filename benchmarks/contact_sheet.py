@@ -14,6 +14,7 @@ import argparse
 import contextlib
 import io
 import math
+import sys
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 from pathlib import Path
@@ -153,6 +154,17 @@ def digits(latent_dim: int) -> Callable[[Size], Kind]:
     return make
 
 
+def parts(latent_dim: int, **chosen: Any) -> Callable[[Size], Kind]:
+    """Digits of 8 x 8 pixels, of a VAE of these parts."""
+
+    def make(size: Size) -> Kind:
+        train = pv.data.load("digits").train
+        data = pv.data.load(train[: size.number], labels=train.labels[: size.number], binarize="dynamic")
+        return fitted(pv.VAE(data.event_shape, latent_dim, **NETS | chosen), data, size)
+
+    return make
+
+
 def colour(build: Callable[[Any], pv.Program], classes: int = 0) -> Callable[[Size], Kind]:
     """Images of 20 x 28 pixels, of so many classes."""
 
@@ -194,9 +206,17 @@ def two_levels(data: Any) -> pv.Program:
     return pv.HierarchicalVAE(data.event_shape, (4, 2), **NORMAL, between=pv.nets.mlp(32))
 
 
+MIXTURE: dict[str, Any] = {
+    "prior": pv.priors.MixtureOfNormals(4),
+    "decoder": pv.nets.bayesian(pv.nets.mlp(32)),
+}
 KINDS: dict[str, Callable[[Size], Kind]] = {
     "images, 10 classes, 2 latents": digits(2),
     "images, 10 classes, 50 latents": digits(50),
+    "images, a mixture of 4, weights that are not known": parts(2, **MIXTURE),
+    "images, 4 positions of 16 codes": parts(
+        16, prior=pv.priors.Codes(16, 4), guide=pv.guides.VectorQuantised()
+    ),
     "colour, no classes, 2 latents": colour(lambda data: pv.VAE(data.event_shape, 2, **NORMAL)),
     "colour, 200 classes, 5 latents": colour(lambda data: pv.VAE(data.event_shape, 5, **NORMAL), 200),
     "colour, given 10 classes, 2 latents": colour(conditional, 10),
@@ -209,10 +229,11 @@ KINDS: dict[str, Callable[[Size], Kind]] = {
 
 
 def known(kind: Kind) -> Tensor:
-    """The first half of each datum's elements."""
+    """The upper half of each image, and the first of all else."""
     shape = kind.run.data.event_shape
     mask = torch.ones(shape, dtype=torch.bool)
-    mask.reshape(-1)[mask.numel() // 2 :] = False
+    along = max(0, len(shape) - 2)  # the height of an image
+    mask.narrow(along, shape[along] // 2, shape[along] - shape[along] // 2).fill_(False)
     return mask
 
 
@@ -307,18 +328,22 @@ def main() -> None:
     parser.add_argument("--figures", nargs="+", choices=FIGURES, default=[*FIGURES])
     given = parser.parse_args()
     all_of: dict[str, list[Image.Image]] = {}
+    drawn_of_all: set[str] = set()
     for title, make in KINDS.items():
         torch.manual_seed(0)
         kind = make(Size(given.number, given.epochs, given.data_dir))
         images = {name: picture(figure) for name, figure in drawn(kind, given.figures).items()}
         print(f"{title}: {', '.join(images)}", flush=True)
         all_of[title] = [*images.values()]
+        drawn_of_all |= images.keys()
         if given.folder:
             given.folder.mkdir(exist_ok=True)
             for name, image in images.items():
                 image.save(given.folder / f"{title.replace(', ', '-').replace(' ', '_')}-{name}.png")
     sheet(all_of).save(given.output)
     print(given.output)
+    if missing := {*given.figures} - drawn_of_all:
+        sys.exit(f"drawn of no kind of data: {', '.join(sorted(missing))}")
 
 
 if __name__ == "__main__":

@@ -9,6 +9,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Literal
 
+from matplotlib import rc_context
 from matplotlib.figure import Figure
 from torch import Tensor
 
@@ -43,7 +44,8 @@ def _datum(split: data.Split, index: int) -> dict[str, Tensor]:
 def keep(run: Path, name: str, figure: Figure, format: Picture = "png") -> None:
     (run / "figures").mkdir(exist_ok=True)
     picture = io.BytesIO()
-    figure.savefig(picture, format=format, dpi=120)
+    with rc_context({"pdf.fonttype": 42}):  # letters, as journals ask for
+        figure.savefig(picture, format=format, dpi=120)
     path = run / "figures" / f"{name}.{format}"
     checkpoint.write(path, picture.getvalue())
     print(path, flush=True)

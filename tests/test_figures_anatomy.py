@@ -59,7 +59,7 @@ def test_anatomy_of_latents_that_depend_on_each_other(make_vae):
         found = pv.evaluate.anatomy(vae, torch.rand(30, 1, 8, 8).round(), num_aggregate=30)
         left, right = pv.figures.anatomy(found).axes
         np.testing.assert_allclose(heights(left), found.sites["z"].variances.sort(descending=True).values)
-        assert "variance" in left.get_title()
+        assert "Variance" in left.get_title()
         assert sum(bar.get_width() for bar in right.patches) == pytest.approx(found.kl, abs=1e-5)
 
 

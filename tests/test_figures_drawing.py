@@ -12,6 +12,7 @@ from cases import make
 from matplotlib import font_manager
 from matplotlib.figure import Figure
 from test_figures import NORMAL, echo, history, mosaic, table_vae, texts
+from test_figures_summary import run_of
 
 import pyro_vae as pv
 from pyro_vae.checks import ConfigError
@@ -19,9 +20,9 @@ from pyro_vae.figures import drawing
 
 SEVERAL = {
     *("anatomy", "calibration", "codes", "forecast", "marginals", "pairs", "posteriors", "predictive_check"),
-    *("summary", "training_curves", "uncertainty"),
+    *("summary", "training_curves"),
 }
-"""Figures of several panels, which take no axes."""
+"""Figures of several panels, which take a figure and no axes."""
 X = torch.rand(6, 1, 8, 8).round()
 Y = torch.arange(6) % 3
 
@@ -36,6 +37,7 @@ def one_axes(make_vae):
     """A call of each figure of one axes, but for what it is drawn on."""
     vae, table = make_vae(), table_vae({"a": "real", "b": "real"})
     mixed = make_vae(prior=pv.priors.MixtureOfNormals(3))
+    unsure = make_vae(decoder=pv.nets.bayesian(pv.nets.mlp(4)))
     intervals = pv.evaluate.intervals(table, torch.randn(8, 2), num_particles=500)
     return {
         "grid": lambda **ax: pv.figures.grid([X], "title", **ax),
@@ -53,6 +55,7 @@ def one_axes(make_vae):
         "levels": lambda **ax: pv.figures.levels(make("HierarchicalVAE-bottom-up"), 3, **ax),
         "kl_by_level": lambda **ax: pv.figures.kl_by_level(history(kl_z2=1.0, kl_z1=9.0), **ax),
         "intervals": lambda **ax: pv.figures.intervals(intervals, **ax),
+        "uncertainty": lambda **ax: pv.figures.uncertainty(unsure, X, 3, num_samples=2, **ax),
         "rate_distortion": lambda **ax: pv.figures.rate_distortion(
             pv.evaluate.rate_distortion({"a": vae}, X), **ax
         ),
@@ -68,7 +71,7 @@ def test_figures_of_one_axes_are_drawn_on_axes_of_ones_own(make_vae):
     for name, of in draw.items():
         alone = of()
         assert isinstance(alone, pv.figures.Figure), name
-        assert len(alone.axes) == 1, name
+        assert len(alone.axes) == 1 + (name == "uncertainty"), name  # which has a bar
         figure = Figure()
         left, right = figure.subplots(1, 2)
         assert of(ax=right) is figure, name
@@ -79,6 +82,44 @@ def test_figures_of_one_axes_are_drawn_on_axes_of_ones_own(make_vae):
     assert not plt.get_fignums()
     with pytest.raises(ConfigError, match="ax=3 must be"):
         pv.figures.samples(make_vae(), ax=3)
+
+
+def test_figures_of_several_panels_are_drawn_on_a_part_of_a_figure(make_vae):
+    for name in {*pv.figures.__all__} - {"Figure"}:
+        parameters = inspect.signature(getattr(pv.figures, name)).parameters
+        assert ("figure" in parameters) == (name in SEVERAL), name
+    vae, table = make_vae(), table_vae({"a": "real", "b": "real"})
+    rows, series = torch.randn(20, 2), make_vae((5, 2), likelihood=NORMAL)
+    book = make_vae(latent_dim=4, prior=pv.priors.Codes(4, 2), guide=pv.guides.VectorQuantised())
+    x = torch.randn(2, 5, 2)
+    x[:, 3:] = torch.nan
+    calls = {
+        "anatomy": lambda **f: pv.figures.anatomy(pv.evaluate.anatomy(vae, X, num_aggregate=6), **f),
+        "calibration": lambda **f: pv.figures.calibration(
+            pv.evaluate.calibration(vae, num_simulations=20, num_samples=9), **f
+        ),
+        "codes": lambda **f: pv.figures.codes(book, X, **f),
+        "forecast": lambda **f: pv.figures.forecast(series, x, num_samples=10, num_particles=20, **f),
+        "marginals": lambda **f: pv.figures.marginals(table, rows, **f),
+        "pairs": lambda **f: pv.figures.pairs(table, rows, **f),
+        "posteriors": lambda **f: pv.figures.posteriors(vae, X[:1], num_steps=1, num_samples=5, **f),
+        "predictive_check": lambda **f: pv.figures.predictive_check(
+            pv.evaluate.predictive_check(vae, X.repeat(4, 1, 1, 1), num_replications=5), **f
+        ),
+        "summary": lambda **f: pv.figures.summary(
+            run_of(vae, {"x": X.repeat(4, 1, 1, 1)}), pv.evaluate.elbo(vae, X), None, **f
+        ),
+        "training_curves": lambda **f: pv.figures.training_curves(history(), **f),
+    }
+    assert {*calls} == SEVERAL
+    for name, of in calls.items():
+        figure = Figure(figsize=(24, 8), layout="constrained")
+        left, right = figure.subfigures(1, 2)
+        assert of(figure=right) is figure, name
+        assert not left.axes, name
+        assert figure.axes, name
+        assert len(figure.axes) == len(of().axes), name
+        figure.draw_without_rendering()
 
 
 def test_what_is_of_a_table_takes_no_axes():
@@ -126,7 +167,8 @@ def test_the_map_has_names_and_values():
     assert texts(axes.get_yticklabels()) == ["169.5", "5.0", "-159.5"]
     maps = pv.figures.manifold(table_vae(), 3).axes
     assert maps[0].get_xlabel() == "z[0]"
-    assert [panel.get_title() for panel in maps[:3]] == ["z[1] = 1.6", "z[1] = 0.0", "z[1] = -1.6"]
+    assert texts(maps[0].get_xticklabels()) == ["-1.6", "0.0", "1.6"]
+    assert texts(maps[0].get_yticklabels()) == ["1.6", "0.0", "-1.6"]
 
 
 def test_traversals_show_the_datum_its_values_and_their_order(make_vae):

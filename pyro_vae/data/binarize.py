@@ -22,8 +22,12 @@ def binarized(source: Source, mode: Binarize, seed: int) -> Source:
         return source
     if mode == "threshold":
         return Memory(_binary(source.values > 0.5 * source.divisor, source.values))
-    drawn = Drawn(source, seed)
-    return drawn if mode == "dynamic" else Memory(drawn.values)
+    return Drawn(source, seed)
+
+
+def grey(source: Source | None, number: int) -> Tensor | None:
+    """The first grey values of which a source is a draw, ``[number, *event_shape]``, where they are kept."""
+    return source.before(number) if isinstance(source, Drawn) else None
 
 
 def redraw(source: Source, seed: int) -> None:
@@ -52,6 +56,14 @@ class Drawn(Memory):
         # A third of the time of torch.bernoulli and an indexed assignment, which draw the same.
         draw = torch.rand(self.grey.shape, generator=generator, device=self.grey.device) < self.grey
         self.values.view(-1).scatter_(0, self.index, draw.to(self.values.dtype))
+
+
+    def before(self, number: int) -> Tensor:
+        """The first grey values."""
+        values = self.values[:number].to(self.grey.dtype)
+        drawn = self.index < values.numel()
+        values.view(-1)[self.index[drawn]] = self.grey[drawn]
+        return values
 
 
 class DrawByRow:

@@ -4,6 +4,9 @@
 Data are drawn by the mean of their density, or its median or mode if it has no mean, on one grey scale per
 figure; data that are no images, as curves over their index; tables column by column. What is not observed
 (NaN) is pale blue.
+
+A figure of one axes takes ``ax=``, one of several panels ``figure=``, for a figure of one's own:
+``left, right = matplotlib.figure.Figure(layout="constrained").subfigures(1, 2)``.
 """
 
 from pyro_vae.figures.anatomy import anatomy, rate_distortion

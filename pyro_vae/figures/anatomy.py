@@ -7,26 +7,27 @@ from typing import Any
 
 import numpy as np
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.checks import checked
 from pyro_vae.evaluate.anatomy import ACTIVE, COLLAPSED, Anatomy
 from pyro_vae.evaluate.rate_distortion import RateDistortion
-from pyro_vae.figures.drawing import Figure, on
+from pyro_vae.figures.drawing import PALETTE, Figure, on, whole, within
 
 PARTS = {
-    "mutual_information": ("mutual information", "C0"),
-    "total_correlation": ("total correlation", "C1"),
-    "dimension_wise_kl": ("dimension-wise KL", "C2"),
-    "marginal_kl": ("marginal KL", "C3"),
+    "mutual_information": ("mutual information", PALETTE[0]),
+    "total_correlation": ("total correlation", PALETTE[1]),
+    "dimension_wise_kl": ("dimension-wise KL", PALETTE[2]),
+    "marginal_kl": ("marginal KL", PALETTE[3]),
 }
 """Of the KL, and their colours."""
-IDLE = "0.75"
-"""The colour of what carries nothing."""
+BUSY, IDLE = "0.3", "0.75"
+"""The colours of latents, which are none of their parts', and of what carries nothing."""
 
 
 @checked
-def anatomy(result: Anatomy) -> Figure:
+def anatomy(result: Anatomy, *, figure: FigureBase | None = None) -> Figure:
     """The KL of each latent, the largest first, level by level; and the parts of the KL.
 
     Latents that carry nothing are grey. Of guides and priors whose latents depend on each other, the variance
@@ -34,22 +35,23 @@ def anatomy(result: Anatomy) -> Figure:
 
     Args:
         result: of ``pv.evaluate.anatomy``.
+        figure: a part of a figure of one's own, or all of it, to draw on.
     """
-    figure = Figure(figsize=(10, 3.8), layout="constrained")
-    left, right = figure.subplots(1, 2, width_ratios=[1.5, 1])
+    host = within(figure, 10, 3.8)
+    left, right = host.subplots(1, 2, width_ratios=[1.5, 1])
     _by_latent(left, result)
     _parts(right, result)
-    return figure
+    return whole(host)
 
 
 def _by_latent(axes: Any, result: Anatomy) -> None:
     own = not any(site.kl_by_latent.isnan().any() for site in result.sites.values())
     limit = COLLAPSED if own else ACTIVE
     start, middles = 0, {}
-    for i, (name, site) in enumerate(result.sites.items()):
+    for name, site in result.sites.items():
         values = np.sort((site.kl_by_latent if own else site.variances).numpy())[::-1]
         at = start + np.arange(len(values))
-        axes.bar(at, values, 0.85, color=[f"C{i}" if value >= limit else IDLE for value in values])
+        axes.bar(at, values, 0.85, color=[BUSY if value >= limit else IDLE for value in values])
         idle = int((values < limit).sum())
         middles[start + (len(values) - 1) / 2] = (
             f"{name}: {len(values) - idle} of {len(values)}\nabove {limit}"
@@ -58,9 +60,10 @@ def _by_latent(axes: Any, result: Anatomy) -> None:
     axes.axhline(limit, color="black", linewidth=0.8, linestyle="--")
     axes.set_xticks([*middles], [*middles.values()])
     axes.tick_params(axis="x", length=0)
-    what = "KL of each latent (nats)" if own else "variance of each posterior mean"
+    what = "KL of each latent" if own else "Variance of each posterior mean"
     middle, reach = (start - 2) / 2, max(start, 9) / 2  # a few bars stand in the middle, and are not wide
     axes.set(title=f"{what}, largest first", xlim=(middle - reach, middle + reach))
+    axes.set_ylabel("nats per datum" if own else "variance over the data")
 
 
 def _parts(axes: Any, result: Anatomy) -> None:
@@ -127,7 +130,7 @@ def rate_distortion(result: RateDistortion, *, ax: Axes | None = None) -> Figure
     axes.set(
         title=f"Lines of one ELBO; the best, {best[0]}: {best[1].elbo:.2f} ± {best[1].standard_error:.2f}",
         xlabel="rate, KL(q(z|x) || p(z)) (nats per datum)",
-        ylabel="distortion, -E[log p(x|z)]",
+        ylabel="distortion, -E[log p(x|z)] (nats per datum)",
         xlim=xlim,
         ylim=ylim,
     )

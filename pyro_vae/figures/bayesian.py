@@ -5,12 +5,13 @@ from __future__ import annotations
 from typing import Any
 
 import torch
+from matplotlib.axes import Axes
 
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.distributions import centre
 from pyro_vae.evaluate.latents import Draws
 from pyro_vae.evaluate.reals import model_at
-from pyro_vae.figures.drawing import Figure
+from pyro_vae.figures.drawing import Figure, on
 from pyro_vae.figures.stories import Data, inferred, repeated, some
 from pyro_vae.program import Program, sites
 
@@ -26,6 +27,7 @@ def uncertainty(
     *,
     num_samples: Draws = 30,
     seed: Seed = 0,
+    ax: Axes | None = None,
 ) -> Figure:
     r"""How much p(x|z) differs from draw to draw of the decoder's weights, over a plane of latents.
 
@@ -39,6 +41,7 @@ def uncertainty(
         num_steps: points of the plane in each direction, over one and a half times the range of the codes.
         num_samples: draws of the weights.
         seed: of them.
+        ax: axes of a figure of one's own to draw on.
 
     Raises:
         ValueError: no weights are latent, or there are not two latents.
@@ -65,14 +68,13 @@ def uncertainty(
         p_x: Any = dict(sites(model_at(program, one, at)))["x"]["fn"]
         mean = centre(p_x)[0].to(codes).reshape(num_samples, len(z), -1)
         spread = mean.var(0).mean(-1).sqrt().reshape(num_steps, num_steps)
-    figure = Figure(figsize=(6.4, 5.2), layout="constrained")
-    axes = figure.add_subplot()
+    figure, axes = on(ax, 6.4, 5.2)
     (left, right), (bottom, top) = ends
     image = axes.imshow(
         spread.cpu().numpy(), origin="lower", extent=(left, right, bottom, top), aspect="auto", cmap="magma"
     )
     axes.plot(*codes.cpu().T.numpy(), ".", color="white", markersize=2, alpha=0.6)
-    figure.colorbar(image, ax=axes, label="standard deviation of E[x|z, w] over q(w)")
+    axes.figure.colorbar(image, ax=axes, label="standard deviation of E[x|z, w] over q(w)")
     axes.set(title="Where the decoder is not known", xlabel=f"{site}[0]", ylabel=f"{site}[1]")
     axes.set(xlim=(left, right), ylim=(bottom, top))
     return figure

@@ -2,15 +2,16 @@
 
 from __future__ import annotations
 
-from typing import Any, cast
+from typing import Any
 
 import numpy as np
+from matplotlib.figure import FigureBase
 from scipy.stats import binom
 
 from pyro_vae.checks import checked
 from pyro_vae.evaluate.calibration import DISTANCE, Calibration, told
 from pyro_vae.evaluate.uniform import UniformRanks
-from pyro_vae.figures.drawing import Figure
+from pyro_vae.figures.drawing import PALETTE, Figure, whole, within
 
 WORST, BINS = 4, 20
 """Quantities that are named; and bins of a histogram, at most."""
@@ -19,7 +20,7 @@ BAND = "0.88"
 
 
 @checked
-def calibration(result: Calibration) -> Figure:
+def calibration(result: Calibration, *, figure: FigureBase | None = None) -> Figure:
     """Ranks of the truth among draws of the guide, of all quantities; the four worst are named.
 
     Above their histograms: heaped at both ends if the guide is too narrow, in the middle if it is too wide,
@@ -29,6 +30,7 @@ def calibration(result: Calibration) -> Figure:
 
     Args:
         result: of ``pv.evaluate.calibration``.
+        figure: a part of a figure of one's own, or all of it, to draw on.
 
     Reference: Säilynoja, Bürkner and Vehtari, 2022, "Graphical test for discrete uniformity"; Lemos et al.,
     2023, "Sampling-based accuracy testing of posterior estimators for general inference".
@@ -36,9 +38,9 @@ def calibration(result: Calibration) -> Figure:
     ranks, number = result.ranks.numpy(), len(result.names)
     uniform = UniformRanks(*(size := (result.num_simulations, result.num_samples)))
     worst = result.p_values.argsort()[:WORST].tolist()
-    colour = {i: f"C{place}" for place, i in enumerate(worst)}
-    figure = Figure(figsize=(10, 5.6), layout="constrained")
-    above, below = cast(Any, figure.subfigures(2, 1, height_ratios=[1, 1.5]))
+    colour = {i: PALETTE[place] for place, i in enumerate(worst)}
+    host = within(figure, 10, 5.6)
+    above, below = host.subfigures(2, 1, height_ratios=[1, 1.5])
     for i, axes in zip(worst, above.subplots(1, WORST, sharey=True, squeeze=False)[0], strict=False):
         _histogram(axes, ranks[:, i], *size, colour[i])
         axes.set_title(f"{result.names[i]}, p {told(result.p_values[i].item())}", fontsize=9)
@@ -66,12 +68,12 @@ def calibration(result: Calibration) -> Figure:
     right.set_xlabel("credibility of a region around a random point", fontsize=8)
     right.set_ylabel("share of truths within", fontsize=8)
     right.set_title("Expected coverage", fontsize=9)
-    figure.suptitle(
+    host.suptitle(
         f"Ranks of the truth among draws of the guide, p {told(result.p_value)}; grey: 95 % of calibrated "
         "guides stay within",
         fontsize=10,
     )
-    return figure
+    return whole(host)
 
 
 def _histogram(axes: Any, ranks: np.ndarray, size: int, num_draws: int, colour: str) -> None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import torch
+from matplotlib.figure import FigureBase
 
 from pyro_vae.checks import ConfigError, Count, checked
 from pyro_vae.distributions import centre
 from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.likelihood import over_batches
 from pyro_vae.families import Codes
-from pyro_vae.figures.drawing import Figure, Pictures, draw
+from pyro_vae.figures.drawing import Figure, Pictures, draw, whole, within
 from pyro_vae.models import VAE
 from pyro_vae.program import Batch
 
@@ -18,7 +19,7 @@ SHOWN = 16
 
 
 @checked
-def codes(program: VAE, data: Data, num_codes: Count = 10) -> Figure:
+def codes(program: VAE, data: Data, num_codes: Count = 10, *, figure: FigureBase | None = None) -> Figure:
     """How often data use each code of ``pv.priors.Codes``, and what the most used ones of each position say.
 
     Above a bar for each code, the most used first, as a share of all uses; a line is where all would be if
@@ -29,6 +30,7 @@ def codes(program: VAE, data: Data, num_codes: Count = 10) -> Figure:
         program: a VAE whose prior is ``pv.priors.Codes``.
         data: a split such as ``data.test``, a batch, or a tensor ``[N, *event_shape]``.
         num_codes: decoded for each position.
+        figure: a part of a figure of one's own, or all of it, to draw on.
 
     Raises:
         ConfigError: it has another prior.
@@ -59,8 +61,8 @@ def codes(program: VAE, data: Data, num_codes: Count = 10) -> Figure:
             rows.append(centre(program.decode(z.flatten(1)))[0])
     unused = int((shares == 0).sum())
     perplexity = torch.special.entr(shares).sum().exp()
-    figure = Figure(figsize=(8, 2.6 + 0.55 * len(rows)), layout="constrained")
-    above, below = figure.subplots(2, 1, height_ratios=[1.6, 0.55 * len(rows) + 0.4])
+    host = within(figure, 8, 2.6 + 0.55 * len(rows))
+    above, below = host.subplots(2, 1, height_ratios=[1.6, 0.55 * len(rows) + 0.4])
     above.bar(range(size), shares.sort(descending=True).values.tolist(), width=1.0)
     above.axhline(1 / size, color="0.4", linewidth=0.8, linestyle="--")
     above.set(xlim=(-0.5, size - 0.5), xlabel="codes, the most used first", ylabel="share of uses")
@@ -68,5 +70,5 @@ def codes(program: VAE, data: Data, num_codes: Count = 10) -> Figure:
         f"{size} codes, {unused} of which no datum uses; perplexity {perplexity:.0f}", fontsize=10
     )
     labels = [f"z, position {m}" for m in range(len(rows))]
-    draw(Pictures(rows, "decoded: the most used codes of each position, others at their mean", labels), below)
-    return figure
+    draw(Pictures(rows, "Decoded: the most used codes of each position, others at their mean", labels), below)
+    return whole(host)

@@ -17,6 +17,8 @@ import numpy as np
 import torch
 from matplotlib import font_manager
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
+from matplotlib.lines import Line2D
 from matplotlib.text import Text
 from matplotlib.ticker import MaxNLocator
 from torch import Tensor
@@ -90,6 +92,7 @@ class Pictures:
         labels: one beside each row.
         columns: one above each column.
         across, down: what the columns' and the rows' are, such as ``"z[0]"``.
+        limits: values that are black and white in images, and what lies beyond; by default their own ends.
     """
 
     rows: Sequence[Tensor]
@@ -98,6 +101,7 @@ class Pictures:
     columns: Sequence[str] = ()
     across: str = ""
     down: str = ""
+    limits: tuple[float, float] | None = None
 
 
 def on(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
@@ -106,6 +110,16 @@ def on(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
         return cast(Figure, ax.get_figure(root=True)), ax
     figure = Figure(figsize=(width, height), layout="constrained")
     return figure, figure.add_subplot()
+
+
+def within(figure: FigureBase | None, width: float, height: float) -> Any:
+    """What several panels are drawn on: what is given, or a new figure of this size, in inches."""
+    return Figure(figsize=(width, height), layout="constrained") if figure is None else figure
+
+
+def whole(figure: FigureBase) -> Figure:
+    """The figure of which one is a part."""
+    return cast(Figure, figure.get_figure(root=True))
 
 
 def wrapped(title: str, width: float, size: float = 12) -> str:
@@ -143,8 +157,8 @@ def draw(pictures: Pictures, ax: Axes | None = None) -> Figure:
     cells = Cells(pictures)
     wide, tall = cells.size()
     beside = 0.1 * max(map(len, pictures.labels), default=0) + 0.3 * bool(pictures.down)
+    title = wrapped(pictures.title, max(4.0 - beside, wide))  # which stands in the middle of the axes
     wide = max(4.0, wide + beside)
-    title = wrapped(pictures.title, wide)
     above = 0.1 + 0.22 * (title.count("\n") + 1) + cells.above() + 0.25 * bool(pictures.across)
     figure, axes = on(ax, wide, tall + above + 0.4 * cells.curves)
     cells.draw(axes)
@@ -171,18 +185,21 @@ class Cells:
         self.event_shape = shape = self.arrays[0].shape[1:]
         known = np.concatenate([array[np.isfinite(array)] for array in self.arrays])
         self.low, self.high = (float(known.min()), float(known.max())) if known.size else (0.0, 1.0)
-        self.scale = (self.high - self.low) or 1.0
         self.curves = len(shape) == 1 or (len(shape) == 2 and shape[0] >= 4 * shape[1])
+        if pictures.limits and not self.curves:
+            self.low, self.high = pictures.limits
+        self.scale = (self.high - self.low) or 1.0
         self.height, self.width = (1, max(1, shape[0] - 1)) if self.curves else shape[-2:]
         gap = max(1, self.height // 14), max(1, self.width // 14)
-        self.gap = (0.2, 0.1 * self.width) if self.curves else gap
+        self.gap = (0.2, 0.2 * self.width) if self.curves else gap
         self.step = self.height + self.gap[0], self.width + self.gap[1]
 
     def size(self) -> tuple[float, float]:
         """Width and height in inches that suit them, without what stands around them."""
         rows, cell = len(self.arrays), max(0.35, min(0.75, 9 / self.number))
         if self.curves:  # which are wider than images
-            return max(4.0, cell * max(1, min(4, 6 / self.number / cell)) * self.number), 0.9 * rows
+            wide = max(4.0, cell * max(1, min(4, 6 / self.number / cell)) * self.number)
+            return wide, max(0.9 * min(rows, 6), 0.6 * rows)
         wide = max(4.0, cell * self.number)
         tall = wide * (rows * self.step[0] - self.gap[0]) / (self.number * self.step[1] - self.gap[1])
         shrunk = min(1.0, max(10.0, 0.35 * rows) / tall)
@@ -232,7 +249,7 @@ class Cells:
         for i, array in enumerate(self.arrays):
             for j, image in enumerate(array):
                 channels = image.reshape(-1, self.height, self.width)[: 3 if colour else 1]
-                channels = (channels - self.low) / self.scale
+                channels = ((channels - self.low) / self.scale).clip(0, 1)
                 if times > 1:
                     channels = _enlarged(channels, times)
                 seen = channels.transpose(1, 2, 0)
@@ -242,8 +259,12 @@ class Cells:
         return mosaic
 
     def _lines(self, axes: Axes) -> None:
+        zero = self.low / self.scale
         for i, array in enumerate(self.arrays):
             for j, series in enumerate(array):
+                ends = j * self.step[1], j * self.step[1] + self.width
+                if self.low <= 0 <= self.high:  # which also says where one ends and another begins
+                    axes.hlines(i * self.step[0] + 1 + zero, *ends, color="0.85", linewidth=0.6, zorder=0)
                 for d, curve in enumerate(series.reshape(len(series), -1).T):
                     x = j * self.step[1] + np.arange(len(curve))
                     # A value between two that are missing has no line to be seen by.
@@ -251,6 +272,10 @@ class Cells:
                     y = i * self.step[0] + 1 - (curve - self.low) / self.scale
                     axes.plot(x, y, style, color=f"C{d}", linewidth=0.8, markersize=3)
         axes.margins(x=0.01)
+        if len(self.event_shape) == 2 and 1 < self.event_shape[1] <= 8:
+            keys = [Line2D([], [], color=f"C{d}", label=f"x[{d}]") for d in range(self.event_shape[1])]
+            look: dict[str, Any] = {"fontsize": 8, "frameon": False, "handlelength": 1.2, "ncols": 8}
+            axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=1.5, **look)
         _axis_of_time(
             axes, self.event_shape[0], self.step, self.number, len(self.arrays), self.low, self.high
         )
@@ -271,7 +296,7 @@ def _axis_of_time(
     axes.set_ylim((rows - 1) * step[0] + 1.05, -0.05)
     below = axes.secondary_xaxis("bottom")
     starts = [j * step[1] for j in range(number)]
-    below.set_xticks([*starts, starts[-1] + length - 1], ["0"] * number + [str(length - 1)], fontsize=6)
+    below.set_xticks([*starts, starts[-1] + length - 1], ["0"] * number + [str(length - 1)], fontsize=7)
     below.set_xlabel("index, or time", fontsize=8)
     beside = axes.secondary_yaxis("right")
     beside.set_yticks(
@@ -284,14 +309,19 @@ def _axis_of_time(
 
 
 @checked
-def training_curves(history: Sequence[dict[str, float]]) -> Figure:
-    """ELBO, reconstruction and KL by epoch, from a run's history; by site where there are several."""
+def training_curves(history: Sequence[dict[str, float]], *, figure: FigureBase | None = None) -> Figure:
+    """ELBO, reconstruction and KL by epoch, from a run's history; by site where there are several.
+
+    Args:
+        history: of a run, ``run.history``.
+        figure: a part of a figure of one's own, or all of it, to draw on.
+    """
     if not history or not {"epoch", "elbo", "reconstruction", "kl"} <= history[0].keys():
         raise ValueError(f"history={found(history)} must be the rows of a run: run.history")
-    figure = Figure(figsize=(9, 3.6), layout="constrained")
-    for axes, key in zip(figure.subplots(1, 3), CURVES, strict=True):
-        curve(axes, history, key)
-    return figure
+    host = within(figure, 9, 3.6)
+    for axes, key in zip(host.subplots(1, 3), CURVES, strict=True):
+        curve(axes, history, key, legend=key == "elbo")
+    return whole(host)
 
 
 CURVES = {
@@ -302,22 +332,27 @@ CURVES = {
 """Columns of a history that are drawn, and what they are."""
 
 
-def curve(axes: Axes, history: Sequence[dict[str, float]], key: str) -> None:
-    """One of ``CURVES`` by epoch, in training and validation; by site where there are several."""
+def curve(axes: Axes, history: Sequence[dict[str, float]], key: str, *, legend: bool = True) -> None:
+    """One of ``CURVES`` by epoch, in training and validation; by site where there are several.
+
+    Without ``legend`` the lines are those of its neighbour, unless they are of sites.
+    """
     epochs, title = [row["epoch"] for row in history], CURVES[key]
     sites = [name.removeprefix(f"{key}_") for name in history[0] if name.startswith(f"{key}_")]
     if sites:
-        title = f"{title.split(',')[0].split('(')[0]} of {', '.join(sites)}, and in all"
+        title = f"{title.split(',')[0].split('(')[0]} by site"
     shown, palette = list[float](), colours(1 + len(sites))
     for i, name in enumerate([key, *(f"{key}_{site}" for site in sites)]):
-        of = f"{sites[i - 1]}, " if i else ""
         for prefix, label, style in (("", "training", "--"), ("validation_", "validation", "-")):
             if prefix + name not in history[0]:
                 continue
             values = [row[prefix + name] for row in history]
-            look: dict[str, Any] = {"color": palette[i], "linestyle": style} if sites else {}
+            look: dict[str, Any] = {"label": label}
+            if sites:
+                twice = not prefix and f"validation_{name}" in history[0]
+                look = {"color": palette[i], "linestyle": style, "label": "" if twice else ["all", *sites][i]}
             marker = "." if len(epochs) < 3 else ""  # a line of one point is not seen
-            axes.plot(epochs, values, label=of + label, marker=marker, **look)
+            axes.plot(epochs, values, marker=marker, **look)
             # The first epochs of an untrained model would flatten all that follows.
             shown += values[len(values) // 20 :]
     margin = 0.1 * (max(shown) - min(shown)) or 1.0
@@ -326,11 +361,22 @@ def curve(axes: Axes, history: Sequence[dict[str, float]], key: str) -> None:
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set(title=title, xlabel="epoch", ylabel="nats per datum")
     axes.grid(alpha=0.3)
-    axes.legend(fontsize=7 if sites else None, ncols=2 if sites else 1)
+    if legend or sites:
+        look = {"title": "(dashed: training)", "title_fontsize": 7} if sites else {}
+        axes.legend(fontsize=8, ncols=-(-len(palette) // 6), **look)
+
+
+PALETTE = (
+    *("#3f90da", "#ffa90e", "#bd1f01", "#832db6", "#a96b59"),
+    *("#e76300", "#b9ac70", "#717581", "#92dadd", "#94a4a2"),
+)
+"""Colours that the colour-blind tell apart, too (Petroff, 2021, "Accessible color sequences for data
+visualization"), the greys last."""
 
 
 def colours(number: int) -> list[Any]:
     """So many colours that can be told apart, as far as there are."""
-    name = "tab10" if number <= 10 else "tab20" if number <= 20 else "turbo"
-    palette = matplotlib.colormaps[name]
+    if number <= len(PALETTE):
+        return [matplotlib.colors.to_rgba(colour) for colour in PALETTE[:number]]
+    palette = matplotlib.colormaps["tab20" if number <= 20 else "viridis"]
     return [palette(i if number <= 20 else i / (number - 1)) for i in range(number)]

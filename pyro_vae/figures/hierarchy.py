@@ -39,7 +39,7 @@ def kl_by_level(history: Sequence[dict[str, float]], *, ax: Axes | None = None) 
     epochs = [row["epoch"] for row in history]
     if len(epochs) == 1:  # which has no width
         epochs, values = [epochs[0] - 0.5, epochs[0] + 0.5], values.repeat(2, 1)
-    colours = matplotlib.colormaps["viridis"](np.linspace(0.0, 1.0, len(names)))
+    colours = matplotlib.colormaps["viridis"](np.linspace(0.15, 0.85, len(names)))
     labels = [f"{name[3:]}: {value:.2f}" for name, value in zip(names, values[:, -1], strict=True)]
     axes.stackplot(epochs, values, labels=labels, colors=colours, edgecolor="white", linewidth=0.5)
     axes.set_xlim(epochs[0], epochs[-1])
@@ -48,5 +48,6 @@ def kl_by_level(history: Sequence[dict[str, float]], *, ax: Axes | None = None) 
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))
     axes.set(title=f"KL of each level, {part}", xlabel="epoch", ylabel="nats per datum")
     # As they lie, and with the last values.
-    axes.legend(*(part[::-1] for part in axes.get_legend_handles_labels()), fontsize=7, loc="upper right")
+    keys = (part[::-1] for part in axes.get_legend_handles_labels())
+    axes.legend(*keys, fontsize=8, loc="center left", bbox_to_anchor=(1, 0.5))
     return figure

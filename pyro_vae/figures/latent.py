@@ -10,6 +10,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.cm import ScalarMappable
 from matplotlib.colors import BoundaryNorm, ListedColormap
+from matplotlib.patheffects import withStroke
 from pyro.poutine import Trace
 from torch import Tensor
 
@@ -18,7 +19,7 @@ from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.data import Split
 from pyro_vae.evaluate.probes import continuous
 from pyro_vae.figures.drawing import Figure, Pictures, colours, on
-from pyro_vae.figures.heat import pictures
+from pyro_vae.figures.heat import pictures, planes
 from pyro_vae.figures.stories import (
     Data,
     Datum,
@@ -34,7 +35,11 @@ from pyro_vae.figures.stories import (
     told,
     typical,
 )
+from pyro_vae.figures.tables import cut, refuse_axes
 from pyro_vae.program import Program, sites
+
+MOST, APART = 5000, 0.1
+"""Data whose latents are drawn; and names among them, of the width and height of all."""
 
 
 @checked
@@ -58,8 +63,8 @@ def interpolation(
         t = torch.linspace(0, 1, num_steps).to(program.device, program.dtype)
         values = {name: _between(from_z[name], to_z[name], t, False) for name in from_z}
         batch = {name: _between(a[name], b[name], t, name in program.classes) for name in a}
-        x, _ = shown(told(program, batch, values), "x")
-    title = "From one datum to another in latent space"
+        x, centre = shown(told(program, batch, values), "x")
+    title = f"From one datum to another: the {centre} of {density('x', *from_z)} along a line of latents"
     ends = ["datum", *[""] * num_steps, "datum"]
     return pictures(program, Pictures([torch.cat([a["x"], x, b["x"]])], title, columns=ends), ax)
 
@@ -119,14 +124,14 @@ def traversed(
         values = repeated(above, number) | {site: varied.reshape(number, *z.shape[1:])}
         x, _ = shown(told(program, repeated(batch, number), values), "x")
     own = z.reshape(-1).tolist()
-    which = f"the {len(sharpest)} of {len(own)}" if len(sharpest) < len(own) else "those"
+    which = f"the {len(sharpest)} of {len(own)} with the" if len(sharpest) < len(own) else "the"
     same = (quantiles == quantiles[:, :1]).all()
     steps = [*map(_short, quantiles[:, 0].tolist())] if same else [f"{q:.0%}" for q in _levels(num_steps)]
     names = [", ".join(map(str, np.unravel_index(d, z.shape[1:]))) for d in sharpest]
     return Pictures(
         [torch.cat([batch["x"].to(row), row]) for row in x.reshape(-1, num_steps, *x.shape[1:])],
-        f"One latent of a datum at a time, {which} with the sharpest q({site}|x) first, over quantiles 0.05 "
-        f"to 0.95 of {density(site, *above)}",
+        f"One latent at a time over quantiles 0.05 to 0.95 of {density(site, *above)}, {which} sharpest "
+        f"q({site}|x) first",
         [f"{site}[{name}] = {_short(own[d])}" for name, d in zip(names, sharpest, strict=True)],
         ["datum", *steps],
     )
@@ -142,6 +147,8 @@ def manifold(
 ) -> Figure:
     """Map of a 2-D latent plane: the mean of p(x|z) on a square grid of the prior's quantiles.
 
+    Of a table, a map of each column.
+
     Args:
         program: a model of one site of two latents.
         num_steps: quantiles from 0.05 to 0.95.
@@ -151,7 +158,11 @@ def manifold(
     Raises:
         ValueError: the latent space is not 2-D, or a label is not given.
     """
-    return pictures(program, mapped(program, num_steps, given), ax)
+    found = mapped(program, num_steps, given)
+    if program.columns is None:
+        return pictures(program, found, ax)
+    refuse_axes(ax)
+    return planes(program.columns, found)
 
 
 def mapped(
@@ -189,6 +200,29 @@ def mapped(
     )
 
 
+def lined(program: Program, across: int, down: int, given: Mapping[str, Any] | None = None) -> Pictures:
+    """The map of one latent, over quantiles as text is read: line by line.
+
+    Raises:
+        ValueError: there are several latents, or a label is not given.
+    """
+    with program.evaluating():
+        trace = program.simulate(1, given)
+        model = dict(sites(trace))
+        names = latent_sites(trace)
+        if [model[name]["value"][0].numel() for name in names] != [1]:
+            raise ValueError("a line of latents is of one; look at figures.traversals")
+        z = _quantiles(model[names[0]]["fn"], across * down).reshape(-1, *model[names[0]]["value"].shape[1:])
+        x, _ = shown(told(program, repeated(batch_of(trace), len(z)), {names[0]: z}), "x")
+    first = z.reshape(down, across)[:, 0].tolist()
+    return Pictures(
+        [*x.reshape(down, across, *x.shape[1:])],
+        f"Map of the latent, line by line, over quantiles 0.05 to 0.95 of {density(names[0])}"
+        + "".join(f", {s} = {v}" for s, v in (given or {}).items()),
+        [f"{names[0]} = {_short(value)}" for value in first],
+    )
+
+
 def _short(value: float) -> str:
     """A number of two digits, as -1.6 and 0.042 are."""
     text = f"{value:.1f}" if abs(value) >= 1 or abs(value) < 1e-3 else f"{value:.2g}"
@@ -216,7 +250,16 @@ def latents(
         site: of the latents; by default those next to the data, ``"z1"`` of a HierarchicalVAE.
         ax: axes of a figure of one's own to draw on.
     """
-    z, site, kind, labels = _codes(program, data, labels, site, 5000)
+    figure, axes = on(ax, 6.4, 5.6)
+    scattered(axes, program, data, labels, site)
+    return figure
+
+
+def scattered(
+    axes: Axes, program: Program, data: Data, labels: Any = None, site: str | None = None, beside: bool = True
+) -> None:
+    """``latents``; with the names of classes among their points unless a legend may stand ``beside``."""
+    z, site, kind, labels = _codes(program, data, labels, site, MOST)
     dim = z.shape[1]
     names = [f"{site}[0]", f"{site}[1]"]
     if dim == 1:
@@ -228,11 +271,11 @@ def latents(
         shares = (s.square() / s.square().sum()).tolist()
         z = spread @ directions[:2].T
         names = [f"principal component {i + 1} ({shares[i]:.0%} of the variance)" for i in (0, 1)]
-    figure, axes = on(ax, 6.4, 5.6)
-    _scatter(axes, z, labels, data)
+    _scatter(axes, z, labels, data, beside)
     title = f"The {kind} of each q({site}|x), {len(z)} data"
     axes.set(title=title, xlabel=names[0], ylabel=names[1])
-    return figure
+    if dim == 1:
+        axes.set_yticks([])
 
 
 @checked
@@ -299,17 +342,22 @@ def _codes(
     return z, site, kind, None if labels is None or labels.dim() != 1 else labels.cpu()
 
 
-def _scatter(axes: Axes, z: Tensor, labels: Tensor | None, data: Data) -> None:
-    """Points ``[N, 2]``, coloured by class or number, with a legend, or a bar where there are many."""
+def _scatter(axes: Axes, z: Tensor, labels: Tensor | None, data: Data, beside: bool = True) -> None:
+    """Points ``[N, 2]``, coloured by class or number, with a legend, or a bar where there are many.
+
+    The names of classes stand at the medians of their points where there is no room ``beside``.
+    """
+    size = min(18.0, max(4.0, 5000 / max(1, len(z))))
+    look: dict[str, Any] = {"s": size if beside else size / 2, "alpha": 0.7, "linewidths": 0}
     if labels is None:
-        axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.6)
+        axes.scatter(z[:, 0], z[:, 1], **look)
         return
     known = ~labels.double().isnan()
     if not known.all():
-        axes.scatter(z[~known, 0], z[~known, 1], s=6, alpha=0.7, color="lightgrey")
+        axes.scatter(z[~known, 0], z[~known, 1], color="lightgrey", **look)
     z, labels = z[known], labels[known]
     if continuous(labels):
-        points = axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.7, c=labels, cmap="viridis")
+        points = axes.scatter(z[:, 0], z[:, 1], c=labels, cmap="viridis", **look)
         axes.figure.colorbar(points, ax=axes, label="label")
         return
     classes, codes = labels.unique(return_inverse=True)
@@ -317,18 +365,41 @@ def _scatter(axes: Axes, z: Tensor, labels: Tensor | None, data: Data) -> None:
     names = [str(called[int(k)]) if called else f"{k:g}" for k in classes.tolist()]
     palette = colours(len(classes))
     # In the order of the data, so that no class covers another.
-    axes.scatter(z[:, 0], z[:, 1], s=6, alpha=0.7, color=[palette[code] for code in codes.tolist()])
-    if len(classes) > 20:
+    axes.scatter(z[:, 0], z[:, 1], color=[palette[code] for code in codes.tolist()], **look)
+    if len(classes) > (20 if beside else 12):
         ends = BoundaryNorm([code - 0.5 for code in range(len(classes) + 1)], len(classes))
         bar = axes.figure.colorbar(ScalarMappable(ends, ListedColormap(palette)), ax=axes, label="class")
         shown = [*range(0, len(classes), -(-len(classes) // 12))]
         bar.set_ticks(shown, labels=[names[code] for code in shown])
         bar.minorticks_off()
         return
+    if not beside:
+        edge = [withStroke(linewidth=2.5, foreground="white")]
+        names = [cut(name.split(" - ")[0], 10) for name in names]  # of torchvision's "7 - seven"
+        middles = torch.stack([z[codes == code].median(0).values for code in range(len(classes))])
+        middles = _apart(z, middles, max(map(len, names)))
+        for middle, name, colour in zip(middles.tolist(), names, palette, strict=True):
+            look = {"fontsize": 9, "fontweight": "bold", "ha": "center", "va": "center", "clip_on": True}
+            look |= {"color": [0.7 * part for part in colour[:3]], "path_effects": edge}
+            axes.text(middle[0], middle[1], name, **look)
+        return
     unknown = [] if known.all() else [("not known", "lightgrey")]
     for name, colour in [*zip(names, palette, strict=True), *unknown]:
-        axes.scatter([], [], s=6, color=colour, label=name)
-    axes.legend(title="class", markerscale=2, loc="center left", bbox_to_anchor=(1, 0.5))
+        axes.scatter([], [], s=24, color=colour, label=name)
+    axes.legend(title="class", loc="center left", bbox_to_anchor=(1, 0.5))
+
+
+def _apart(z: Tensor, middles: Tensor, letters: int = 1) -> Tensor:
+    """Places near ``middles`` among the points, of which no two are too near for names to be read."""
+    low, scale = z.amin(0), (z.amax(0) - z.amin(0)).clamp(min=1e-12)
+    scale = scale * scale.new_tensor([max(1.0, 0.6 * letters), 1.0])
+    at = (middles - low) / scale
+    for _ in range(100):
+        between = at[:, None] - at
+        distance = between.norm(dim=-1).clamp(min=1e-6)
+        push = (APART - distance).clamp(min=0).fill_diagonal_(0.0)
+        at = at + (push / distance)[..., None].mul(between).sum(1) / 4
+    return low + scale * at
 
 
 @checked

@@ -13,7 +13,7 @@ from torch import Tensor
 from pyro_vae.checks import Count, Seed, checked, found
 from pyro_vae.data import Split
 from pyro_vae.evaluate.predict import Steps, predict
-from pyro_vae.figures.drawing import Figure, Pictures, grid
+from pyro_vae.figures.drawing import Figure, Pictures, draw, grid
 from pyro_vae.figures.heat import pictures
 from pyro_vae.figures.stories import (
     Data,
@@ -82,9 +82,9 @@ def samples(
 def reconstructions(program: Program, data: Data, *, site: str = "x", ax: Axes | None = None) -> Figure:
     """Data (above) and the mean of p(x|z) at the mean of q(z|x) (below), where also what was missing is seen.
 
-    Values beyond the range of the data, which a Normal may have, are drawn as its ends. Of a table, each
-    column by itself: the reconstruction of a number against it, of 50 rows with the central 90 % of
-    ``p(x'|x)``, and how often categories come out right.
+    Values of images beyond the range of the data, which a Normal may have, are drawn as its ends. Of a
+    table, each column by itself: the reconstruction of a number against it, of 50 rows with the central 90 %
+    of ``p(x'|x)``, and how often categories come out right.
 
     Args:
         program: the model.
@@ -105,7 +105,7 @@ def reconstructions(program: Program, data: Data, *, site: str = "x", ax: Axes |
     known = x[~x.isnan()] if not x.isnan().all() else y
     of = density(site, *latent_sites(trace), *labels_given(program, trace))
     title = f"Data (above) and reconstructions, the {centre} of {of} (below)"
-    return grid([x, y.clamp(known.min(), known.max())], title, ax=ax)
+    return draw(Pictures([x, y], title, limits=_ends(known)), ax)
 
 
 @checked
@@ -153,7 +153,12 @@ def inpainting(
     rows = [given["x"], torch.where(mask, x, guessed), *drawn, x]
     labels = ["given", "guess", *["drawn"] * len(drawn), "truth"]
     title = f"What is not given: a guess, the {centre} of p(x|z), and draws"
-    return pictures(program, Pictures(rows, title, labels), ax)
+    return pictures(program, Pictures(rows, title, labels, limits=_ends(x[~x.isnan()])), ax)
+
+
+def _ends(known: Tensor) -> tuple[float, float] | None:
+    """The range of data, beyond which the draws of a Normal would make them grey."""
+    return (known.min().item(), known.max().item()) if known.numel() else None
 
 
 @checked
@@ -191,7 +196,8 @@ def comparison(
             for kind, values in (("reconstructed", z), ("drawn", {})):
                 rows.append(shown(told(program, batch, values, site, draw=not values), site)[0].cpu())
                 labels.append(f"{name}: {kind}")
-    return grid(rows, "Data, reconstructions and draws of each model", labels, ax=ax)
+    title = "Data, reconstructions and draws of each model"
+    return draw(Pictures(rows, title, labels, limits=_ends(rows[0][~rows[0].isnan()])), ax)
 
 
 @checked

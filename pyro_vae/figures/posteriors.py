@@ -6,6 +6,7 @@ from typing import Any
 
 import pyro
 import torch
+from matplotlib.figure import FigureBase
 from matplotlib.lines import Line2D
 from matplotlib.patches import Patch
 from pyro import poutine
@@ -14,7 +15,7 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
-from pyro_vae.figures.drawing import Figure
+from pyro_vae.figures.drawing import Figure, whole, within
 from pyro_vae.figures.stories import Data, some
 from pyro_vae.objectives.importance import log_density
 from pyro_vae.program import Batch, Program, sites
@@ -35,6 +36,7 @@ def posteriors(
     num_steps: Count = 1000,
     num_samples: Count = 200,
     seed: Seed = 0,
+    figure: FigureBase | None = None,
 ) -> Figure:
     r"""The posterior p(z|x) of some data on a plane of latents, and the guide's q(z|x) over it.
 
@@ -50,6 +52,7 @@ def posteriors(
         num_steps: in which the best member is sought.
         num_samples: draws of NUTS for each datum, after as many to adapt.
         seed: of the draws.
+        figure: a part of a figure of one's own, or all of it, to draw on.
 
     Raises:
         ValueError: the latents are no plane.
@@ -63,7 +66,7 @@ def posteriors(
         own = _guides(program, batch)
         site, best = own[0], _guides(fit(program, batch, num_steps)[0], batch)[1]
         draws = _nuts(program, batch, {site: own[1].sample()}, num_samples)[site].reshape(-1, number, 2)
-        near = torch.cat([draws, own[1].sample((500,)).reshape(-1, number, 2)])
+        near = torch.cat([draws, *(q.sample((500,)).reshape(-1, number, 2) for q in (own[1], best))])
         low, high = near.quantile(0.005, 0), near.quantile(0.995, 0)
         steps = torch.linspace(-0.2, 1.2, SIDE).to(low)[:, None, None] * (high - low)
         first, second = (low + steps).unbind(-1)  # [SIDE, B]
@@ -71,9 +74,9 @@ def posteriors(
         densities = _log_joint(program, batch, site, grid), own[1].log_prob(grid), best.log_prob(grid)
     columns = min(number, 4)
     rows = -(-number // columns)
-    figure = Figure(figsize=(3 * columns, 3 * rows + 0.8), layout="constrained")
+    host = within(figure, 3 * columns, 3 * rows + 0.8)
     for i in range(number):
-        axes = figure.add_subplot(rows, columns, i + 1)
+        axes = host.add_subplot(rows, columns, i + 1)
         at = first[:, i].cpu(), second[:, i].cpu()
         for log_p, colour, width in zip(densities, ("C0", "C3", "k"), (0.0, 1.2, 1.8), strict=True):
             p = log_p[:, i].cpu().double().softmax(0)
@@ -95,9 +98,9 @@ def posteriors(
         Line2D([], [], color="C3", label="q(z|x), of the encoder"),
         Line2D([], [], color="k", linewidth=1.8, label="q(z|x), the best of the family"),
     ]
-    figure.legend(handles=keys, loc="outside lower center", ncols=2, fontsize=8)
-    figure.suptitle(f"Posteriors of {site}: regions that hold 50 % and 90 %", fontsize=10)
-    return figure
+    host.legend(handles=keys, loc="outside lower center", ncols=2, fontsize=8)
+    host.suptitle(f"Posteriors of {site}: regions that hold 50 % and 90 %", fontsize=10)
+    return whole(host)
 
 
 def _guides(program: Program, batch: Batch) -> tuple[str, Any]:

@@ -5,11 +5,12 @@ from __future__ import annotations
 import math
 
 import torch
+from matplotlib.figure import FigureBase
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.evaluate.predict import predict
-from pyro_vae.figures.drawing import NOT_OBSERVED, Figure
+from pyro_vae.figures.drawing import NOT_OBSERVED, Figure, whole, within
 from pyro_vae.figures.stories import Data, some
 from pyro_vae.program import Program
 
@@ -27,6 +28,7 @@ def forecast(
     num_samples: Count = 400,
     num_particles: Count = 1000,
     seed: Seed = 0,
+    figure: FigureBase | None = None,
 ) -> Figure:
     """Sequences over time, a panel for each column: what was observed, and what of the rest is inferred.
 
@@ -41,6 +43,7 @@ def forecast(
         num_samples: draws of each.
         num_particles: importance samples of each.
         seed: of the draws.
+        figure: a part of a figure of one's own, or all of it, to draw on.
 
     Raises:
         ValueError: the data are no sequences of vectors.
@@ -57,8 +60,8 @@ def forecast(
     quantiles = dict(zip(ends, drawn.quantile(ends).cpu(), strict=True))
     number, steps, columns = x.shape
     wide, time = min(max(6.2, 1.2 + 0.12 * steps), 10), torch.arange(steps)  # the legend is 6 wide
-    figure = Figure(figsize=(wide, 1.6 * number * columns + 0.6), layout="constrained")
-    axes = figure.subplots(number * columns, 1, sharex=True, squeeze=False)[:, 0]
+    host = within(figure, wide, 1.6 * number * columns + 0.6)
+    axes = host.subplots(number * columns, 1, sharex=True, squeeze=False)[:, 0]
     for row, ax in enumerate(axes):
         i, j = divmod(row, columns)
         missing = x[i, :, j].isnan()
@@ -73,11 +76,12 @@ def forecast(
         if truth is not None:
             hidden = truth[i, :, j].cpu().masked_fill(~missing, math.nan)
             ax.plot(time, hidden, "x", color="C3", markersize=4, label="not shown to the model")
-        ax.set_ylabel(f"x[{j}]" + f" of {i}" * (number > 1), fontsize=8)
+        ax.set_ylabel(f"x[{j}]" + f", datum {i}" * (number > 1), fontsize=8)
         ax.tick_params(labelsize=7)
     axes[-1].set_xlabel("step", fontsize=8)
-    figure.legend(*axes[0].get_legend_handles_labels(), loc="outside upper center", ncols=5, fontsize=7)
-    return figure
+    host.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    host.suptitle("What is observed (dots), and p(the rest | it)", fontsize=10)
+    return whole(host)
 
 
 def _edges(time: Tensor, missing: Tensor) -> tuple[Tensor, Tensor, Tensor]:

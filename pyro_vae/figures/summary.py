@@ -6,17 +6,19 @@ import contextlib
 import re
 from collections.abc import Callable, Sequence
 from functools import partial
-from typing import Any, Protocol, cast, runtime_checkable
+from typing import Any, Protocol, runtime_checkable
 
 import torch
+from matplotlib.figure import FigureBase
 from torch import Tensor
 
 from pyro_vae import evaluate
 from pyro_vae.checks import checked
 from pyro_vae.data import Data, Split
+from pyro_vae.data.binarize import grey
 from pyro_vae.evaluate import ELBO, LogLikelihood
-from pyro_vae.figures.drawing import Cells, Figure, Pictures, curve, wrapped
-from pyro_vae.figures.latent import mapped, traversed
+from pyro_vae.figures.drawing import Cells, Figure, Pictures, curve, whole, within, wrapped
+from pyro_vae.figures.latent import MOST, lined, mapped, scattered, traversed
 from pyro_vae.figures.stories import (
     by_datum,
     density,
@@ -29,6 +31,7 @@ from pyro_vae.figures.stories import (
     told,
 )
 from pyro_vae.figures.tables import by_column, reconstructed
+from pyro_vae.models import SequentialVAE
 from pyro_vae.program import Program, sites
 
 NUM_DATA, NUM_SAMPLES = 1000, 100
@@ -37,6 +40,8 @@ MAIN = 1.4
 """Width by height of the place of the map."""
 CELLS = 140
 """Of a map, about."""
+ROWS, LOOKED_AT = 7, 100
+"""Latents of a datum that are varied, about; and data of which the most typical is that datum."""
 
 
 @runtime_checkable
@@ -49,52 +54,78 @@ class Run(Protocol):
 
 
 @checked
-def summary(run: Run, bound: ELBO | None = None, estimate: LogLikelihood | None = None) -> Figure:
+def summary(
+    run: Run,
+    bound: ELBO | None = None,
+    estimate: LogLikelihood | None = None,
+    *,
+    figure: FigureBase | None = None,
+) -> Figure:
     r"""One picture of a run, to be shown around.
 
-    There are the map of a latent plane, or else the latents of which a datum says most, one at a time; data
-    and their reconstructions, with the standard deviation that these have over z ~ q(z|x), or of curves the
-    central 90 % of ``x' ~ p(x'|z)``; new draws; curves of the training; and the numbers in words. Of a table
-    there are its columns. What a program does not have is left out. Images of fewer than 16 pixels along a
-    side are drawn smooth, and that is said.
+    There are the map of a latent plane, or line, or else the latents of which a datum says most, one at a
+    time, or new data where latents are discrete, or a path; data and their reconstructions, with the standard
+    deviation that these have over z ~ q(z|x), or of curves the central 90 % of ``x' ~ p(x'|z)``; new draws;
+    where the data lie among the latents; curves of the training; and the numbers in words. The datum whose
+    latents are varied is, of the first 100 held-out ones, that whose latents are nearest to their means. Of a
+    table there are its columns. What a program does not have is left out. Images of fewer than 16 pixels
+    along a side are drawn smooth, and that is said.
 
     Args:
         run: of ``pv.fit``, or reopened by ``pv.training.reopen``.
         bound: of ``pv.evaluate.elbo``; by default that of the first 1000 held-out data.
         estimate: of ``pv.evaluate.log_likelihood``; likewise, with 100 importance samples.
+        figure: a part of a figure of one's own, or all of it, to draw on.
     """
     program = run.program
     name, part = run.data.held_out
     measured = Split(part.batch(slice(0, NUM_DATA)), class_names=part.class_names, columns=part.columns)
     bound = bound or evaluate.elbo(program, measured, num_samples=NUM_SAMPLES)
     estimate = estimate or evaluate.log_likelihood(program, measured, num_samples=NUM_SAMPLES)
-    figure = Figure(figsize=(13, 6.6), layout="constrained")
-    figure.suptitle(f"{type(program).__name__} of {run.data.name}", fontsize=15, fontweight="bold")
-    left, right = cast(Any, figure.subfigures(1, 2, width_ratios=(1, 1.1)))
+    host = within(figure, 13, 6.6)
+    host.suptitle(f"{type(program).__name__} of {run.data.name}", fontsize=15, fontweight="bold")
+    left, right = host.subfigures(1, 2, width_ratios=(1, 1.1))
     main, words = left.subfigures(2, 1, height_ratios=(3, 1))
-    above, below = right.subfigures(2, 1, height_ratios=(1, 1.05))
+    wide = _ratio(run.data.event_shapes.get("x", ()))
+    high = 3.5 if program.columns is not None else _height(part, wide)
+    above, below = right.subfigures(2, 1, height_ratios=(high, 6.2 - high))
     if program.columns is not None:
         by_column({"draws": program}, part, None, 0, "raws of the model", host=main, most=9)
         reconstructed(program, part, host=above, most=6)
     else:
         labels = dict.fromkeys(program.classes, 0)
-        wide = _ratio(run.data.event_shapes.get("x", ()))
         across = _between(4, (CELLS * MAIN / wide) ** 0.5, 24)
         down = _between(4, CELLS / across, 24)
         # Each refuses, in words, a program that it is not for.
         _first(
             lambda: _draw(main, mapped(program, across, labels, down)),
+            lambda: _draw(main, lined(program, max(4, across // 2), max(3, down // 2), labels)),
             lambda: _draw(main, _traversed(program, part, wide)),
+            lambda: _draw(main, _generated(program, max(4, across // 2), max(3, down // 2))),
         )
         _first(lambda: _reconstructed(above, program, part, wide))
-    if run.history:
-        for axes, key in zip(below.subplots(1, 2), ("elbo", "kl"), strict=True):
-            curve(axes, run.history, key)
-            axes.title.set_size(10)
-            axes.tick_params(labelsize=8)
+    _below(below, run, name, part)
     told = [wrapped(line, 5.9, 10) for line in _words(run, measured, name, bound, estimate)]
     words.text(0.02, 0.95, "\n".join(told), va="top", fontsize=10, linespacing=1.5)
-    return figure
+    return whole(host)
+
+
+def _below(host: Any, run: Run, name: str, part: Split) -> None:
+    """Where the data lie among the latents, and curves of the training, where there are such."""
+    curves = ("elbo", "kl") if run.history else ()
+    panels: list[Any] = [*host.subplots(1, 1 + len(curves), squeeze=False)[0]]
+    try:
+        scattered(panels[0], run.program, part, beside=False)
+        panels[0].set_title(f"Where {min(len(part), MOST)} {name} data lie")
+    except ValueError:  # of a program without such latents
+        panels.pop(0).remove()
+    for axes, key in zip(panels[len(panels) - len(curves) :], curves, strict=True):
+        curve(axes, run.history, key, legend=key == "elbo")
+    for axes in panels:
+        axes.title.set_size(10)
+        axes.tick_params(labelsize=8)
+        for label in (axes.xaxis.label, axes.yaxis.label):
+            label.set(fontsize=9, text=label.get_text().replace(" of the variance", ""))
 
 
 def _first(*makers: Callable[[], Any]) -> Any:
@@ -125,27 +156,50 @@ def _traversed(program: Program, part: Split, wide: float) -> Pictures:
     with program.evaluating():
         batch = program.place(part.batch(slice(0, 1)))
         names = latent_sites(told(program, batch, inferred(program, batch)[1]))
-    steps = _between(4, 9 / wide**0.5, 21)
-    rows = _between(6, (steps + 1) * wide / MAIN, 12)
-    each = max(2, max(7, rows) // len(names))
+        if isinstance(program, SequentialVAE):
+            raise ValueError("one step of a path alone says little")
+        order = _typical(program, part)
 
-    def of(i: int) -> list[Pictures]:
+    def of(i: int, steps: int) -> list[Pictures]:
         datum = part.batch(slice(i, i + 1))
+        each = max(2, ROWS // len(names))
         found = [_first(partial(traversed, program, datum, steps, each, site)) for site in names]
         return [pictures for pictures in found if pictures]
 
-    if not (found := of(0)):
+    if not (number := sum(len(pictures.rows) for pictures in of(order[0], 2))):
         raise ValueError("there is no latent that can be varied over quantiles")
-    for i in range(1, min(len(part), rows // sum(len(pictures.rows) for pictures in found))):
-        found += of(i)
+    order = order[: max(1, round(max(ROWS - 1, 5 * wide / MAIN) / number))]
+    steps = _between(4, number * len(order) * MAIN / wide - 1, 21)
+    found = [pictures for i in order for pictures in of(i, steps)]
     same = len({tuple(pictures.columns) for pictures in found}) == 1
     levels = [f"{q:.0%}" for q in torch.linspace(0.05, 0.95, steps).tolist()]
     return Pictures(
         [row for pictures in found for row in pictures.rows],
-        found[0].title if len(names) == 1 else "One latent of a datum at a time, over quantiles of its prior",
+        found[0].title if len(names) == 1 else "One latent at a time over quantiles of its prior",
         [label for pictures in found for label in pictures.labels],
         found[0].columns if same else ["datum", *levels],
     )
+
+
+def _generated(program: Program, across: int, down: int) -> Pictures:
+    """What ``samples`` draws."""
+    with program.evaluating(0):
+        trace = program.simulate(across * down)
+        x, centre = shown(trace, "x")
+    z = ", ".join(latent_sites(trace))
+    of = density("x", *latent_sites(trace), *labels_given(program, trace))
+    return Pictures(
+        [*x.reshape(down, across, *x.shape[1:])], f"Generated data: {centre} of {of}, {z} ~ p({z})"
+    )
+
+
+def _typical(program: Program, part: Split) -> list[int]:
+    """Indices of the first data, in the order of the distance of their latents from the means of all."""
+    values = inferred(program, program.place(part.batch(slice(0, LOOKED_AT))))[1]
+    z = torch.cat([value.reshape(len(value), -1).double() for value in values.values()], 1)
+    distance = ((z - z.mean(0)) / z.std(0, correction=0).clamp(min=1e-6)).square().sum(1)
+    found: list[int] = distance.argsort(stable=True).tolist()
+    return found
 
 
 def _draw(host: Any, pictures: Pictures) -> None:
@@ -161,7 +215,8 @@ def _draw(host: Any, pictures: Pictures) -> None:
 def _reconstructed(host: Any, program: Program, part: Split, wide: float) -> None:
     """Data, reconstructions, what these leave open, and new draws: images in rows, curves with bands."""
     with program.evaluating():
-        batch = some(program, part, _between(3, 10 / wide, 24), "x")
+        before = grey(part.sources.get("x"), _columns(part, wide))
+        batch = some(program, part, _columns(part, wide), "x")
         trace = told(program, batch, inferred(program, batch)[1])
         centre, kind = shown(trace, "x")
         of = density("x", *latent_sites(trace), *labels_given(program, trace))
@@ -180,8 +235,24 @@ def _reconstructed(host: Any, program: Program, part: Split, wide: float) -> Non
         new.clamp(low, high),
     ]
     labels = ["data", "reconstructed", f"± (white: {spread.max():.2g})", "drawn anew"]
+    if before is not None:
+        rows, labels = [before.to(x), *rows], [labels[0], "binarised", *labels[1:]]
     title = f"The {kind} of {of} for data, its standard deviation over q, and new ones"
     _draw(host, Pictures(rows, title, labels))
+
+
+def _columns(part: Split, wide: float) -> int:
+    """How many data are drawn, so that their rows fill their place."""
+    return min(len(part), _between(3, 2.2 * _rows(part) / wide, 24))
+
+
+def _rows(part: Split) -> int:
+    return 4 if grey(part.sources.get("x"), 0) is None else 5
+
+
+def _height(part: Split, wide: float) -> float:
+    """Inches that these rows take, with their title: they are 5.7 wide, without what stands beside them."""
+    return min(3.4, max(2.4, 0.6 + 5.7 * _rows(part) / (_columns(part, wide) * wide)))
 
 
 def _bands(host: Any, x: Tensor, centre: Tensor, draws: Tensor) -> None:

@@ -8,13 +8,14 @@ from typing import Any
 import numpy as np
 import torch
 from matplotlib.axes import Axes
+from matplotlib.figure import FigureBase
 from matplotlib.patches import Patch
 from matplotlib.ticker import MaxNLocator
 
 from pyro_vae.checks import Seed, checked
 from pyro_vae.data.columns import Column
 from pyro_vae.data.tables import units_of
-from pyro_vae.figures.drawing import Figure, wrapped
+from pyro_vae.figures.drawing import Figure, whole, within, wrapped
 from pyro_vae.figures.stories import Data, by_datum, inferred, predictive, repeated, shown, some, told
 from pyro_vae.program import Batch, Program, sites
 
@@ -35,12 +36,18 @@ Table = dict[str, np.ndarray]
 
 @checked
 def marginals(
-    program: Program, data: Data | None = None, columns: Sequence[str] | None = None, *, seed: Seed = 0
+    program: Program,
+    data: Data | None = None,
+    columns: Sequence[str] | None = None,
+    *,
+    seed: Seed = 0,
+    figure: FigureBase | None = None,
 ) -> Figure:
     r"""Each column of a table by itself: how often its values are in the data, and in draws of the model.
 
     Draws are of :math:`\int p(x_j \mid z) p(z)\,\mathrm d z`; columns that are given are as in the data, and
-    not drawn. A histogram reaches over the central 99 % of the data; what of the draws lies beyond is told.
+    not drawn. A histogram reaches over the central 99 % of the data, in ``2 sqrt(N)`` bins, from 8 up to 30;
+    what of the draws lies beyond is told.
     Where there are more than 20 columns they are those in which data and draws differ most: by the largest
     difference of their distribution functions (Kolmogorov and Smirnov), and of categories by their total
     variation.
@@ -51,17 +58,25 @@ def marginals(
             ``frame.attrs["units"]`` may tell units by column; or a batch. None: draws alone.
         columns: by name; by default all of them, or 20.
         seed: of the draws.
+        figure: a part of a figure of one's own, or all of it, to draw on.
 
     Raises:
         ValueError: the model is not of a table.
         DataError: there is no such column.
     """
     check_table(program, "marginals")
-    return by_column({"draws": program}, data, columns, seed, "raws of the model")
+    return by_column({"draws": program}, data, columns, seed, "raws of the model", host=figure)
 
 
 @checked
-def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *, seed: Seed = 0) -> Figure:
+def pairs(
+    program: Program,
+    data: Data,
+    columns: Sequence[str] | None = None,
+    *,
+    seed: Seed = 0,
+    figure: FigureBase | None = None,
+) -> Figure:
     """Pairs of columns of a table: below the diagonal the data, above it as many draws of the model.
 
     Args:
@@ -70,6 +85,7 @@ def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *,
         columns: from 2 up to 8, by name; by default the 5 that depend on each other most, as the data's rank
             correlations (Spearman's) tell.
         seed: of the draws.
+        figure: a part of a figure of one's own, or all of it, to draw on.
 
     Raises:
         ValueError: the model is not of a table, or the columns are too many, or one alone.
@@ -85,12 +101,12 @@ def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *,
     chosen, why = _choose(program, columns, MOST_PAIRS, strength.get, "that depend on each other most")
     units, number = _units(program, data), len(chosen)
     random = np.random.default_rng(seed)
-    figure = Figure(figsize=(1.7 * number + 1, 1.6 * number + 0.8), layout="constrained")
-    panels = figure.subplots(number, number, squeeze=False)
+    host = within(figure, 1.7 * number + 1, 1.6 * number + 0.8)
+    places = host.subplots(number, number, squeeze=False)
     limits = {name: _limits(_of(program, name), found[name]) for name in chosen}
     for i, below in enumerate(chosen):
         for j, beside in enumerate(chosen):
-            axes = panels[i, j]
+            axes = places[i, j]
             if i == j:
                 _marginal(axes, _of(program, below), found[below], [drawn[below]], upright=True)
                 axes.set_yticks([])
@@ -117,8 +133,8 @@ def pairs(program: Program, data: Data, columns: Sequence[str] | None = None, *,
                 axes.set_ylabel(_short(below, units.get(below), 20), fontsize=8)
             if i == number - 1:
                 axes.set_xlabel(_short(beside, units.get(beside), 20), fontsize=8)
-    figure.suptitle(f"Data (grey, below) and draws (blue, above){why}", fontsize=10)
-    return figure
+    host.suptitle(f"Data (grey, below) and draws (blue, above){why}", fontsize=10)
+    return whole(host)
 
 
 def reconstructed(program: Program, data: Data, host: Any = None, most: int = MOST) -> Figure:
@@ -143,7 +159,7 @@ def reconstructed(program: Program, data: Data, host: Any = None, most: int = MO
         column, x, y = _of(program, name), found[name], made[name]
         known = ~np.isnan(x)
         if column.levels or column.kind == "boolean":
-            labels = _levels(column)
+            labels = column_levels(column)
             right = [
                 np.mean(y[x == code].round() == code) if (x == code).any() else 0.0
                 for code in range(len(labels))
@@ -164,9 +180,9 @@ def reconstructed(program: Program, data: Data, host: Any = None, most: int = MO
             axes.set_ylim(ends)
             axes.set_xlabel("data", fontsize=7)
             axes.set_ylabel("reconstruction", fontsize=7)
-        _name(axes, name, units.get(name), x)
+        entitle(axes, name, units.get(name), x)
 
-    return _panels(
+    return panels(
         chosen,
         draw,
         f"Data, reconstructions (the {centre} of p(x|z), of categories the likeliest) and lines, 90 % of "
@@ -226,11 +242,11 @@ def by_column(
 
     def draw(axes: Axes, name: str) -> None:
         _marginal(axes, _of(first, name), found.get(name), [draws[name] for draws in drawn.values()])
-        _name(axes, name, units.get(name), found.get(name))
+        entitle(axes, name, units.get(name), found.get(name))
 
     keys = [Patch(color=DATA, label="data")] if found else []
     keys += [Patch(color=f"C{i}", label=label) for i, label in enumerate(programs)]
-    return _panels(chosen, draw, f"{'Data and d' if found else 'D'}{title}{why}", keys, host)
+    return panels(chosen, draw, f"{'Data and d' if found else 'D'}{title}{why}", keys, host)
 
 
 def _data_and_draws(
@@ -339,7 +355,7 @@ def _error(column: Column, x: np.ndarray, y: np.ndarray) -> float:
     return float(np.square(x - y)[known].mean() / max(x[known].var(), 1e-12))
 
 
-def _panels(
+def panels(
     names: Sequence[str],
     draw: Callable[[Axes, str], None],
     title: str,
@@ -352,20 +368,21 @@ def _panels(
         across = 2 if len(names) == 4 else min(across, 3)
     down = -(-len(names) // across)
     wide = max(4.5, 2.4 * across)
-    figure = host or Figure(figsize=(wide, 1.9 * down + 0.6), layout="constrained")
-    panels = figure.subplots(down, across, squeeze=False)
-    for axes, name in zip(panels.flat, names, strict=False):
+    figure = within(host, wide, 1.9 * down + 0.6)
+    places = figure.subplots(down, across, squeeze=False)
+    for axes, name in zip(places.flat, names, strict=False):
         draw(axes, name)
         axes.tick_params(labelsize=7)
-    for axes in panels.flat[len(names) :]:
+    for axes in places.flat[len(names) :]:
         axes.set_axis_off()
     figure.suptitle(wrapped(title, wide, 10), fontsize=10)
     if keys:
         figure.legend(handles=list(keys), loc="outside lower center", ncols=2, fontsize=8, frameon=False)
-    return figure
+    return whole(figure)
 
 
-def _name(axes: Axes, name: str, unit: str | None, found: np.ndarray | None) -> None:
+def entitle(axes: Axes, name: str, unit: str | None, found: np.ndarray | None = None) -> None:
+    """A column's name above it, its unit, and how many of its values are missing."""
     missing = "" if found is None else _percent(np.isnan(found).mean())
     axes.set_title(_short(name, unit, 26) + (f"\n{missing} missing" if missing else ""), fontsize=8)
 
@@ -403,19 +420,20 @@ def _marginal(
     coloured += [(f"C{i}", values) for i, values in enumerate(draws)]
     values, ends = np.unique(data), (-np.inf, np.inf)
     if column.levels or column.kind == "boolean":
-        _bars(axes, np.arange(max(2, len(column.levels))), _levels(column), coloured, upright)
+        _bars(axes, np.arange(max(2, len(column.levels))), column_levels(column), coloured, upright)
     elif column.whole and values[-1] - values[0] < BARS:
         whole = np.arange(values[0], values[-1] + 1)
         _bars(axes, whole, [f"{v:g}" for v in whole], coloured, True)
         ends = whole[0], whole[-1]
     else:
         low, high = _limits(column, data)
+        number = max(8, min(30, round(2 * len(data) ** 0.5)))
         if _in_logs(column, (low, high)):
             axes.set_xscale("log")
-            bins: np.ndarray = np.geomspace(low, high, 31)
+            bins: np.ndarray = np.geomspace(low, high, number + 1)
             widths: np.ndarray = np.diff(np.log(bins))
         else:
-            width = max(1, round((high - low) / 30)) if column.whole else (high - low) / 30
+            width = max(1, round((high - low) / number)) if column.whole else (high - low) / number
             first = np.floor(low) - 0.5 if column.whole else low  # bins of equally many whole numbers
             bins = first + width * np.arange(round((high - first) / width) + 1)
             widths = np.diff(bins)
@@ -434,7 +452,8 @@ def _marginal(
         axes.text(0.98, 0.95, told, fontsize=6, ha="right", va="top", transform=axes.transAxes)
 
 
-def _levels(column: Column) -> list[str]:
+def column_levels(column: Column) -> list[str]:
+    """Names of a category's levels, or of what is true and false."""
     return list(map(str, column.levels)) or ["False", "True"]
 
 
@@ -491,7 +510,7 @@ def _jittered(column: Column, values: np.ndarray, random: np.random.Generator) -
 
 def _ticks(axis: Any, column: Column, limits: tuple[float, float], labelled: bool) -> None:
     if column.levels or column.kind == "boolean":
-        labels = _levels(column)
+        labels = column_levels(column)
         step = -(-len(labels) // 8)
         axis.set_ticks(range(0, len(labels), step), [cut(label, 9) for label in labels[::step]])
         if axis.axis_name == "x":

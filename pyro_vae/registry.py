@@ -460,6 +460,7 @@ def _distribution(part: Any) -> str:
     for name in parameters.keys() - {"validate_args", "cache_size"}:
         # Some keep arguments under other names, and compute others on demand.
         near = [n for n in (name, f"_{name}", name.replace("_distribution", "_dist")) if n in stored]
+        near = [n for n in (f"_unbroadcasted_{name}",) if near[:1] == [name] and n in stored] or near
         if near:
             arguments[name] = stored[near[0]]
         elif parameters[name].default is inspect.Parameter.empty:
@@ -467,9 +468,12 @@ def _distribution(part: Any) -> str:
                 return f"<{type(part).__name__}>"
             arguments[name] = getattr(part, name)
     if {"probs", "logits"} <= parameters.keys():  # one was given; the other was computed, and may be kept
-        given = getattr(part, "_param", arguments.get("probs"))  # of a transformed one, its base has both
-        both = {"probs": arguments.pop("probs", None), "logits": arguments.pop("logits", None)}
-        name = "probs" if given is not None and given is both["probs"] else "logits"
+        probs, own = arguments.pop("probs", None), part
+        arguments.pop("logits", None)
+        while inner := vars(own).get("_categorical", vars(own).get("base_dist")):  # who has both
+            own = inner
+        probs = vars(own).get("probs", probs)
+        name = "probs" if probs is not None and getattr(own, "_param", probs) is probs else "logits"
         arguments[name] = getattr(part, name)
     for name in [n for n in ("scale_tril", "covariance_matrix", "precision_matrix") if n in arguments][1:]:
         del arguments[name]

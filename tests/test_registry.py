@@ -70,6 +70,32 @@ class TestRoundTrip:
             assert torch.equal(given.log_prob(x), made.log_prob(x))
 
     @pytest.mark.parametrize(
+        "prior",
+        [
+            lambda: dist.Uniform(-1.0, 2.0),
+            lambda: dist.Uniform(torch.tensor([-1.0, -2.0, 0.0, 1.0]), 2.0),
+            lambda: dist.OneHotCategorical(torch.tensor([0.1, 0.2, 0.3, 0.4])),
+            lambda: dist.OneHotCategorical(logits=torch.tensor([0.1, 0.2, 0.3, 0.4])),
+            lambda: dist.RelaxedBernoulli(torch.tensor(0.5), torch.tensor(0.3)),
+            lambda: dist.Bernoulli(logits=torch.tensor(0.3)),
+            lambda: dist.MultivariateNormal(torch.zeros(4), torch.eye(4) + 0.5),
+        ],
+        ids=lambda prior: prior().__class__.__name__,
+    )
+    @pytest.mark.usefixtures("double")
+    def test_a_prior_of_pyro_holds_the_same_numbers(self, prior):
+        """By which weights that were learned under it are told from others."""
+        states = []
+        for p in (prior(), read("prior", write(prior()))):
+            family = pv.priors.as_prior(p)
+            family.setup((4,))
+            states.append(family.state_dict())
+        assert states[0].keys() == states[1].keys()
+        for name, value in states[0].items():
+            torch.testing.assert_close(value, states[1][name], rtol=1e-15, atol=1e-15)
+        family.load_state_dict(states[0])
+
+    @pytest.mark.parametrize(
         ("kind", "part"),
         [("likelihood", part) for part in LIKELIHOODS.values()]
         + [("guide", part) for part in GUIDES.values()],

@@ -16,6 +16,9 @@ from pyro_vae.checks import checked
 from pyro_vae.constraints import support
 from pyro_vae.families.base import LEBESGUE, Family, Shape, refuse_others
 
+_AS_GIVEN = ("_unbroadcasted_low", "_unbroadcasted_high")
+"""What Pyro's Uniform keeps as it is given, numbers or tensors."""
+
 
 class Fixed(Family):
     """A given distribution, with nothing to learn.
@@ -155,12 +158,11 @@ def _map(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> tuple[Di
         if isinstance(value, torch.Tensor):
             memo[id(value)] = fn(value).clone(memory_format=torch.contiguous_format)
         elif isinstance(value, Distribution | Transform):
-            if isinstance(
-                value, AffineTransform
-            ):  # of a Gumbel(0.0, 1.0), say, which is read again as tensors
-                for name in ("loc", "scale"):
-                    if isinstance(getattr(value, name), int | float):
-                        setattr(value, name, torch.tensor(float(getattr(value, name))))
+            # Of a Gumbel(0.0, 1.0) or Uniform(0.0, 1.0), say, which are read again as tensors.
+            held = ("loc", "scale") if isinstance(value, AffineTransform) else _AS_GIVEN
+            for name in held:
+                if isinstance(number := vars(value).get(name), int | float):
+                    setattr(value, name, torch.tensor(float(number)))
             for item in vars(value).values():
                 visit(item)
         elif isinstance(value, list | tuple):

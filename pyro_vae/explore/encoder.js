@@ -191,12 +191,18 @@ const count = (v) => (v < 10 ? v.toFixed(1) : Math.round(v));
 function showBound() {
   if (!S.q) return;
   const { elbo, fit, kl } = S.q, { densities } = S.state, evidence = S.post && S.post.grid ? S.post.grid.evidence : null;
-  const exact = S.state.exact && (!S.post || evidence !== null); // two sums, one below the other
-  const sums = elbo === null ? [] : [[`E[${densities.fit}]`, fit, "ELBO", elbo], [`− KL(q‖${densities.prior})`, kl, `+ gap, KL(q‖${densities.posterior})`, evidence === null ? null : evidence - elbo], ["= ELBO, nats", elbo, `= log ${densities.evidence}`, evidence]];
-  $("bound").replaceChildren(...sums.map((cells, k) => {
-    const row = Object.assign(document.createElement("tr"), { className: k === 2 ? "sum" : "" });
-    for (const cell of exact ? cells : cells.slice(0, 2)) row.insertCell().textContent = typeof cell === "string" ? cell : cell === null ? "…" : fixed(cell);
-    return row;
+  const sums = elbo === null ? [] : [[[`E[${densities.fit}]`, fit], [`− KL(q‖${densities.prior})`, kl], ["= ELBO, nats", elbo]]];
+  if (sums.length && S.state.exact && (!S.post || evidence !== null)) {
+    sums.push([["ELBO", elbo], [`+ gap, KL(q‖${densities.posterior})`, evidence === null ? null : evidence - elbo], [`= log ${densities.evidence}`, evidence]]);
+  }
+  $("bound").replaceChildren(...sums.map((lines) => {
+    const sum = document.createElement("table");
+    for (const [name, value] of lines) {
+      const row = sum.insertRow();
+      row.insertCell().textContent = name;
+      row.insertCell().textContent = value === null ? "…" : fixed(value);
+    }
+    return sum;
   }));
   $("truth-told").textContent = S.state.exact ? `${densities.posterior}, normalised on a grid` : `draws of ${densities.posterior}`;
   $("posterior-told").hidden = S.state.exact && S.post !== null && !missing(); // no draw is shown

@@ -88,7 +88,7 @@ class SequentialVAE(Program):
         )
 
     Unless it is told otherwise, ``pv.fit`` warms up the KL over a third of the epochs, as the paper does, as
-    states are else soon given up, and takes ``lr=5e-3``: lower it for networks as large as the paper's.
+    states are else soon given up, and takes ``lr=1e-2``: lower it for networks as large as the paper's.
 
     Args:
         event_shape: ``(T, D)``: number of steps, of values at each.
@@ -178,7 +178,7 @@ class SequentialVAE(Program):
 
         States that tell of their own step alone are else learned first, and hardly unlearned.
         """
-        return {"lr": 5e-3, "warmup_epochs": epochs // 3}
+        return {"lr": 1e-2, "warmup_epochs": epochs // 3}
 
     def initialize(self, data: Split) -> None:
         super().initialize(data)

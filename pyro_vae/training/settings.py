@@ -32,7 +32,7 @@ class Settings:
         epochs: passes over the training data.
         batch_size: data per gradient step, of all processes together.
         lr: learning rate at its highest; or a function of the epochs done, such as 0.5, that is the learning
-            rate and leaves nothing to ``schedule``. By default 5e-3 of a SequentialVAE, 2e-3 of a
+            rate and leaves nothing to ``schedule``. By default 1e-2 of a SequentialVAE, 2e-3 of a
             SemiSupervisedVAE with ``features``.
         optimizer: any ``torch.optim`` class, or ``functools.partial`` of one with its arguments.
         schedule: of the learning rate over the whole run: constant, cosine, linear (to 0), or burda; or a

@@ -3,8 +3,8 @@
     python benchmarks/examples.py --data-dir DIR --thumbnails examples/figures
 
 The tutorials and `five_losses.py` run on MNIST, the others on what they bring. What they print and draw is
-kept in a folder. About 50 minutes on two cores, of which the convolutional tutorial takes a third; --only
-runs some of them.
+kept in a folder; and so is what `pyro-vae train` draws (--only first_run). About 50 minutes on two cores, of
+which the convolutional tutorial takes a third; --only runs some of them.
 """
 
 from __future__ import annotations
@@ -21,8 +21,8 @@ from PIL import Image
 ROOT = Path(__file__).resolve().parents[1]
 EXAMPLES = sorted([*(ROOT / "examples").glob("*.py"), *(ROOT / "examples" / "course").glob("*.py")])
 TELLS = re.compile(r"(?=.*(ELBO|log p\(|nats))(?=.*\d\.\d)")
-WIDTH = 320
-"""Of a thumbnail, in pixels."""
+WIDTH, FIRST = 320, 1170
+"""Of a thumbnail, and of the first run's picture, in pixels."""
 
 
 def thumbnail(picture: Path, folder: Path) -> Path:
@@ -31,6 +31,16 @@ def thumbnail(picture: Path, folder: Path) -> Path:
         small = image.convert("RGB").resize((WIDTH, round(image.height * WIDTH / image.width)), Image.LANCZOS)
     small.quantize(64, dither=Image.Dither.NONE).save(folder / picture.name, optimize=True)
     return folder / picture.name
+
+
+def first_run(folder: Path, thumbnails: Path) -> None:
+    """What ``pyro-vae train`` leaves, in 256 colours, for the README."""
+    command = [sys.executable, "-m", "pyro_vae", "train", "--folder", "first_run"]
+    subprocess.run(command, cwd=folder, check=True)
+    with Image.open(folder / "first_run" / "figures" / "summary.png") as image:
+        small = image.convert("RGB").resize((FIRST, round(image.height * FIRST / image.width)), Image.LANCZOS)
+    small = small.quantize(256, method=Image.Quantize.FASTOCTREE, dither=Image.Dither.NONE)
+    small.save(thumbnails / "first_run.png", optimize=True)
 
 
 def main() -> None:
@@ -67,6 +77,8 @@ def main() -> None:
         picture = args.folder / "figures" / f"{path.stem}.png"
         if args.thumbnails and picture.exists():
             thumbnail(picture, args.thumbnails)
+    if args.thumbnails and (not args.only or "first_run" in args.only):
+        first_run(args.folder, args.thumbnails)
     if failed:
         sys.exit("\n".join(failed))
 

@@ -2,6 +2,7 @@
 
     python benchmarks/labels.py
     python benchmarks/labels.py --data wine --each 5
+    python benchmarks/labels.py --data moons --each 3
     python benchmarks/labels.py --mnist DIR --each 10
 
 prints a table: the accuracy on rows without a label, over random sets of ``--each`` labels of each class, of
@@ -27,6 +28,7 @@ import numpy as np
 import sklearn.datasets
 import torch
 from sklearn.linear_model import LogisticRegression
+from sklearn.neighbors import KNeighborsClassifier
 from sklearn.semi_supervised import LabelSpreading, SelfTrainingClassifier
 
 import pyro_vae as pv
@@ -40,9 +42,32 @@ CLASSIFIERS: dict[str, Callable[[], Any]] = {
     "LabelSpreading(rbf)": lambda: LabelSpreading(gamma=0.05, max_iter=200),
     "SelfTrainingClassifier": lambda: SelfTrainingClassifier(LogisticRegression(max_iter=1000)),
     "LogisticRegression": lambda: LogisticRegression(max_iter=1000),
+    "KNeighborsClassifier(1)": lambda: KNeighborsClassifier(1),
 }
-ALONE = {"LogisticRegression"}
+ALONE = {"LogisticRegression", "KNeighborsClassifier(1)"}
 """Those that learn from rows with a label alone."""
+
+MADE: dict[str, Callable[[], Any]] = {
+    "bits": lambda: (
+        (sklearn.datasets.load_digits().data > 8).astype(float),
+        sklearn.datasets.load_digits().target,
+    ),
+    "blobs": lambda: sklearn.datasets.make_blobs(500, 2, centers=5, random_state=1),
+    "blobs10": lambda: sklearn.datasets.make_blobs(1000, 10, centers=5, cluster_std=3.0, random_state=2),
+    "moons": lambda: sklearn.datasets.make_moons(500, noise=0.1, random_state=0),
+    "moons2": lambda: sklearn.datasets.make_moons(1000, noise=0.2, random_state=1),
+    "circles": lambda: sklearn.datasets.make_circles(500, noise=0.08, factor=0.5, random_state=0),
+    "unbalanced": lambda: sklearn.datasets.make_classification(
+        1000,
+        10,
+        n_informative=5,
+        n_classes=3,
+        weights=[0.8, 0.15, 0.05],
+        class_sep=1.5,
+        random_state=0,
+    ),
+}
+"""Sets that are made, beside those that scikit-learn has: rows and their classes."""
 
 
 def scaled(x: np.ndarray) -> np.ndarray:
@@ -118,7 +143,9 @@ def table(rows: list[dict[str, float]]) -> str:
 def main() -> None:
     """Prints what each set of labels gives, then the table."""
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawTextHelpFormatter)
-    parser.add_argument("--data", default="digits", help="of sklearn.datasets.load_...")
+    parser.add_argument(
+        "--data", default="digits", help=f"of sklearn.datasets.load_..., or {', '.join(MADE)}"
+    )
     parser.add_argument("--mnist", metavar="DIR", help="MNIST, in this folder, in its place")
     parser.add_argument("--each", type=int, default=5, help="labels of each class")
     parser.add_argument("--sets", type=int, nargs="+", default=list(range(5)), help="their seeds")
@@ -133,8 +160,10 @@ def main() -> None:
     rows = []
     if given.mnist:
         data = pv.data.load("mnist", data_dir=given.mnist, validation=0.0)
+    elif given.data in MADE:
+        x, y = MADE[given.data]()
     else:
-        bunch = getattr(sklearn.datasets, f"load_{given.data}")()
+        x, y = getattr(sklearn.datasets, f"load_{given.data}")(return_X_y=True)
     for seed in given.sets:
         if given.mnist:
             row = {}
@@ -145,7 +174,7 @@ def main() -> None:
                 row |= {name: found["right"], f"{name}, seconds": found["seconds"]}
             rows.append(row)
         else:
-            rows.append(measure(bunch.data, bunch.target, given.each, seed))
+            rows.append(measure(x, y, given.each, seed))
         told = {
             name: round(value, 4) for name, value in rows[-1].items() if given.mnist or "seconds" not in name
         }

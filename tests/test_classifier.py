@@ -8,11 +8,14 @@ import pytest
 import torch
 from sklearn.base import clone
 from sklearn.datasets import load_digits, load_wine
+from sklearn.model_selection import GridSearchCV
+from sklearn.pipeline import make_pipeline
+from sklearn.preprocessing import StandardScaler
 from sklearn.utils.estimator_checks import estimator_checks_generator
 
 import pyro_vae as pv
 from pyro_vae.sklearn import VAEClassifier
-from pyro_vae.sklearn.classifier import one_unit
+from pyro_vae.sklearn.classifier import independent, one_unit, reach
 
 TINY = {
     "latent_dim": 2,
@@ -118,6 +121,69 @@ def test_rows_with_a_label_are_a_quarter():
         y = np.where(np.arange(200) < labels, np.arange(200) % 2, -1)
         model = VAEClassifier(**TINY | {"max_steps": 1}).fit(x, y)
         assert model.vae_.labelled.item() == pytest.approx(share, abs=0.02)
+
+
+def test_columns_that_say_the_same_count_once():
+    random = np.random.default_rng(0)
+    rows = random.normal(size=(5000, 3))
+    rows = (rows - rows.mean(0)) / rows.std(0)
+    assert independent(rows) == pytest.approx(3, abs=0.02)
+    assert independent(np.hstack([rows[:, :1]] * 7)) == pytest.approx(1)
+    twice = np.hstack([rows, rows])
+    assert independent(twice) == pytest.approx(independent(rows))
+    assert independent(twice[:4]) == pytest.approx(independent(rows[:4]))  # by the products of rows
+
+
+def test_a_row_reaches_less_far_than_its_neighbours():
+    grid = np.arange(2000.0)[:, None]
+    unit = grid.std()
+    assert reach((grid - grid.mean()) / unit) == 0.1  # not nearer, be there ever so many
+    few = grid[:60] - grid[:60].mean()  # the tenth nearest is five away
+    assert reach(few / few.std()) == pytest.approx(3 / 8 * 5 / few.std())
+    assert reach(np.random.default_rng(0).normal(size=(50, 40))) == 0.25
+
+
+def test_weights_are_of_the_data_unless_given():
+    x = load_wine().data
+    y = np.where(np.arange(178) % 10 == 0, load_wine().target, -1)
+    short = TINY | {"max_steps": 1}
+    standard = (x - x.mean(0)) / x.std(0)
+    found = VAEClassifier(**short).fit(x, y).vae_
+    assert found.alpha == pytest.approx(0.75 * independent(standard), rel=1e-4)
+    assert found.radius == pytest.approx(reach(standard), rel=1e-4)
+    given = VAEClassifier(alpha=2.0, radius=0.0, **short).fit(x, y).vae_
+    assert (given.alpha, given.radius) == (2.0, 0.0)
+    pixels = VAEClassifier(**short).fit(*load_digits(return_X_y=True)).vae_
+    assert pixels.alpha == pytest.approx(10, abs=0.3)
+    assert pixels.radius == pytest.approx(0.25, abs=0.01)
+
+
+def test_rare_classes_are_learned_to_be_rare():
+    random = np.random.default_rng(0)
+    y = np.repeat([0, 1], [270, 30])
+    x = random.normal(size=(300, 2)) + 4 * y[:, None]
+    model = VAEClassifier(**TINY | {"max_steps": 150}).fit(x, hidden(y, 5)[0])
+    rare = model.vae_.p_y().probs[1].item()
+    assert 0.05 < rare < 0.3
+
+
+def test_score_is_of_rows_with_a_label(wine):
+    x, y, some, _, model = wine
+    known = some != -1
+    assert model.score(x, some) == model.score(x[known], y[known]) > 0.9
+    weights = np.random.default_rng(0).random(len(x))
+    right = (model.predict(x) == y)[known]
+    assert model.score(x, some, weights) == pytest.approx(np.average(right, weights=weights[known]))
+    with pytest.raises(ValueError, match="no row has a label"):
+        model.score(x, np.full(len(x), -1))
+
+
+def test_grid_search_in_a_pipeline(wine):
+    x, _, some, _, _ = wine
+    model = make_pipeline(StandardScaler(), VAEClassifier(**TINY))
+    search = GridSearchCV(model, {"vaeclassifier__alpha": [0.5, None]}, cv=3).fit(x, some)
+    assert search.best_score_ > 0.6  # of all rows, of which 15 of 178 have one, it would be below 0.1
+    assert set(search.predict(x)) <= {0, 1, 2}
 
 
 def test_the_same_seed_gives_the_same_bits(wine):

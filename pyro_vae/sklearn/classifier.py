@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 import torch
 from sklearn.base import BaseEstimator, ClassifierMixin
+from sklearn.metrics import accuracy_score
+from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
@@ -26,6 +28,8 @@ from pyro_vae.sklearn.columns import Columns
 from pyro_vae.sklearn.estimator import seed_of
 from pyro_vae.training import Interrupted, fit
 
+REACH = 0.1, 0.25
+"""Between which the radius lies, in standard deviations of the columns, root mean square over them."""
 UNKNOWN = -1
 """The label of rows that have none, as in ``sklearn.semi_supervised``."""
 
@@ -40,14 +44,18 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     that holds the number -1); where but one class would be left, -1 is a class. Columns are standardised,
     those of one unit (most of them have the same least and greatest value, as pixels have) by one number; and
     what lies far outside of those seen is moved nearer. Columns of 0 and 1 alone are Bernoulli, others
-    Normal. Values that are NaN are not observed.
+    Normal. Values that are NaN are not observed. p(y) is learned, of all rows, as some classes may be rare.
 
     Args:
         latent_dim: D, the number of latent variables z per row.
         hidden_dims: widths of the hidden layers of all networks.
-        alpha: weight of the classifier's loss.
+        alpha: weight of the classifier's loss; None: three quarters of the number of columns that vary
+            independently, (sum of l)^2 / (sum of l^2) of their covariance's eigenvalues l, so that classes
+            which few columns show plainly are not drowned by it.
         radius: how far a row may be moved and is to keep its class, in standard deviations of the columns,
-            root mean square over them.
+            root mean square over them; None: three eighths of the distance to its tenth nearest row, the
+            median over rows, but not below 0.1 nor above 0.25, so that it does not reach past classes that
+            lie close.
         epochs: passes over the rows.
         max_steps: gradient steps, though they be fewer passes.
         batch_size: rows per step.
@@ -84,8 +92,8 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         latent_dim: Count = 5,
         *,
         hidden_dims: Sequence[Count] = (64,),
-        alpha: NotNegative = 10.0,
-        radius: NotNegative = 0.25,
+        alpha: NotNegative | None = None,
+        radius: NotNegative | None = None,
         epochs: Count = 1000,
         max_steps: Count = 1500,
         batch_size: Count = 128,
@@ -134,6 +142,22 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         predicted: np.ndarray = self.classes_[best]
         return predicted
 
+    def score(self, X: Any, y: Any, sample_weight: Any = None) -> float:
+        """Accuracy on the rows of X ``[N, n_features]`` whose label in y ``[N]`` is known.
+
+        Raises:
+            ValueError: no label is.
+        """
+        predicted, y = self.predict(X), np.asarray(y)
+        known = _known(y) if UNKNOWN not in self.classes_.tolist() else np.ones(len(y), bool)
+        if not known.any():
+            raise ValueError(
+                "no row has a label (all are -1), so that there is no accuracy; give some that have"
+            )
+        weights = None if sample_weight is None else np.asarray(sample_weight)[known]
+        told = np.array(y[known].tolist()) if y.dtype == object else y[known]
+        return float(accuracy_score(told, predicted[known], sample_weight=weights))
+
     def __sklearn_tags__(self) -> Any:
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
@@ -141,7 +165,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
 
     def _codes(self, y: np.ndarray) -> Tensor:
         """The number of each row's class, NaN where it is not known, ``[N]``."""
-        known = np.array([label != UNKNOWN for label in y.tolist()])
+        known = _known(y)
         plain = np.array(y[known].tolist()) if y.dtype == object and all(map(np.isscalar, y)) else y
         if plain.dtype.kind in "biu" and y.dtype == object:  # as which scikit-learn refuses them
             y = np.full(len(y), UNKNOWN if plain.dtype.kind == "i" else 0, plain.dtype)
@@ -185,14 +209,17 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         values = torch.tensor(self._learned(x), dtype=torch.float32)
         data = load({"x": values, "y": codes}, validation=0.0, test=0.0)
         net = nets.mlp(*fine["hidden_dims"])
+        rows = np.nan_to_num(values.flatten(1).double().numpy() - np.nanmean(values.flatten(1), 0))
+        rows /= np.sqrt(np.square(rows).mean())
         with torch.random.fork_rng([]):
             seed_generators(seed, torch.device("cpu"))
             vae = SemiSupervisedVAE(
                 tuple(values.shape[1:]),
                 num_classes=len(self.classes_),
                 latent_dim=fine["latent_dim"],
-                alpha=fine["alpha"],
-                radius=fine["radius"],
+                alpha=0.75 * independent(rows) if fine["alpha"] is None else fine["alpha"],
+                radius=reach(rows) if fine["radius"] is None else fine["radius"],
+                balanced=False,
                 features=0,
                 likelihood=self._likelihood(),
                 classifier=net,
@@ -215,6 +242,11 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         except Interrupted:  # which tells how to keep a run
             raise KeyboardInterrupt from None
         return vae.double()
+
+
+def _known(y: np.ndarray) -> np.ndarray:
+    """Which labels are not the number -1, ``[N]``."""
+    return np.array([label != UNKNOWN for label in y.tolist()])
 
 
 def _refuse_missing(y: Any) -> None:
@@ -240,3 +272,17 @@ def one_unit(x: np.ndarray) -> bool:
     """Whether most columns of ``[N, n_features]`` have the same least value, and the same greatest one."""
     ends = np.nanmin(x, 0), np.nanmax(x, 0)
     return all((end == np.median(end)).mean() > 0.5 for end in ends)
+
+
+def independent(rows: np.ndarray) -> float:
+    """How many columns of ``[N, D]``, centred, vary independently: from 1 to D."""
+    products = rows.T @ rows if rows.shape[1] < len(rows) else rows @ rows.T
+    return float(np.trace(products) ** 2 / np.square(products).sum())
+
+
+def reach(rows: np.ndarray) -> float:
+    """How far rows ``[N, D]``, of variance 1, may be moved and be taken for the same, per column."""
+    some = rows[:: math.ceil(len(rows) / 1000)]
+    search = NearestNeighbors(n_neighbors=min(11, len(rows))).fit(rows)
+    distance = np.median(search.kneighbors(some)[0][:, -1]) / math.sqrt(rows.shape[1])
+    return float(np.clip(3 / 8 * distance, *REACH))

@@ -16,6 +16,7 @@ from torch.distributions import MultivariateNormal
 import pyro_vae as pv
 from pyro_vae.data.binarize import grey
 from pyro_vae.figures import latent
+from pyro_vae.figures.posteriors import SIDE, _cut_off
 
 SMALL = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8)}
 NORMAL = pv.likelihoods.Normal(scale=1.0)
@@ -74,6 +75,16 @@ def test_regions_of_a_posterior_have_the_area_that_they_hold(linear):
         drawn = sorted(area([polygon]) for path in lines.get_paths() for polygon in path.to_polygons())
         own = torch.diag(q.variance[i])
         np.testing.assert_allclose(drawn, [ellipse(0.5, own), ellipse(0.9, own)], rtol=0.04)
+
+
+def test_a_posterior_that_is_cut_off_is_told_from_one_that_is_not():
+    """So that the grid is made wider."""
+    prior = torch.distributions.Normal(torch.zeros(2), 3.0)
+    guide = torch.distributions.Normal(torch.zeros(2), 0.03)
+    first = torch.linspace(-0.5, 0.5, SIDE)
+    z = torch.stack([first.repeat(SIDE), first.repeat_interleave(SIDE)], -1)
+    cut = [_cut_off(p.log_prob(z).sum(-1)[:, None]).item() for p in (prior, guide)]
+    assert cut == [1, 0]
 
 
 def test_fans_are_quantiles_of_the_draws():

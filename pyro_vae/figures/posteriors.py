@@ -23,6 +23,8 @@ from pyro_vae.refinement import fit
 
 SIDE = 80
 """Points of the grid in each direction."""
+WIDER = 8
+"""Times that the grid is made, at most, each wider by three fifths where the posterior reaches beyond."""
 MASSES = (0.9, 0.5)
 """Of the regions of highest density that are drawn."""
 
@@ -68,10 +70,16 @@ def posteriors(
         draws = _nuts(program, batch, {site: own[1].sample()}, num_samples)[site].reshape(-1, number, 2)
         near = torch.cat([draws, *(q.sample((500,)).reshape(-1, number, 2) for q in (own[1], best))])
         low, high = near.quantile(0.005, 0), near.quantile(0.995, 0)
-        steps = torch.linspace(-0.2, 1.2, SIDE).to(low)[:, None, None] * (high - low)
-        first, second = (low + steps).unbind(-1)  # [SIDE, B]
-        grid = torch.stack([first.repeat(SIDE, 1), second.repeat_interleave(SIDE, 0)], -1)
-        densities = _log_joint(program, batch, site, grid), own[1].log_prob(grid), best.log_prob(grid)
+        low, high = low - 0.2 * (high - low), high + 0.2 * (high - low)
+        for _ in range(WIDER):
+            steps = torch.linspace(0, 1, SIDE).to(low)[:, None, None] * (high - low)
+            first, second = (low + steps).unbind(-1)  # [SIDE, B]
+            grid = torch.stack([first.repeat(SIDE, 1), second.repeat_interleave(SIDE, 0)], -1)
+            densities = _log_joint(program, batch, site, grid), own[1].log_prob(grid), best.log_prob(grid)
+            wider = 0.3 * (high - low) * _cut_off(densities[0])[:, None]
+            if not wider.any():
+                break
+            low, high = low - wider, high + wider
     columns = min(number, 4)
     rows = -(-number // columns)
     host = within(figure, 3 * columns, 3 * rows + 0.8)
@@ -131,6 +139,15 @@ def _nuts(program: Program, batch: Batch, start: Batch, num_samples: int) -> Bat
     with torch.enable_grad():
         chain.run(batch)
     return chain.get_samples()
+
+
+def _cut_off(log_p: Tensor) -> Tensor:
+    """Whether the outer region of each posterior ``[SIDE * SIDE, B]`` reaches the edge, nearly, ``[B]``."""
+    p = log_p.double().softmax(0)
+    level = torch.tensor([_levels(each)[0] for each in p.T.cpu()]).to(p)
+    image = p.reshape(SIDE, SIDE, -1)
+    edge = torch.cat([image[0], image[-1], image[:, 0], image[:, -1]])
+    return (edge.amax(0) > 0.2 * level).to(log_p)
 
 
 def _levels(p: Tensor) -> list[float]:

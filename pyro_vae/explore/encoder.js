@@ -127,7 +127,7 @@ function makeCells() { // of a table: a field for each column
   $("cells").hidden = kind !== "table" && kind !== "bars";
   if (kind === "bars") $("cells").textContent = "Counts are not drawn by hand: choose another datum.";
   if (kind !== "table") return;
-  rows($("cells"), ["column", "value", "reconstruction", "completed"], columns.map((column, k) => {
+  rows($("cells"), ["column", "value", "recon\u00adstruction", "com\u00adpleted"], columns.map((column, k) => {
     let field;
     if (column.levels.length) {
       field = document.createElement("select");

@@ -12,6 +12,7 @@ const learn = latest(async (values) => {
   $("learnt").textContent = `step ${step}: ELBO ${fixed(elbo)} = fit ${fixed(reconstruction === null ? null : -reconstruction)} − KL ${fixed(kl)} nats per held-out datum (${found.told})`;
   say(`step ${step}, ELBO ${fixed(elbo)}`);
   await decode(S.u);
+  between(null); // between their new codes
   await infer(false);
 });
 

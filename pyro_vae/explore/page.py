@@ -108,7 +108,7 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
             "dim": 2,
             "origin": [0.0, 0.0],
             "directions": [[1.0, 0.0], [0.0, 1.0]],
-            "names": [f"principal component {i + 1} ({s:.0%})" for i, s in enumerate(scene.shares)],
+            "names": [f"principal component {i + 1} ({100 * s:.0f} %)" for i, s in enumerate(scene.shares)],
             "latents": [
                 {"index": i, "name": f"PC {i + 1}", "kl": None, "collapsed": False, "low": a, "high": b}
                 for i, (a, b) in enumerate(ends)

@@ -32,8 +32,8 @@ async function load(run = S.run) { // all anew, and at once, so that nothing of 
   legend();
   S.u = state.codes[Math.min(S.number, state.codes.length - 1)];
   setPlane(); makeSliders(); makeTools();
-  if ($("show-prior").checked) prior();
   await choose(S.number);
+  if ($("show-prior").checked) prior();
   if (before.datum && fits(before)) await edited(before.datum); // what was drawn is shown to the next run, too
   between(null);
 }

@@ -227,7 +227,7 @@ class Scene:
         latent = [name for name in terms if not model.nodes[name]["is_observed"]]
         kl = math.fsum(by_datum(terms[name], self.program).mean().item() for name in latent)
         log_p = log_density(model, terms, self.program)
-        if torch.equal(log_p, log_density(model, latent, self.program)):  # nothing is known, and nothing fitted
+        if torch.equal(log_p, log_density(model, latent, self.program)):  # nothing is known
             return -kl, kl
         log_w = log_p - log_density(guide, latent, self.program)
         return log_w.mean().item(), kl

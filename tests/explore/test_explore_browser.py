@@ -183,6 +183,12 @@ def test_latents_are_drawn_from_the_prior(page):
     plane = pixels(page, "plane")
     element(page, "show-prior").click()
     wait(page, f"document.getElementById('plane').toDataURL() !== '{plane}'")
+    draws = page.execute_script(f"return {X}.prior.draws[0].join()")
+    run = page.execute_script(f"return {X}.run")
+    for k in (1 - run, run):  # those of another run are another's
+        page.execute_script(f"$('runs').value = {k}; $('runs').dispatchEvent(new Event('change'))")
+        wait(page, f"{X}.run === {k} && {X}.post && {X}.prior")
+        assert (page.execute_script(f"return {X}.prior.draws[0].join()") == draws) == (k == run)
     element(page, "show-prior").click()
 
 

@@ -103,6 +103,10 @@ def test_what_is_not_known_widens_the_posterior_and_is_filled(double):
     assert (part["draws"].var(0) > whole["draws"].var(0)).all()
     assert part["completion"][0, 0] == x[0, 0]
     assert part["completion"].isfinite().all()
+    x[:] = math.nan
+    nothing = shown.infer({"x": x}, None)
+    assert nothing["fit"] == 0
+    assert nothing["elbo"] == -nothing["kl"]
 
 
 def by_hand(kind):

@@ -302,6 +302,11 @@ class Encoded(nn.Module):
         super().__init__()
         self.vae, self.site, self.event_shape, self.shape = vae, "x", vae.event_shape, (vae.latent_dim,)
 
+    def train(self, mode: bool = True) -> Encoded:
+        super().train(mode)
+        self.vae.eval()  # its normalisations, say, go on as they were trained
+        return self
+
     def forward(self, x: Tensor) -> Tensor:
         with torch.no_grad():
             q = self.vae.encode(x)

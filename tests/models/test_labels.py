@@ -200,6 +200,19 @@ class TestFeatures:
         torch.testing.assert_close(again.classify(x), vae.classify(x), rtol=0.0, atol=0.0)
         assert again.options["features"] == 3
 
+    def test_normalisations_of_features_stay(self):
+        """Those of a network that counts batches, such as BatchNorm, are of the features' own training."""
+        vae = _on_features()
+        shape = vae.features.q_z.family.param_shape()
+        layers = torch.nn.Flatten(), torch.nn.BatchNorm1d(64), torch.nn.Linear(64, math.prod(shape))
+        vae.features.q_z.net = torch.nn.Sequential(*layers, torch.nn.Unflatten(1, shape))
+        data = _labelled()
+        pv.fit(vae.features, data, epochs=1, progress=False)
+        before = {name: value.clone() for name, value in vae.features.state_dict().items()}
+        pv.fit(vae, data, epochs=1, progress=False)
+        for name, value in vae.features.state_dict().items():
+            torch.testing.assert_close(value, before[name], rtol=0.0, atol=0.0)
+
     def test_draws_in_training_alone(self):
         vae, x = _on_features(), torch.rand(4, 1, 8, 8).round()
         (seen,) = vae.q_y.seen

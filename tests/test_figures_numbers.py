@@ -87,6 +87,16 @@ def test_a_posterior_that_is_cut_off_is_told_from_one_that_is_not():
     assert cut == [1, 0]
 
 
+def test_posteriors_of_a_mixture(make_vae):
+    x = torch.rand(1, 1, 8, 8).round()
+    mixture = make_vae(prior=pv.priors.MixtureOfNormals(3))
+    figure = pv.figures.posteriors(mixture, x, num_steps=1, num_samples=5)
+    assert len(figure.axes[0].lines[0].get_xdata()) == 5
+    bayesian = make_vae(decoder=pv.nets.bayesian(pv.nets.mlp(4)))
+    with pytest.raises(ValueError, match=r"weights are latent.*figures\.uncertainty"):
+        pv.figures.posteriors(bayesian, x)
+
+
 def test_fans_are_quantiles_of_the_draws():
     torch.manual_seed(0)
     vae, x = pv.VAE((6, 2), 2, likelihood=NORMAL, **SMALL), torch.randn(2, 6, 2)

@@ -15,6 +15,7 @@ from pyro.infer.autoguide.initialization import init_to_value
 from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
+from pyro_vae.constraints import onto, support
 from pyro_vae.figures.drawing import Figure, whole, within
 from pyro_vae.figures.stories import Data, some
 from pyro_vae.objectives.importance import log_density
@@ -57,11 +58,15 @@ def posteriors(
         figure: a part of a figure of one's own, or all of it, to draw on.
 
     Raises:
-        ValueError: the latents are no plane.
+        ValueError: the latents are no plane, or weights are latent, too.
 
     Reference: Hoffman and Gelman, 2014, "The No-U-Turn sampler"; Cremer, Li and Duvenaud, 2018, "Inference
     suboptimality in variational autoencoders".
     """
+    if program.bayesian:
+        raise ValueError(
+            "weights are latent, so that no datum has a posterior by itself; see figures.uncertainty"
+        )
     with program.evaluating(seed):
         batch = {name: value[:num_data] for name, value in some(program, data, num_data).items()}
         number = program.num_data(batch)
@@ -134,7 +139,10 @@ def _log_joint(program: Program, batch: Batch, site: str, z: Tensor) -> Tensor:
 
 
 def _nuts(program: Program, batch: Batch, start: Batch, num_samples: int) -> Batch:
-    kernel: Any = NUTS(program.model, init_strategy=init_to_value(values=start))
+    model = dict(sites(poutine.trace(program.model).get_trace(batch)))
+    # Of a mixture's support Pyro knows no bijection.
+    transforms = {name: onto(support(model[name]["fn"])).inv for name in start}
+    kernel: Any = NUTS(program.model, init_strategy=init_to_value(values=start), transforms=transforms)
     chain = MCMC(kernel, num_samples, warmup_steps=num_samples, disable_progbar=True)
     with torch.enable_grad():
         chain.run(batch)

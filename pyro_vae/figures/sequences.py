@@ -79,7 +79,14 @@ def forecast(
         ax.set_ylabel(f"x[{j}]" + f", datum {i}" * (number > 1), fontsize=8)
         ax.tick_params(labelsize=7)
     axes[-1].set_xlabel("step", fontsize=8)
-    host.legend(*axes[0].get_legend_handles_labels(), loc="outside lower center", ncols=5, fontsize=8)
+    host.legend(
+        *axes[0].get_legend_handles_labels(),
+        loc="outside lower center",
+        ncols=5,
+        fontsize=8,
+        columnspacing=1.2,
+        handlelength=1.5,
+    )
     host.suptitle("What is observed (dots), and p(the rest | it)", fontsize=10)
     return whole(host)
 

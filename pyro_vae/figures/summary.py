@@ -67,9 +67,9 @@ def summary(
     time, or new data where latents are discrete, or a path; data and their reconstructions, with the standard
     deviation that these have over z ~ q(z|x), or of curves the central 90 % of ``x' ~ p(x'|z)``; new draws;
     where the data lie among the latents; curves of the training; and the numbers in words. The datum whose
-    latents are varied is, of the first 100 held-out ones, that whose latents are nearest to their means. Of a
-    table there are its columns. What a program does not have is left out. Images of fewer than 16 pixels
-    along a side are drawn smooth, and that is said.
+    latents are varied is, of the first 100 held-out ones, that at the median distance from the mean of their
+    latents. Of a table there are its columns. What a program does not have is left out. Images of fewer than
+    16 pixels along a side are drawn smooth, and that is said.
 
     Args:
         run: of ``pv.fit``, or reopened by ``pv.training.reopen``.
@@ -194,11 +194,11 @@ def _generated(program: Program, across: int, down: int) -> Pictures:
 
 
 def _typical(program: Program, part: Split) -> list[int]:
-    """Indices of the first data, in the order of the distance of their latents from the means of all."""
+    """Indices of the first data, those first that are as far from the mean of all latents as most are."""
     values = inferred(program, program.place(part.batch(slice(0, LOOKED_AT))))[1]
     z = torch.cat([value.reshape(len(value), -1).double() for value in values.values()], 1)
     distance = ((z - z.mean(0)) / z.std(0, correction=0).clamp(min=1e-6)).square().sum(1)
-    found: list[int] = distance.argsort(stable=True).tolist()
+    found: list[int] = (distance - distance.median()).abs().argsort(stable=True).tolist()
     return found
 
 

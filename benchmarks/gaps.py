@@ -8,8 +8,11 @@ for each image), the ELBO of that member and that of the encoder's, and the two 
 images have weights that are not to be trusted (k-hat above 0.7), where log p(x) and the approximation gap
 are likely too small; and the ELBO's rise in the last quarter of the steps. A Flow's maps are the program's
 own: its best member moves the base Normal and the context that the maps see. SemiAmortised, whose steps of
-training take some hundred times as long, runs if it is named. The runs are kept in a folder,
-where an interrupted benchmark goes on.
+training take some hundred times as long, runs if it is named; on digits that is minutes,
+
+    python benchmarks/gaps.py --data digits --guides Normal SemiAmortised --epochs 60
+
+The runs are kept in a folder, where an interrupted benchmark goes on.
 
 Reference: Cremer, Li and Duvenaud, 2018, "Inference suboptimality in variational autoencoders".
 """

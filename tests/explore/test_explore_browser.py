@@ -157,6 +157,8 @@ def test_a_quick_stroke_has_no_gaps(page):
 
 
 def test_what_was_drawn_is_shown_to_a_copy_that_learns_and_to_the_next_run(page):
+    page.find_element("xpath", "//button[text()='blank']").click()
+    wait(page, f"{X}.post && !{X}.datum.x.includes(1)")
     drawn = page.execute_script(f"return {X}.datum.x.join()")
     assert "as changed" in page.find_element("id", "datum-told").text
     element(page, "go-on").click()

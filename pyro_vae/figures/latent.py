@@ -392,13 +392,15 @@ def _scatter(axes: Axes, z: Tensor, labels: Tensor | None, data: Data, beside: b
 def _apart(z: Tensor, middles: Tensor, letters: int = 1) -> Tensor:
     """Places near ``middles`` among the points, of which no two are too near for names to be read."""
     low, scale = z.amin(0), (z.amax(0) - z.amin(0)).clamp(min=1e-12)
-    scale = scale * scale.new_tensor([max(1.0, 0.6 * letters), 1.0])
+    wide = scale.new_tensor([max(1.0, 0.6 * letters), 1.0])
+    scale = scale * wide
     at = (middles - low) / scale
     for _ in range(100):
         between = at[:, None] - at
         distance = between.norm(dim=-1).clamp(min=1e-6)
         push = (APART - distance).clamp(min=0).fill_diagonal_(0.0)
         at = at + (push / distance)[..., None].mul(between).sum(1) / 4
+        at = at.clamp(torch.full_like(wide, APART / 2), 1 / wide - APART / 2)
     return low + scale * at
 
 

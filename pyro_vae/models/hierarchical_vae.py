@@ -111,6 +111,11 @@ class HierarchicalVAE(Program):
         above = [tuple(z[level:]) if skip else tuple(z[level : level + 1]) for level in range(1, len(z) + 1)]
         self.p_top = Conditional(self.sites[-1], as_prior(prior), shapes[-1])
         refuse_encoding("HierarchicalVAE", self.p_top.family)
+        if len(shapes[-1]) > 1 and self.p_top.support.is_discrete:
+            raise ValueError(
+                f"prior={self.p_top.family!r} is of a vector, and the highest level of latent_dims={dims} an "
+                f"image; latent_dims={(*dims[:-1], 8)}, for example"
+            )
         self.p_z = nn.ModuleList(
             Conditional(own.site, Normal(), own.event_shape, parents, between)
             for own, parents in zip(z[:-1], above, strict=False)

@@ -192,6 +192,12 @@ class TestImages:
             pv.HierarchicalVAE((1, 8, 8), dims)
 
 
+@pytest.mark.parametrize("prior", [pv.priors.Bernoulli(), pv.priors.Codes(4, code_dim=2)], ids=repr)
+def test_discrete_latents_are_no_image(prior):
+    with pytest.raises(ValueError, match=r"is of a vector, and .* latent_dims=\(3, 8\), for example"):
+        pv.HierarchicalVAE((1, 8, 8), (3, (1, 2, 2)), prior=prior, **RESNET)
+
+
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:log p.x. of")
 def test_twelve_levels_are_used(digits):

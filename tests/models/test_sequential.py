@@ -364,7 +364,7 @@ def test_likelihoods_of_each_step():
         vae = pv.SequentialVAE((T, D), 2, likelihood=likelihood, encoder=pv.nets.recurrent(4))
         vae.initialize(pv.data.Split(x))
         assert log_weights(vae, x, 2).isfinite().all()
-        drawn = pv.predict(vae, x[1:2], num_samples=3, num_particles=20)
+        drawn = pv.predict(vae, x[1:2], num_samples=3, num_particles=200)
         assert torch.equal(drawn["x"][:, 0, :3], x[1, :3].expand(3, 3, D))
 
 

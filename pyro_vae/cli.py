@@ -463,7 +463,7 @@ _OURS = (ConfigError, data.DataError, CheckpointError)
 
 
 def _next(run: training.Run, gap: float) -> str:
-    """What to try next: a swap that may close a gap of more than a nat, else the report; a line to be pasted."""
+    """What to try next: a swap that may close a gap of more than a nat, else the report; to be pasted."""
     folder = shlex.quote(str(run.folder))
     if gap > 1 and isinstance(run.program, models.VAE) and repr(run.program.q_z.family) == "Normal()":
         return (

@@ -1,4 +1,4 @@
-"""Every kind of program goes through the command line to its last line, with the pictures that are its own."""
+"""Every kind of program goes through the command line to its last line, with pictures of its own."""
 
 import math
 import os

@@ -57,7 +57,6 @@ class Drawn(Memory):
         draw = torch.rand(self.grey.shape, generator=generator, device=self.grey.device) < self.grey
         self.values.view(-1).scatter_(0, self.index, draw.to(self.values.dtype))
 
-
     def before(self, number: int) -> Tensor:
         """The first grey values."""
         values = self.values[:number].to(self.grey.dtype)

@@ -56,7 +56,11 @@ def check(program: Program, data: Split) -> None:
         if name not in data.event_shapes:
             raise DataError(
                 f"the {kind} needs values of {name}, and the data have {', '.join(data.event_shapes)}: "
-                + ("pv.data.load(x, labels=y)" if name == "y" else f"pv.data.load({{'x': x, {name!r}: ...}})")
+                + (
+                    "pv.data.load(x, labels=y), NaN where not known"
+                    if name == "y"
+                    else f"pv.data.load({{'x': x, {name!r}: ...}})"
+                )
             )
         if program.columns and data.columns and program.columns != data.columns:
             raise DataError(

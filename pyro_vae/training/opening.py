@@ -84,6 +84,11 @@ def make_optimizer(
     accepted = inspect.signature(cls).parameters
     ways: dict[str, Any] = {} if chosen or "fused" not in accepted else {"fused": True}
     parameters = [p for p in program.parameters() if p.requires_grad]
+    if not parameters:
+        raise ConfigError(
+            f"all parameters of the {type(program).__name__} are frozen, as those of vae.features are once "
+            "they were trained; to train them program.requires_grad_(True)"
+        )
     rate: Any = float(lr(0.0)) if callable(lr) else lr
     if ways and program.device.type == "cuda":
         if "capturable" in accepted:  # so that a CUDA graph can hold it

@@ -196,6 +196,8 @@ class TestFeatures:
         x = data.train[:5]["x"] if isinstance(data.train[:5], dict) else data.train[:5]
         z = vae.features.encode(x).mean
         torch.testing.assert_close(vae.classify(x), vae.q_y.net(z).softmax(1))
+        with pytest.raises(pv.checks.ConfigError, match=r"frozen.*program\.requires_grad_\(True\)"):
+            pv.fit(vae.features, data, epochs=1, progress=False)
         again = pv.load(tmp_path / "run")
         torch.testing.assert_close(again.classify(x), vae.classify(x), rtol=0.0, atol=0.0)
         assert again.options["features"] == 3

@@ -8,8 +8,8 @@
 prints a table: the accuracy on rows without a label, over random sets of ``--each`` labels of each class, of
 ``VAEClassifier`` at its defaults beside scikit-learn's semi-supervised classifiers, and one of the labels
 alone, of columns scaled alike; what is said of differences is paired, set by set. With ``--mnist`` the
-accuracy is on the test images, of ``pv.SemiSupervisedVAE(features=20)`` with the labels' term (alpha) and
-without; the VAE whose latents the classifier sees is trained first, for ``--epochs-alone``, of no labels.
+accuracy is on the test images, of ``pv.SemiSupervisedVAE`` with the labels' term (alpha) and without; the
+VAE whose latents the classifier sees is trained first, of no labels and for as many epochs.
 
 The protocol is that of Kingma, Mohamed, Rezende and Welling, 2014, "Semi-supervised learning with deep
 generative models", table 1: of MNIST with 100 labels M2 alone has 88.0 ± 1.7 %, on top of M1 96.7 ± 0.1 %;

@@ -183,9 +183,9 @@ class TestNamed:
             assert values, name
             assert all(len(value) == 4 for value in values.values()), name
             x = p.sample()
-            inner = p.base if hasattr(p, "base") and not hasattr(p, "base_dist") else p  # of vectors
+            inner = p.base if hasattr(p, "base") and not hasattr(p, "base_dist") else p  # reshaped
             made = rebuilt(inner, values)
-            at = x.flatten(1) if inner is not p else x
+            at = x.reshape(len(x), *inner.event_shape)
             torch.testing.assert_close(made.log_prob(at), p.log_prob(x), rtol=1e-4, atol=1e-4, msg=name)
         assert not refused & (KNOWN | cases.FAMILIES.keys())
         assert role == "likelihood" or refused >= FLOWS

@@ -158,11 +158,14 @@ def _map(distribution: Distribution, fn: Callable[[Tensor], Tensor]) -> tuple[Di
         if isinstance(value, torch.Tensor):
             memo[id(value)] = fn(value).clone(memory_format=torch.contiguous_format)
         elif isinstance(value, Distribution | Transform):
-            # Of a Gumbel(0.0, 1.0) or Uniform(0.0, 1.0), say, which are read again as tensors.
-            held = ("loc", "scale") if isinstance(value, AffineTransform) else _AS_GIVEN
-            for name in held:
-                if isinstance(number := vars(value).get(name), int | float):
-                    setattr(value, name, torch.tensor(float(number)))
+            if isinstance(value, AffineTransform):  # of a Gumbel(0.0, 1.0), which is read again as tensors
+                for name in ("loc", "scale"):
+                    if isinstance(getattr(value, name), int | float):
+                        setattr(value, name, torch.tensor(float(getattr(value, name))))
+            for name in _AS_GIVEN:  # single ones as numbers, which are on every device
+                bound = vars(value).get(name)
+                if isinstance(bound, Tensor) and bound.numel() == 1:
+                    setattr(value, name, bound.item())
             for item in vars(value).values():
                 visit(item)
         elif isinstance(value, list | tuple):

@@ -251,3 +251,18 @@ def test_other_scripts_are_drawn_with_the_fonts_that_there_are(monkeypatch):
         for _ in range(2):
             drawn((), "身長 体重")
     assert len(told) == 1  # and neither one for each glyph nor for each figure
+
+
+def test_fonts_that_matplotlib_has_not_heard_of_are_found(monkeypatch):
+    """It keeps its list of fonts in a file; one that was installed since is added."""
+    manager = font_manager.fontManager
+    stix = [font for font in manager.ttflist if font.name == "STIXGeneral"]
+    monkeypatch.setattr(manager, "ttflist", [font for font in manager.ttflist if font not in stix])
+    monkeypatch.setattr(font_manager, "findSystemFonts", lambda: [font.fname for font in stix])
+    monkeypatch.setattr(drawing, "FALLBACK", ("STIXGeneral",))
+    own = font_manager.get_font(font_manager.findfont("DejaVu Sans")).get_charmap()
+    there = font_manager.get_font(stix[0].fname).get_charmap()
+    char = next(chr(code) for code in there if code not in own and chr(code).isprintable() and code > 0x2000)
+    with warnings.catch_warnings():
+        warnings.simplefilter("error")
+        pv.figures.grid([torch.zeros(2, 1, 4, 4)], char)._repr_png_()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import functools
 import io
 import re
@@ -56,6 +57,14 @@ class Figure(matplotlib.figure.Figure):
     """
 
     def draw(self, renderer: Any) -> None:
+        if self._boxes(renderer):
+            if _added():
+                self._boxes(renderer)
+            else:
+                _tell_of_boxes()
+
+    def _boxes(self, renderer: Any) -> bool:
+        """Draws it, and tells whether there are boxes."""
         known = set(font_manager.get_font_names())
         fonts = [name for name in FALLBACK if name in known]
         for text in self.findobj(Text):
@@ -67,13 +76,24 @@ class Figure(matplotlib.figure.Figure):
         for one in told:
             if not re.match(GLYPH, str(one.message)):
                 warnings.warn_explicit(one.message, one.category, one.filename, one.lineno)
-        if any(re.match(GLYPH, str(one.message)) for one in told):
-            _tell_of_boxes()
+        return any(re.match(GLYPH, str(one.message)) for one in told)
 
     def _repr_png_(self) -> bytes:
         png = io.BytesIO()
         self.savefig(png, format="png")
         return png.getvalue()
+
+
+def _added() -> bool:
+    """Adds fonts installed since matplotlib made its list, which it keeps; whether one is of use."""
+    manager = font_manager.fontManager
+    known = {font.fname for font in manager.ttflist}
+    number = len(manager.ttflist)
+    for path in font_manager.findSystemFonts():
+        if path not in known:
+            with contextlib.suppress(Exception):  # a font that matplotlib cannot read
+                manager.addfont(path)
+    return any(font.name in FALLBACK for font in manager.ttflist[number:])
 
 
 @functools.cache

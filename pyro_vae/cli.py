@@ -121,6 +121,8 @@ def train(wanted: Wanted) -> None:
     print(f"{name}: {bound}", flush=True)
     estimate = evaluate.log_likelihood(run.program, part, num_samples=100)
     print(f"{name}: {estimate}")
+    if isinstance(run.program, models.SemiSupervisedVAE) and (right := _right(run.program, part)):
+        print(f"{name}: {right}")
     values = checkpoint.read_config(run.folder)
     card.write(run.folder, values, run.program, f"{name}: {bound}", f"{name}: {estimate}")
     keep(run.folder, "summary", figures.summary(run, bound, estimate))
@@ -128,6 +130,17 @@ def train(wanted: Wanted) -> None:
     for name, figure in pictures(run.program, part):
         keep(run.folder, name, figure)
     print(_next(run, estimate.log_likelihood - bound.elbo))
+
+
+def _right(program: models.SemiSupervisedVAE, part: data.Split) -> str:
+    """How many of the data with a label are classified so."""
+    labels = part.labels
+    known = torch.empty(0) if labels is None else (~labels.isnan()).nonzero()[:, 0]
+    if labels is None or not len(known):
+        return ""
+    q = torch.cat([program.classify(part.batch(rows)["x"]) for rows in known.split(1000)])
+    right = (q.argmax(1).cpu() == labels[known].cpu()).double().mean().item()
+    return f"q(y|x) is right of {right:.1%} of {len(known)} data that have a label"
 
 
 def compare(wanted: Wanted) -> None:

@@ -53,4 +53,6 @@ def test_trained_and_drawn(kind, tmp_path, monkeypatch, capsys):
     options, own = KINDS[kind]
     assert main(["train", *options, "--epochs", "1", "--folder", "run"]) == 0
     assert {entry.name.removesuffix(".png") for entry in os.scandir("run/figures")} == ALWAYS | own
-    assert capsys.readouterr().out.splitlines()[-1].startswith("pyro-vae ")
+    printed = capsys.readouterr().out
+    assert printed.splitlines()[-1].startswith("pyro-vae ")
+    assert ("q(y|x) is right of" in printed) == ("SemiSupervisedVAE" in options)

@@ -153,6 +153,7 @@ def test_figures_of_each_kind_are_drawn_without_a_warning(sheet, name):
 
 @pytest.mark.slow
 @pytest.mark.filterwarnings("ignore:the effective sample size")  # of so short a training
+@pytest.mark.filterwarnings("ignore:the guide VectorQuantised.* weighs one value")
 @pytest.mark.parametrize("name", KINDS)
 def test_all_figures_of_each_kind_are_drawn_without_a_warning(sheet, name):
     kind = sheet.KINDS[name](sheet.Size(number=100, epochs=2))

@@ -161,8 +161,8 @@ def calibration(
 
     Raises:
         DataError: the data lie outside the likelihood's support.
-        ValueError: a site lies outside the plate of data; or whether values are missing is itself a draw of
-            the model.
+        ValueError: a site lies outside the plate of data; or weights are latent; or whether values are
+            missing is itself a draw of the model.
 
     Reference: Talts, Betancourt, Simpson, Vehtari and Gelman, 2018, "Validating Bayesian inference algorithms
     with simulation-based calibration"; Modrák et al., 2023, "Simulation-based calibration checking for
@@ -175,6 +175,12 @@ def calibration(
     >>> pv.evaluate.calibration(vae, num_simulations=50).ranks.shape
     torch.Size([50, 4])
     """
+    if program.bayesian:
+        raise ValueError(
+            f"the weights of the network of {program.bayesian[0]} are latent, drawn anew for each density: "
+            "latents of the guide are of others than those that simulated a datum; look at "
+            "pv.evaluate.log_likelihood"
+        )
     split = None if data is None else as_split(data, program)
     gaps: frozenset[str] = frozenset()
     if split is not None:

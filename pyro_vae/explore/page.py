@@ -135,6 +135,9 @@ def _held(scene: Scene, datum: Batch) -> list[str]:
         if name != "x":
             names = scene.data.class_names if name == "y" else None
             shown = [str(names[int(v)]) if names and v == v else _told(v) for v in values]
+            for value in scene.chosen(datum).values() if math.isnan(values[0]) else ():
+                likeliest = int(value.item())
+                shown.append(f"and taken for the likeliest, {names[likeliest] if names else likeliest}")
             found.append(f"{name} = {', '.join(shown)}")
             continue
         if columns := scene.program.columns:

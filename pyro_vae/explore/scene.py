@@ -98,6 +98,9 @@ class Scene:
             }
             self.site = _choose(self.program, latents, values, site)
             self.alone = [*latents] == [self.site]
+            self.choices = [
+                n for n, other in latents.items() if n != self.site and other["fn"].support.is_discrete
+            ]
             self.densities = densities(self.program, self.site, [*latents], head)
             node = latents[self.site]
             self.shape = tuple(node["fn"].event_shape)
@@ -171,7 +174,8 @@ class Scene:
 
         Args:
             u: on the reals.
-            context: a datum whose other values are given: labels, columns that are given, a total.
+            context: a datum whose other values are given: labels, columns that are given, a total. A label
+                that is not known is the likeliest of q(y|x).
         """
         with self.program.evaluating():
             return self._decode(u, context)
@@ -179,7 +183,19 @@ class Scene:
     def _decode(self, u: Tensor, context: Batch) -> Tensor:
         values, _ = self.reals.unpack(u[None].to(self.codes))
         z = {self.site: values[self.site].reshape(len(u), *self.shape)}
-        return shown(told(self.program, repeated(context, len(u)), z), "x")[0]
+        chosen = repeated(self.chosen(context), len(u))
+        return shown(told(self.program, repeated(context, len(u)), z | chosen), "x")[0]
+
+    def chosen(self, datum: Batch) -> Batch:
+        """The likeliest of latents that are a choice, beside those moved: of a label that is not known."""
+        if not self.choices:
+            return {}
+        with self.program.evaluating():
+            return {
+                name: value
+                for name, value in inferred(self.program, datum)[1].items()
+                if name in self.choices
+            }
 
     def draw(self, number: int, context: Batch) -> Tensor:
         """Draws of the latents before x was seen, ``[number, D]``: of p(z), or of p(z|y) where y is given."""

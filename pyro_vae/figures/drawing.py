@@ -375,7 +375,9 @@ def curve(axes: Axes, history: Sequence[dict[str, float]], key: str, *, legend: 
             axes.plot(epochs, values, marker=marker, **look)
             # The first epochs of an untrained model would flatten all that follows.
             shown += values[len(values) // 20 :]
-    margin = 0.1 * (max(shown) - min(shown)) or 1.0
+    margin = 0.1 * (max(shown) - min(shown))
+    if margin <= 1e-5 * max(map(abs, shown)):  # constant but for rounding, as the KL of codes
+        margin = 1.0
     axes.set_ylim(min(shown) - margin, max(shown) + margin)
     axes.set_xlim(epochs[0] - 0.5 * (len(epochs) < 3), epochs[-1] + 0.5 * (len(epochs) < 3))
     axes.xaxis.set_major_locator(MaxNLocator(5, integer=True))

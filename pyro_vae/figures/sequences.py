@@ -8,7 +8,7 @@ import torch
 from matplotlib.figure import FigureBase
 from torch import Tensor
 
-from pyro_vae.checks import Count, Seed, checked
+from pyro_vae.checks import Count, Seed, Whole, checked
 from pyro_vae.evaluate.predict import predict
 from pyro_vae.figures.drawing import NOT_OBSERVED, Figure, whole, within
 from pyro_vae.figures.stories import Data, some
@@ -27,6 +27,7 @@ def forecast(
     num_data: Count = 3,
     num_samples: Count = 400,
     num_particles: Count = 1000,
+    hmc: Whole = 0,
     seed: Seed = 0,
     figure: FigureBase | None = None,
 ) -> Figure:
@@ -42,6 +43,7 @@ def forecast(
         num_data: how many are drawn, the first ones.
         num_samples: draws of each.
         num_particles: importance samples of each.
+        hmc: steps of Hamiltonian Monte Carlo that move the draws on, where few of the samples count.
         seed: of the draws.
         figure: a part of a figure of one's own, or all of it, to draw on.
 
@@ -55,7 +57,7 @@ def forecast(
             f"x has shape {list(x.shape)}, and a forecast is of sequences [N, T, D]; of one value at each "
             "step give x[..., None]"
         )
-    drawn = predict(program, batch, num_samples, num_particles=num_particles, seed=seed)
+    drawn = predict(program, batch, num_samples, num_particles=num_particles, hmc=hmc, seed=seed)
     ends = sorted({end for band in BANDS for end in ((1 - band) / 2, (1 + band) / 2)} | {0.5})
     quantiles = dict(zip(ends, drawn.quantile(ends).cpu(), strict=True))
     number, steps, columns = x.shape

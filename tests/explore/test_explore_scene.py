@@ -4,6 +4,7 @@ import base64
 import copy
 import json
 import math
+import re
 
 import numpy as np
 import pyro
@@ -561,3 +562,35 @@ def test_wrong_questions_are_refused(digits, make_vae, name, values, told):
 def test_numbers_are_rounded_to_significant_digits():
     values = torch.tensor([123456.0, 0.0, -0.000123456, math.nan, math.inf])
     assert rounded(values, 3) == [123000.0, 0.0, -0.000123, None, None]
+
+
+def test_a_label_that_is_not_known_is_the_likeliest(double):
+    """It is decoded as q(y|x) has it, and not as the first class; a frozen page says so."""
+    torch.manual_seed(0)
+    y = torch.arange(80) % 4
+    x = torch.nn.functional.one_hot(y, 4).double() * 4 + 0.1 * torch.randn(80, 4)
+    labels = torch.where(torch.arange(80) % 2 == 0, y.double(), torch.nan)
+    data = pv.data.load({"x": x, "y": labels}, validation=0.0, test=0.5)
+    vae = pv.SemiSupervisedVAE(
+        (4,),
+        num_classes=4,
+        latent_dim=2,
+        likelihood=pv.likelihoods.Normal(),
+        classifier=pv.nets.mlp(8),
+        **NETS,
+    ).double()
+    pv.fit(vae, data, epochs=150, lr=1e-2, batch_size=20, progress=False)
+    shown = scene(vae, data)
+    assert shown.choices == ["y_unobserved"]
+    unknown = int(shown.data.batch(slice(None))["y"].isnan().nonzero()[0, 0])
+    datum, z = shown.batch([unknown]), torch.zeros(1, 2)
+    likeliest = vae.classify(datum["x"]).argmax(1)
+    assert likeliest.item() == datum["x"].argmax()
+    torch.testing.assert_close(shown.decode(z, datum), vae.decode(z, likeliest).mean)
+    other = torch.tensor([(likeliest.item() + 1) % 4]).double()
+    torch.testing.assert_close(shown.decode(z, datum | {"y": other}), vae.decode(z, other).mean)
+    found = shown.infer(datum, None)["reconstruction"]
+    torch.testing.assert_close(found, vae.decode(vae.encode(datum["x"], likeliest).mean, likeliest).mean)
+    rows = {name: value[labels.isnan()] for name, value in {"x": x, "y": labels}.items()}
+    page = frozen(vae, pv.data.load(rows, validation=0.0, test=0.0))
+    assert re.search(r"y = not known, and taken for the likeliest, \d", page)

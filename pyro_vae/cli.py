@@ -333,8 +333,8 @@ def predict(
     """Fills the holes of a table, or of an array, by what a run's model infers from the rest of each row.
 
     Real numbers are filled with the mean of the draws, others with their median, categories with the most
-    frequent. What is there stays as it is written, in columns that the model does not have, too; columns of
-    the model that are not there come last.
+    frequent, and so the labels of a SemiSupervisedVAE. What is there stays as it is written, in columns that
+    the model does not have, too; columns of the model that are not there come last.
 
     Args:
         run: folder of the run.
@@ -347,7 +347,11 @@ def predict(
         seed: of the draws.
     """
     options: dict[str, Any] = {"num_particles": num_particles, "hmc": hmc, "seed": seed}
-    fill(open_program(run, trust), Path(data), Path(output), num_samples, draws=draws, **options)
+    program, column = open_program(run, trust), checkpoint.read_config(run).get("labels")
+    if isinstance(program, models.SemiSupervisedVAE) and column:
+        names = training.reopen(run, trust=trust).data.class_names
+        options["labels"] = str(column), names or [*map(str, range(program.num_classes))]
+    fill(program, Path(data), Path(output), num_samples, draws=draws, **options)
     print(output)
 
 

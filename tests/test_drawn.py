@@ -4,6 +4,7 @@ import math
 import os
 
 import numpy as np
+import pandas as pd
 import pytest
 from sklearn.datasets import load_wine
 
@@ -56,3 +57,21 @@ def test_trained_and_drawn(kind, tmp_path, monkeypatch, capsys):
     printed = capsys.readouterr().out
     assert printed.splitlines()[-1].startswith("pyro-vae ")
     assert ("q(y|x) is right of" in printed) == ("SemiSupervisedVAE" in options)
+
+
+def test_labels_are_filled(tmp_path, monkeypatch, capsys):
+    """Those that are there stay, and a class that the model does not know is refused."""
+    monkeypatch.chdir(tmp_path)
+    _files()
+    options = ["--epochs", "60", "--lr", "5e-3", "--latent-dim", "2", "--encoder", "MLP", "--folder", "run"]
+    assert main(["train", *KINDS["table"][0], *options]) == 0
+    assert main(["predict", "run", "--data", "wine.csv", "--num-samples", "20"]) == 0
+    before, after = pd.read_csv("wine.csv"), pd.read_csv("filled.csv")
+    known = before["class"].notna()
+    assert after["class"].isin(list("abc")).all()
+    assert (after["class"] == before["class"])[known].all()
+    truth = pd.Series(load_wine().target).map({0: "a", 1: "b", 2: "c"})
+    assert (after["class"] == truth)[~known].mean() > 0.8
+    before.assign(**{"class": "d"}).to_csv("other.csv", index=False)
+    assert main(["predict", "run", "--data", "other.csv", "--output", "more.csv"]) == 2
+    assert "class has d, and the model knows a, b, c" in capsys.readouterr().err

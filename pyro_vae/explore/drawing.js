@@ -12,7 +12,8 @@ function classColour(i, number) {
 
 function numberColour(t) { // dark blue to yellow, by lightness too
   const stops = [[68, 1, 84], [59, 82, 139], [33, 145, 140], [94, 201, 98], [253, 231, 37]];
-  const at = Math.max(0, Math.min(0.9999, t)) * (stops.length - 1), i = Math.floor(at), f = at - i;
+  const from = matchMedia("(prefers-color-scheme: dark)").matches ? 0.25 : 0; // below it is not seen on a dark ground
+  const at = (from + (1 - from) * Math.max(0, Math.min(0.9999, t))) * (stops.length - 1), i = Math.floor(at), f = at - i;
   return `rgb(${stops[i].map((c, k) => Math.round(c + f * (stops[i + 1][k] - c))).join(",")})`;
 }
 

@@ -99,7 +99,7 @@ function wire() {
   $("step-10").addEventListener("click", () => learn({ steps: 10 }));
   $("play").addEventListener("click", () => { play(!playing); keepOn(); });
   $("stop").addEventListener("click", safely(() => { leaveLearning(); return load(); }));
-  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", redraw);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", () => { if (S.state) legend(); redraw(); });
   addEventListener("resize", redraw);
   new ResizeObserver(redraw).observe(document.body);
   if (!FROZEN) {

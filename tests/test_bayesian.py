@@ -312,6 +312,7 @@ class TestVAE:
         for ask in (
             lambda: pv.predict(vae, x, 3, hmc=2),
             lambda: pv.evaluate.ais(vae, x, num_temperatures=3),
+            lambda: pv.evaluate.calibration(vae, num_simulations=30),
         ):
             with pytest.raises(ValueError, match="are latent, drawn anew for each density"):
                 ask()

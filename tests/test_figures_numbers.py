@@ -93,7 +93,7 @@ def test_posteriors_of_a_mixture(make_vae):
     figure = pv.figures.posteriors(mixture, x, num_steps=1, num_samples=5)
     assert len(figure.axes[0].lines[0].get_xdata()) == 5
     bayesian = make_vae(decoder=pv.nets.bayesian(pv.nets.mlp(4)))
-    with pytest.raises(ValueError, match=r"weights are latent.*figures\.uncertainty"):
+    with pytest.raises(ValueError, match=r"are latent, drawn anew.*figures\.uncertainty"):
         pv.figures.posteriors(bayesian, x)
 
 

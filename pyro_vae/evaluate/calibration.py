@@ -16,6 +16,7 @@ from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.data import Split
 from pyro_vae.evaluate.door import Data, as_split, check
 from pyro_vae.evaluate.latents import Draws
+from pyro_vae.evaluate.reals import refuse_latent_weights
 from pyro_vae.evaluate.simulated import simulated
 from pyro_vae.evaluate.uniform import UniformRanks
 from pyro_vae.objectives.importance import log_density, traces
@@ -175,12 +176,7 @@ def calibration(
     >>> pv.evaluate.calibration(vae, num_simulations=50).ranks.shape
     torch.Size([50, 4])
     """
-    if program.bayesian:
-        raise ValueError(
-            f"the weights of the network of {program.bayesian[0]} are latent, drawn anew for each density: "
-            "latents of the guide are of others than those that simulated a datum; look at "
-            "pv.evaluate.log_likelihood"
-        )
+    refuse_latent_weights(program, "pv.evaluate.log_likelihood averages over them")
     split = None if data is None else as_split(data, program)
     gaps: frozenset[str] = frozenset()
     if split is not None:

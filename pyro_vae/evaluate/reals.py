@@ -66,8 +66,8 @@ def refuse_latent_weights(program: Program, instead: str) -> None:
     """
     if program.bayesian:
         raise ValueError(
-            f"HMC moves latents at weights that stay, and those of the network of {program.bayesian[0]} are "
-            f"latent, drawn anew for each density: {instead}"
+            "latents of a datum are told at weights that stay, and those of the network of "
+            f"{program.bayesian[0]} are latent, drawn anew for each density: {instead}"
         )
 
 

@@ -16,6 +16,7 @@ from torch import Tensor
 
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.constraints import onto, support
+from pyro_vae.evaluate.reals import refuse_latent_weights
 from pyro_vae.figures.drawing import Figure, whole, within
 from pyro_vae.figures.stories import Data, some
 from pyro_vae.objectives.importance import log_density
@@ -63,10 +64,7 @@ def posteriors(
     Reference: Hoffman and Gelman, 2014, "The No-U-Turn sampler"; Cremer, Li and Duvenaud, 2018, "Inference
     suboptimality in variational autoencoders".
     """
-    if program.bayesian:
-        raise ValueError(
-            "weights are latent, so that no datum has a posterior by itself; see figures.uncertainty"
-        )
+    refuse_latent_weights(program, "see figures.uncertainty")
     with program.evaluating(seed):
         batch = {name: value[:num_data] for name, value in some(program, data, num_data).items()}
         number = program.num_data(batch)

@@ -18,6 +18,12 @@ if workers := int(os.environ.get("PYTEST_XDIST_WORKER_COUNT", 0)):
 MNIST = Path(__file__).resolve().parents[2] / "shared" / "data" / "mnist"
 
 
+def pytest_collectstart(collector: pytest.Collector) -> None:
+    """What a file of tests draws as it is imported is the same in every process, whatever came before it."""
+    if isinstance(collector, pytest.Module):
+        pyro.set_rng_seed(0)
+
+
 @pytest.fixture(autouse=True)
 def _seeded(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     """Each test under one seed, in a folder of its own, with an empty parameter store."""

@@ -45,7 +45,7 @@ def one_axes(make_vae):
         "reconstructions": lambda **ax: pv.figures.reconstructions(vae, X, **ax),
         "clusters": lambda **ax: pv.figures.clusters(mixed, X, 2, **ax),
         "comparison": lambda **ax: pv.figures.comparison({"a": vae}, X, **ax),
-        "inpainting": lambda **ax: pv.figures.inpainting(vae, X, X[0] > 0, 1, num_particles=5, **ax),
+        "inpainting": lambda **ax: pv.figures.inpainting(vae, X, X[0] > 0, 1, num_particles=200, **ax),
         "interpolation": lambda **ax: pv.figures.interpolation(vae, X[0], X[1], 3, **ax),
         "traversals": lambda **ax: pv.figures.traversals(vae, X[0], 3, **ax),
         "manifold": lambda **ax: pv.figures.manifold(vae, 3, **ax),

@@ -29,7 +29,8 @@ from pyro_vae.likelihoods import ByName, Likelihood, as_likelihood
 from pyro_vae.models import VAE
 from pyro_vae.models.parts import as_rows
 from pyro_vae.objectives import purpose
-from pyro_vae.program import Program, seed_generators
+from pyro_vae.program import Program
+from pyro_vae.running import seed_generators
 from pyro_vae.training import Interrupted, Settings, fit
 
 MENDS = (

@@ -29,7 +29,8 @@ from pyro_vae.families import COUNTING, LEBESGUE, ByColumn
 from pyro_vae.families.named import Normal
 from pyro_vae.objectives import in_closed_form
 from pyro_vae.objectives.elbo import latents
-from pyro_vae.program import Batch, Program, as_written, sites
+from pyro_vae.program import Batch, Program, sites
+from pyro_vae.running import as_written
 
 Format = Literal["text", "latex", "graph"]
 

@@ -4,12 +4,9 @@ from __future__ import annotations
 
 import contextlib
 import functools
-import os
-import threading
 import warnings
 import weakref
 from collections.abc import Callable, Iterator, Mapping
-from contextvars import ContextVar
 from typing import Any, cast
 
 import numpy as np
@@ -32,6 +29,7 @@ from pyro_vae.data.columns import Columns
 from pyro_vae.data.tables import as_pandas, is_frame
 from pyro_vae.distributions import marginal
 from pyro_vae.families import LEBESGUE, SemiAmortised
+from pyro_vae.running import EMITTED, KNOWN, LEARNED, as_learned, one_thread, seed_generators
 from pyro_vae.seen import Label, Real, Row, may_have_gaps
 
 Batch = dict[str, Tensor]
@@ -295,7 +293,7 @@ class Program(nn.Module):
 
     def refining(self, batch: Batch) -> contextlib.AbstractContextManager[Any]:
         """Within it, networks of a ``SemiAmortised`` guide emit what its steps lead to for a batch."""
-        if not self.semi_amortised or _EMITTED.get():
+        if not self.semi_amortised or EMITTED.get():
             return contextlib.nullcontext()
         from pyro_vae.refinement import refined
 
@@ -502,11 +500,10 @@ class Program(nn.Module):
         with one_thread(), torch.no_grad(), torch.random.fork_rng(devices), pyro.validation_enabled(False):
             seed_generators(seed, self.device)
             self.eval()
-            token = _LEARNED.set(True)
             try:
-                yield
+                with as_learned():
+                    yield
             finally:
-                _LEARNED.reset(token)
                 for module, training in modes:
                     module.training = training
 
@@ -520,85 +517,8 @@ class Program(nn.Module):
         for name, parameter in self.named_parameters():
             if parameter.requires_grad:
                 _param(parameter, constraint=constraints.real, name=prefix + name)
-                if _KNOWN.get():
+                if KNOWN.get():
                     return
-
-
-_BUSY = threading.RLock()
-
-
-@contextlib.contextmanager
-def one_thread() -> Iterator[None]:
-    """Refuses a second thread of the process what draws and traces, but not the same one.
-
-    Pyro keeps its handlers, its validation and its parameters, and PyTorch its random generators, once for
-    all threads: of two that train, one would meet the other's sites, and both the other's noise.
-
-    Raises:
-        RuntimeError: another thread is at it.
-    """
-    lock = _BUSY  # another one in a child that is forked within
-    if not lock.acquire(blocking=False):
-        raise RuntimeError(
-            "another thread of this process trains or evaluates a program, and Pyro's handlers and PyTorch's "
-            "random generators are one for all threads; wait for it, or take a process for each: "
-            "multiprocessing.get_context('spawn')"
-        )
-    try:
-        yield
-    finally:
-        lock.release()
-
-
-def _after_fork() -> None:
-    """A child has one thread: nobody else is busy, and OpenMP's, which it would wait for, are gone."""
-    global _BUSY
-    _BUSY = threading.RLock()
-    torch.set_num_threads(1)
-
-
-if hasattr(os, "register_at_fork"):  # not on Windows
-    os.register_at_fork(after_in_child=_after_fork)
-
-_KNOWN: ContextVar[bool] = ContextVar("whether the parameters are known to who runs a program", default=False)
-
-
-@contextlib.contextmanager
-def parameters_known() -> Iterator[None]:
-    """Within it, programs announce one parameter, by which Pyro's ELBOs know of a gradient to take.
-
-    All of them would take a millisecond a step, and who runs the programs has them already.
-    """
-    token = _KNOWN.set(True)
-    try:
-        yield
-    finally:
-        _KNOWN.reset(token)
-
-
-_LEARNED: ContextVar[bool] = ContextVar("whether the model is what was learned of it", default=False)
-_EMITTED: ContextVar[bool] = ContextVar("whether the guide is what its networks emit", default=False)
-
-
-@contextlib.contextmanager
-def as_emitted() -> Iterator[None]:
-    """Within it, a ``SemiAmortised`` guide takes no steps."""
-    token = _EMITTED.set(True)
-    try:
-        yield
-    finally:
-        _EMITTED.reset(token)
-
-
-@contextlib.contextmanager
-def as_written() -> Iterator[None]:
-    """Within ``evaluating``, both stories as written: weights that are latent have their prior, and sites."""
-    token = _LEARNED.set(False)
-    try:
-        with as_emitted():
-            yield
-    finally:
-        _LEARNED.reset(token)
 
 
 def _story(function: Callable[..., Any]) -> Callable[..., Any]:
@@ -614,7 +534,7 @@ def _story(function: Callable[..., Any]) -> Callable[..., Any]:
             number, story = self.num_data(batch), function.__name__
             with (
                 self.refining(batch) if story == "guide" else contextlib.nullcontext(),
-                bayesian.drawn(self.bayesian, story, number, learned=_LEARNED.get()),
+                bayesian.drawn(self.bayesian, story, number, learned=LEARNED.get()),
             ):
                 return function(self, batch, *args, **kwargs)
         except KeyError as error:
@@ -661,10 +581,3 @@ def sites(trace: poutine.Trace) -> Iterator[tuple[str, Any]]:
     for name, site in trace.nodes.items():
         if site["type"] == "sample" and not site_is_subsample(site):
             yield name, site
-
-
-def seed_generators(seed: int, device: torch.device) -> None:
-    """Seeds the CPU's generator and that of the device, and no other."""
-    torch.default_generator.manual_seed(seed)
-    if device.type == "cuda":
-        torch.cuda.default_generators[device.index or 0].manual_seed(seed)

@@ -15,7 +15,8 @@ from torch.fx.experimental.proxy_tensor import get_proxy_mode
 from pyro_vae.conditional import Conditional
 from pyro_vae.objectives import elbo_terms
 from pyro_vae.objectives.importance import by_datum, traces
-from pyro_vae.program import Batch, Program, as_emitted, parameters_known, seed_generators, sites
+from pyro_vae.program import Batch, Program, sites
+from pyro_vae.running import as_emitted, parameters_known, seed_generators
 
 PARTICLES = 8
 """Draws of the latents for each datum at each step."""

@@ -23,7 +23,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_vae as pv
 from pyro_vae import registry
-from pyro_vae.program import as_written
+from pyro_vae.running import as_written
 from pyro_vae.seen import Real
 from pyro_vae.training.opening import opening
 

@@ -10,7 +10,7 @@ import pyro_vae
 ROWS = [
     [
         *("bayesian", "bounded", "checks", "constraints", "distributions", "nets", "plain_yaml", "recurrent"),
-        *("data", "engine", "sleef", "losses", "traced", "svi"),
+        *("running", "data", "engine", "sleef", "losses", "traced", "svi"),
     ],
     ["families", "priors", "likelihoods", "guides"],
     ["seen", "conditional", "program"],

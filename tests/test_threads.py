@@ -10,7 +10,7 @@ import threading
 import pytest
 
 import pyro_vae as pv
-from pyro_vae.program import one_thread
+from pyro_vae.running import one_thread
 
 QUICK = {"epochs": 3, "progress": False, "device": "cpu"}
 

@@ -20,7 +20,8 @@ from pyro_vae.evaluate.reals import Reals, guide_at, model_at, refuse_latent_wei
 from pyro_vae.evaluate.shown import standard_error, table
 from pyro_vae.objectives import importance_weighted_bound
 from pyro_vae.objectives.importance import log_density, traces
-from pyro_vae.program import Batch, DataWarning, Program, parameters_known, sites
+from pyro_vae.program import Batch, DataWarning, Program, sites
+from pyro_vae.running import parameters_known
 from pyro_vae.svi import Compile
 
 Start = Literal["prior", "guide"]

@@ -24,7 +24,8 @@ from pyro_vae.evaluate.frames import as_frame, by_column, check_given, columns_o
 from pyro_vae.evaluate.hamiltonian import ACCEPTANCE, begin, move
 from pyro_vae.evaluate.reals import Reals, model_at, refuse_latent_weights
 from pyro_vae.objectives.importance import defensive, log_density
-from pyro_vae.program import Batch, DataWarning, Program, parameters_known, seed_generators, sites
+from pyro_vae.program import Batch, DataWarning, Program, sites
+from pyro_vae.running import parameters_known, seed_generators
 from pyro_vae.seen import observing
 
 MAX_ROWS = 2000

@@ -27,7 +27,8 @@ from pyro_vae.evaluate.reals import model_at
 from pyro_vae.evaluate.shown import standard_error, table
 from pyro_vae.objectives import importance_weighted_bound
 from pyro_vae.objectives.importance import log_density
-from pyro_vae.program import Batch, Program, parameters_known, sites
+from pyro_vae.program import Batch, Program, sites
+from pyro_vae.running import parameters_known
 from pyro_vae.seen import observing
 from pyro_vae.svi import Compile
 

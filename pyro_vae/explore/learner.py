@@ -9,7 +9,8 @@ from pyro.infer import Trace_ELBO
 
 from pyro_vae.data import Split
 from pyro_vae.evaluate.likelihood import unchecked_elbo
-from pyro_vae.program import Program, one_thread, seed_generators
+from pyro_vae.program import Program
+from pyro_vae.running import one_thread, seed_generators
 from pyro_vae.svi import SVI
 
 BATCH, RATE = 128, 1e-3

@@ -18,7 +18,7 @@ from pyro_vae.families import Auto, ByColumn, Family, VampPrior
 from pyro_vae.families.base import Shape
 from pyro_vae.families.univariate import Univariate
 from pyro_vae.likelihoods import as_likelihood
-from pyro_vae.program import seed_generators
+from pyro_vae.running import seed_generators
 from pyro_vae.seen import Label, Real, Row, Seen
 
 

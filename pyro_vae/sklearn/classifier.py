@@ -23,7 +23,7 @@ from pyro_vae.checks import Count, NotNegative, check_all
 from pyro_vae.data import load
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models import SemiSupervisedVAE
-from pyro_vae.program import seed_generators
+from pyro_vae.running import seed_generators
 from pyro_vae.sklearn.columns import Columns
 from pyro_vae.sklearn.estimator import seed_of
 from pyro_vae.training import Interrupted, fit

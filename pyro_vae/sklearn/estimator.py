@@ -28,7 +28,7 @@ from pyro_vae.distributions import centre
 from pyro_vae.families import Family, Of
 from pyro_vae.models import VAE, ConditionalVAE
 from pyro_vae.objectives import importance_weighted_bound, log_weights
-from pyro_vae.program import seed_generators
+from pyro_vae.running import seed_generators
 from pyro_vae.training import Interrupted, Settings, fit
 
 BATCH_SIZE = 1000

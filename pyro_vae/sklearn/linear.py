@@ -17,7 +17,7 @@ from pyro_vae.families.univariate import Univariate
 from pyro_vae.guides import FullRankNormal
 from pyro_vae.likelihoods import Normal
 from pyro_vae.models import VAE
-from pyro_vae.program import seed_generators
+from pyro_vae.running import seed_generators
 
 STEPS = 100
 """Of expectation and maximisation."""

@@ -28,14 +28,8 @@ from pyro_vae.distributed import Average, Group, elbo_of_all, joined, noise_seed
 from pyro_vae.evaluate.likelihood import unchecked_elbo
 from pyro_vae.objectives import elbo_terms, scale_latents
 from pyro_vae.objectives.importance import by_datum
-from pyro_vae.program import (
-    DataWarning,
-    Program,
-    UntrainedWarning,
-    one_thread,
-    parameters_known,
-    seed_generators,
-)
+from pyro_vae.program import DataWarning, Program, UntrainedWarning
+from pyro_vae.running import one_thread, parameters_known, seed_generators
 from pyro_vae.seen import observing
 from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 from pyro_vae.training import state as states

@@ -17,7 +17,8 @@ from pyro_vae.data import Data, Split
 from pyro_vae.objectives import in_closed_form
 from pyro_vae.objectives.importance import traces
 from pyro_vae.objectives.schedules import Schedule
-from pyro_vae.program import Program, as_written, sites
+from pyro_vae.program import Program, sites
+from pyro_vae.running import as_written
 from pyro_vae.training.folder import Resume
 from pyro_vae.training.settings import Settings
 from pyro_vae.training.state import State

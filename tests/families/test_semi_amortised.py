@@ -14,7 +14,7 @@ from pyro.infer import Trace_ELBO, TraceEnum_ELBO
 import pyro_vae as pv
 from pyro_vae import registry
 from pyro_vae.objectives import log_weights
-from pyro_vae.program import as_emitted
+from pyro_vae.running import as_emitted
 from pyro_vae.svi import CompilationWarning
 
 GUIDE = {"guide": pv.guides.SemiAmortised(steps=3)}

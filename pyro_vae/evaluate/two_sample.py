@@ -7,7 +7,6 @@ from dataclasses import dataclass
 
 import numpy as np
 import torch
-from scipy.stats import binom
 from torch import Tensor
 
 BLOCKS = 5
@@ -85,6 +84,7 @@ def classifier_test(data: Tensor, draws: Tensor, seed: int) -> TwoSample:
     Reference: Lopez-Paz and Oquab, 2017, "Revisiting classifier two-sample tests"; Dawid, 1984, "Statistical
     theory: the prequential approach".
     """
+    from scipy.stats import binom  # which is slow to import, as is the next
     from sklearn.ensemble import HistGradientBoostingClassifier
 
     x = np.stack([data.cpu().numpy(), draws.cpu().numpy()])  # [2, N, P]

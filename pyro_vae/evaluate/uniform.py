@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import numpy as np
-from scipy.stats import binom, poisson
 
 
 class UniformRanks:
@@ -32,12 +31,15 @@ class UniformRanks:
     """
 
     def __init__(self, size: int, num_draws: int):
+        from scipy.stats import binom, poisson  # which is slow to import
+
         self.size, self.num_draws = size, num_draws
         self.at = np.arange(1, num_draws + 1) / (num_draws + 1)
         count = np.arange(size + 1)
         tails = binom.cdf(count, size, self.at[:, None]), binom.sf(count - 1, size, self.at[:, None])
         self._local = np.minimum(1.0, 2 * np.minimum(*tails))  # [L, N + 1]
         self._step = poisson.pmf(np.arange(size + 1), size / (num_draws + 1))
+        self._whole = poisson.pmf(size, size)
         self._step = self._step[: np.flatnonzero(self._step > 1e-18).max() + 1]
 
     def below(self, ranks: np.ndarray) -> np.ndarray:
@@ -73,5 +75,5 @@ class UniformRanks:
             first = max(low, first)
         last = self.size - first - np.arange(len(stays))  # what is left for ranks of L
         known = last < len(self._step)
-        inside = stays[known] @ self._step[last[known]] / poisson.pmf(self.size, self.size)
+        inside = stays[known] @ self._step[last[known]] / self._whole
         return float(np.clip(1 - inside, gamma / 2, min(1.0, self.num_draws * gamma)))

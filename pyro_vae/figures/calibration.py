@@ -6,7 +6,6 @@ from typing import Any
 
 import numpy as np
 from matplotlib.figure import FigureBase
-from scipy.stats import binom
 
 from pyro_vae.checks import checked
 from pyro_vae.evaluate.calibration import DISTANCE, Calibration, told
@@ -78,6 +77,8 @@ def calibration(result: Calibration, *, figure: FigureBase | None = None) -> Fig
 
 def _histogram(axes: Any, ranks: np.ndarray, size: int, num_draws: int, colour: str) -> None:
     """How often ranks lie in each bin, over how often they should."""
+    from scipy.stats import binom  # which is slow to import
+
     edges = np.linspace(0, num_draws + 1, min(BINS, num_draws + 1) + 1).round()
     share = np.diff(edges) / (num_draws + 1)
     bounds = [binom.ppf(q, size, share) / size / share for q in (0.025, 0.975)]

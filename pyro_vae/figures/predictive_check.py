@@ -11,7 +11,6 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
-from scipy.stats import binom
 from torch import Tensor
 
 from pyro_vae.checks import checked
@@ -94,6 +93,8 @@ def intervals(result: Intervals, *, ax: Axes | None = None) -> Figure:
         result: of ``pv.evaluate.intervals``.
         ax: axes of a figure of one's own to draw on.
     """
+    from scipy.stats import binom  # which is slow to import
+
     levels = np.linspace(0.01, 0.99, 99)
     held = torch.stack([result.coverage(level) for level in levels.tolist()]).numpy()
     worst = result.p_values.argsort()[:WORST].tolist()

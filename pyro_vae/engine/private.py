@@ -17,6 +17,7 @@ node.meta["val"]                               shapes within a record: a convent
 torch.fx.passes.fake_tensor_prop               the same, where a record was changed.
 torch._guards: tracing; FakeTensorMode,        the surroundings without which inductor's cache is not used.
   ShapeEnv
+torch._inductor.cpu_vec_isa                    telling its cache the width of this processor's vectors.
 torch.ops.mkldnn._linear_pointwise             products on a CPU. Where it is gone, MKL multiplies.
 torch._inductor.runtime.cache_dir_utils        the folder where measurements of products are kept.
 torch._foreach_mul                             clipping all gradients in one kernel.
@@ -90,13 +91,16 @@ def inductor(graph: GraphModule, inputs: list[Tensor]) -> Callable[..., Any]:
     from torch._guards import TracingContext, tracing
     from torch._inductor import config
     from torch._inductor.compile_fx import compile_fx
+    from torch._inductor.cpu_vec_isa import pick_vec_isa
     from torch._subclasses import FakeTensorMode
     from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
     # Without a shape environment, though no shape is symbolic, inductor leaves its cache alone.
     fake = FakeTensorMode(shape_env=ShapeEnv(), static_shapes=True, allow_non_fake_inputs=True)
     # Draws that do not depend on each other are to stay in order, or each would get another's noise.
-    settings = {"fallback_random": True, "reorder_for_peak_memory": False}
+    settings: dict[str, Any] = {"fallback_random": True, "reorder_for_peak_memory": False}
+    # The cache finds code by the settings alone: without this, also that of a processor with other vectors.
+    settings["cpp.simdlen"] = pick_vec_isa().bit_width()
     if any(tensor.is_cuda for tensor in inputs):
         # PyTorch 2.11 writes one result of a kernel of many over a number that the others still read.
         settings["inplace_buffers"] = False

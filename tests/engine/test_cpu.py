@@ -1,6 +1,9 @@
 """What compiled steps compute otherwise on a CPU, against PyTorch's own in float64."""
 
 import math
+import os
+import subprocess
+import sys
 
 import pytest
 import torch
@@ -64,3 +67,27 @@ def test_a_graph_with_all_of_them_has_the_gradients_of_pytorch():
     found, expected = Compiled(function, [x])(x), function(x)
     for a, b in zip(found, expected, strict=True):
         torch.testing.assert_close(a, b, rtol=1e-5, atol=1e-5)
+
+
+SHARED = """
+import torch
+from pyro_vae.engine import private
+from torch.fx.experimental.proxy_tensor import make_fx
+
+torch.manual_seed(0)
+x = torch.randn(37, 51)
+function = lambda x: [(x.exp() + x[0]).sum(-1), (x * 2).tanh()]
+compiled = private.inductor(make_fx(function)(x), [x])
+torch.testing.assert_close(list(compiled(x)), function(x))
+"""
+
+
+@pytest.mark.slow
+def test_a_cache_that_processors_share(tmp_path):
+    """One without AVX-512 does not take the code that another has left in a folder of both."""
+    for capability in ("avx512", "avx2", "default"):
+        cache = {"ATEN_CPU_CAPABILITY": capability, "TORCHINDUCTOR_CACHE_DIR": str(tmp_path)}
+        told = subprocess.run(
+            [sys.executable, "-c", SHARED], env=os.environ | cache, capture_output=True, text=True
+        )
+        assert told.returncode == 0, told.stderr

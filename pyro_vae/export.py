@@ -254,10 +254,14 @@ class _Part(nn.Module):
                 shapes = (tuple({0: size} for _ in inputs),)
                 recorded = torch.export.export(self, tuple(inputs.values()), dynamic_shapes=shapes)
         except Exception as error:  # whatever a network of one's own does that cannot be recorded
-            raise ExportError(
-                f"torch.export cannot record the {self.name} ({_title(self.conditional)}): "
-                f"{str(error).strip().splitlines()[0]}; its network must not ask for values in its forward"
-            ) from error
+            why = str(error).strip().splitlines()[0]
+            told = (
+                "its network makes the size of a batch a number; take x.shape[0], not len(x) or int(...)"
+                if why.startswith("Constraints violated")
+                else f"{why}; its network must not ask for values in its forward"
+            )
+            title = f"the {self.name} ({_title(self.conditional)})"
+            raise ExportError(f"torch.export cannot record {title}: {told}") from error
         recorded.graph_module.graph.eliminate_dead_code()  # what only densities take, which ONNX may lack
         outputs = list(self(*inputs.values()))
         files = []

@@ -80,7 +80,7 @@ class Recurrent(nn.Module):
         if self.whole:
             return y
         k, width = self.out_shape[0] // self.length, math.prod(self.out_shape[1:])
-        return y.unflatten(-1, (k, width)).transpose(1, 2).reshape(len(x), *self.out_shape)
+        return y.unflatten(-1, (k, width)).transpose(1, 2).reshape(x.shape[0], *self.out_shape)
 
     def _turned(self, x: Tensor) -> Tensor:
         return x.flip(1) if self.direction == "backward" else x

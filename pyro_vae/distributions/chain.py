@@ -17,9 +17,8 @@ from torch.distributions.constraints import Constraint
 from pyro_vae.distributions.elements import elements
 
 
-@torch.library.custom_op("pyro_vae::recurrence", mutates_args=())
-def _recurrence(weight: Tensor, value: Tensor) -> Tensor:
-    """``recurrence`` along the first dimension: one operation, of log2(T) passes, to whoever records it."""
+def _passes(weight: Tensor, value: Tensor) -> Tensor:
+    """``recurrence`` along the first dimension, by log2(T) passes."""
     z = value.clone(memory_format=torch.contiguous_format)
     weight = weight.clone(memory_format=torch.contiguous_format)
     step = 1
@@ -28,6 +27,10 @@ def _recurrence(weight: Tensor, value: Tensor) -> Tensor:
         weight = torch.cat([weight[:step], weight[step:] * weight[:-step]])
         step *= 2
     return z.contiguous()
+
+
+_recurrence = torch.library.custom_op("pyro_vae::recurrence", _passes, mutates_args=())
+"""The same as one operation to whoever records it."""
 
 
 @_recurrence.register_fake
@@ -64,7 +67,9 @@ def recurrence(weight: Tensor, value: Tensor, dim: int) -> Tensor:
     linear recurrent neural nets over sequence length".
     """
     weight, value = torch.broadcast_tensors(weight, value)
-    z: Tensor = _recurrence(weight.movedim(dim, 0), value.movedim(dim, 0))
+    # A file that is exported is to be read without this package, which has that operation.
+    apply = _passes if torch.compiler.is_exporting() else _recurrence
+    z: Tensor = apply(weight.movedim(dim, 0), value.movedim(dim, 0))
     return z.movedim(0, dim)
 
 

@@ -410,7 +410,9 @@ def _equivalent_loss(site: Site) -> Iterator[str]:
 
 
 def _graph(program: Program, data: Batch, model: list[Site]) -> str:
-    graph: Any = pyro.render_model(program.model, model_args=(data,), render_distributions=True)
+    drawn = poutine.trace(program.model).get_trace(data)  # before Pyro marks what would be drawn from
+    story = poutine.replay(program.model, trace=drawn)
+    graph: Any = pyro.render_model(story, model_args=(data,), render_distributions=True)
     named = {site.name for site in model}
     for site in model:  # what is given is no site, but a parent
         for parent in site.parents:

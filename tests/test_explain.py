@@ -225,6 +225,13 @@ def test_tells_what_is_pushed_and_sampled():
         pv.VAE((2,)).explain("html")
 
 
+def test_graph_of_a_density_that_cannot_draw_marked_values():
+    """As Laplace's, of which the missing values are latent."""
+    told = pv.SelectionVAE((3,), 2, likelihood=dist.Laplace).explain("graph")
+    assert "x ~ Laplace" in told
+    assert "z -> x_unobserved" in told
+
+
 def test_graph_has_the_sites():
     told = pv.VAE((2,)).explain("graph")
     for part in ("digraph", "z -> x", "label=data", "x ~ Bernoulli"):

@@ -231,7 +231,8 @@ class PerDatum(ELBO):
 
         Raises:
             NotImplementedError: gradients are to go through draws of the guide that have none; or its density
-                is asked for at draws without their history, and it is that of a flow without an inverse.
+                is asked for at draws without their history, and it is that of a flow without an inverse, or
+                of codes, which move as the guide runs.
         """
         if self.max_plate_nesting == math.inf:
             self._guess(model, guide, args, kwargs)
@@ -239,6 +240,7 @@ class PerDatum(ELBO):
         live = poutine.trace(guide).get_trace(*args, **kwargs)
 
         def again() -> Trace:
+            _check_moving(live, self)
             return poutine.trace(poutine.replay(guide, trace=_rested(live))).get_trace(*args, **kwargs)
 
         drawn = again() if self.at_rest else live
@@ -314,4 +316,14 @@ def _check_reparameterised(guide: Trace, objective: PerDatum) -> None:
                 f"{type(objective).__name__} takes gradients through the draws, and those at site {name!r} "
                 f"of the guide, a {type(site['fn']).__name__}, have none; loss=pv.objectives.WakeSleep() "
                 "needs none"
+            )
+
+
+def _check_moving(guide: Trace, objective: PerDatum) -> None:
+    for name, site in sites(guide):
+        if hasattr(site["fn"], "commitment"):
+            raise NotImplementedError(
+                f"{type(objective).__name__} runs the guide twice, and the codes at its site {name!r} move "
+                "as it runs; loss=pyro.infer.Trace_ELBO() runs it once, and as the guide weighs one value, "
+                "no loss finds more"
             )

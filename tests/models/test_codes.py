@@ -157,6 +157,15 @@ def test_the_elbo_is_that_of_the_codes():
         assert loss.loss(own.model, own.guide, x) == pytest.approx(expected, rel=1e-9), loss
 
 
+@pytest.mark.parametrize("name", ["StickingTheLanding", "DReG", "Chi", "VIMCO", "WakeSleep", "Thermodynamic"])
+def test_losses_that_run_the_guide_twice_are_refused(name):
+    """The codes have moved from under the values that were drawn, which would be impossible."""
+    vae, x = build()
+    loss = getattr(pv.objectives, name)()
+    with pytest.raises(NotImplementedError, match=f"{name} runs the guide twice, and the codes at its site 'z'"):
+        loss.loss_and_grads(vae.train().model, vae.guide, x)
+
+
 @pytest.mark.usefixtures("double")
 def test_the_encoder_learns_through_the_codes_and_by_the_commitment():
     vae, x = build()

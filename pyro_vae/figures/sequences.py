@@ -39,8 +39,9 @@ def forecast(
     Args:
         program: of sequences x ``(T, D)``.
         data: a batch, a split, or a tensor ``[N, T, D]``; NaN is not observed.
-        truth: the values that were not observed, where they are known, ``[N, T, D]``: small crosses.
-        num_data: how many are drawn, the first ones.
+        truth: the values that were not observed, where they are known, ``[N, T, D]``, of the same data in
+            the same order: small crosses.
+        num_data: how many are drawn, the first ones; all where there are fewer, which the title tells.
         num_samples: draws of each.
         num_particles: importance samples of each.
         hmc: steps of Hamiltonian Monte Carlo that move the draws on, where few of the samples count.
@@ -48,7 +49,7 @@ def forecast(
         figure: a part of a figure of one's own, or all of it, to draw on.
 
     Raises:
-        ValueError: the data are no sequences of vectors.
+        ValueError: the data are no sequences of vectors, or the truth is of other data.
     """
     batch = {name: value[:num_data] for name, value in some(program, data, num_data).items()}
     x = batch["x"].cpu()
@@ -56,6 +57,11 @@ def forecast(
         raise ValueError(
             f"x has shape {list(x.shape)}, and a forecast is of sequences [N, T, D]; of one value at each "
             "step give x[..., None]"
+        )
+    if truth is not None and (truth.shape[1:] != x.shape[1:] or len(truth) < len(x)):
+        raise ValueError(
+            f"truth has shape {list(truth.shape)}, which is not that of the data that are drawn, "
+            f"{list(x.shape)}; give x[...] of the same sequences, [N, T, D]"
         )
     drawn = predict(program, batch, num_samples, num_particles=num_particles, hmc=hmc, seed=seed)
     ends = sorted({end for band in BANDS for end in ((1 - band) / 2, (1 + band) / 2)} | {0.5})
@@ -78,7 +84,7 @@ def forecast(
         if truth is not None:
             hidden = truth[i, :, j].cpu().masked_fill(~missing, math.nan)
             ax.plot(time, hidden, "x", color="C3", markersize=4, label="not shown to the model")
-        ax.set_ylabel(f"x[{j}]" + f", datum {i}" * (number > 1), fontsize=8)
+        ax.set_ylabel(f"x[{j}]" + f", datum {i}", fontsize=8)
         ax.tick_params(labelsize=7)
     axes[-1].set_xlabel("step", fontsize=8)
     host.legend(
@@ -89,7 +95,8 @@ def forecast(
         columnspacing=1.2,
         handlelength=1.5,
     )
-    host.suptitle("What is observed (dots), and p(the rest | it)", fontsize=10)
+    all_there = f"; all of {number} data" if number < num_data else ""
+    host.suptitle(f"What is observed (dots), and p(the rest | it){all_there}", fontsize=10)
     return whole(host)
 
 

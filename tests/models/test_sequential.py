@@ -1,8 +1,11 @@
 """Sequences: a linear and Normal state space model against the Kalman filter, whatever is observed of it."""
 
+import importlib
 import math
+from pathlib import Path
 
 import pyro
+import pyro.distributions as dist
 import pytest
 import torch
 from torch import nn
@@ -10,6 +13,7 @@ from torch.distributions import MultivariateNormal
 from torch.fx.experimental.proxy_tensor import make_fx
 
 import pyro_vae as pv
+from pyro_vae.distributions.chain import turning
 from pyro_vae.objectives import log_weights
 from pyro_vae.objectives.importance import defensive
 from pyro_vae.seen import observing
@@ -343,6 +347,47 @@ def test_a_structured_guide_in_words():
         log_weights(vae, torch.zeros(2, T, D))
 
 
+@pytest.mark.parametrize("guide", ["Markov()", "Markov('diagonal')", "Normal()", "the posterior"])
+def test_the_benchmarks_best_guide_of_a_linear_system(guide, monkeypatch):
+    """Its closed form is what is found by descent on the parameters of the guide."""
+    monkeypatch.syspath_prepend(Path(__file__).resolve().parents[2] / "benchmarks")
+    bench = importlib.import_module("sequences")
+    monkeypatch.setattr(bench, "STEPS", 4)
+    a, c = torch.tensor([[0.8, -0.5], [0.6, 0.7]]), torch.tensor([1.0, 0.3])
+    logs = [torch.tensor([-1.0, -1.5]), torch.tensor(-2.0), torch.tensor([0.0, 0.5])]
+    q, r, p = (part.exp() for part in logs)
+    prior, seen = bench.precision(a, q, p), torch.kron(torch.eye(4), c[None])
+    cov = torch.linalg.inv(prior)
+    z = MultivariateNormal(torch.zeros(2), p.diag()).sample()  # log p of states by the story
+    later = a @ z + torch.randn(2)
+    states = torch.cat([z, later, a @ later, a @ a @ later])
+    told = dist.Normal(0.0, p.sqrt()).log_prob(z).sum()
+    for before, after in zip(states.split(2), states.split(2)[1:], strict=False):
+        told = told + dist.Normal(a @ before, q.sqrt()).log_prob(after).sum()
+    torch.testing.assert_close(MultivariateNormal(torch.zeros(8), cov).log_prob(states), told)
+    truth = 1.3 * (seen @ cov @ seen.T + r * torch.eye(4))
+    found = bench.best_elbo([a, c, *logs], guide, truth)
+    x = MultivariateNormal(torch.zeros(4), truth / 1.3)
+    log_p = x.log_prob(torch.zeros(4)) - 0.5 * 1.3 * 4
+    posterior = prior + seen.T @ seen / r
+    weight, log_scale = torch.zeros(4, 2, 2, requires_grad=True), torch.zeros(4, 2, requires_grad=True)
+    kept = {"Markov()": torch.ones(2, 2), "Markov('diagonal')": torch.eye(2)}.get(guide, torch.zeros(2, 2))
+    optimizer = torch.optim.LBFGS([weight, log_scale], max_iter=500, line_search_fn="strong_wolfe")
+
+    def kl():
+        optimizer.zero_grad()
+        noise = torch.diag(log_scale.exp().flatten()).unflatten(0, (4, 2))
+        factor = turning(weight * kept, noise).flatten(0, 1)
+        logs = torch.logdet(posterior) + 2 * log_scale.sum()
+        loss = 0.5 * ((factor.T @ posterior @ factor).trace() - 8 - logs)
+        loss.backward()
+        return loss
+
+    gap = torch.zeros(()) if guide == "the posterior" else (optimizer.step(kl), kl())[1]
+    assert (gap > 0.01) == (guide != "the posterior")
+    torch.testing.assert_close(found, log_p - gap, rtol=0, atol=1e-6)
+
+
 def test_columns_are_standardised_over_all_steps():
     vae = pv.SequentialVAE((4, 2), 1, encoder=pv.nets.recurrent(4))
     x = torch.randn(200, 4, 2) * torch.tensor([1.0, 50.0]) + torch.tensor([3.0, -100.0])
@@ -384,6 +429,13 @@ def test_a_forecast_is_drawn():
         assert torch.equal(lines["not shown to the model"].isnan(), ~own.isnan())
     assert figure.axes[0].get_ylabel().startswith("x[0]")
     figure.savefig("forecast.png")
+    few = pv.figures.forecast(vae, x[:1], truth=truth, num_samples=5, num_particles=20)
+    assert [ax.get_ylabel() for ax in few.axes] == [f"x[{column}], datum 0" for column in range(D)]
+    assert few.get_suptitle().endswith("all of 1 data")
+    assert "all of" not in figure.get_suptitle()
+    for wrong in (truth[:1], truth[:, 1:], truth[0]):
+        with pytest.raises(ValueError, match="truth has shape"):
+            pv.figures.forecast(vae, x, truth=wrong, num_data=2, num_samples=5, num_particles=20)
     with pytest.raises(ValueError, match="is of sequences"):
         pv.figures.forecast(pv.VAE((3,), 2, encoder=pv.nets.mlp(4), decoder=pv.nets.mlp(4)), torch.ones(2, 3))
 

@@ -162,7 +162,9 @@ def test_losses_that_run_the_guide_twice_are_refused(name):
     """The codes have moved from under the values that were drawn, which would be impossible."""
     vae, x = build()
     loss = getattr(pv.objectives, name)()
-    with pytest.raises(NotImplementedError, match=f"{name} runs the guide twice, and the codes at its site 'z'"):
+    with pytest.raises(
+        NotImplementedError, match=f"{name} runs the guide twice, and the codes at its site 'z'"
+    ):
         loss.loss_and_grads(vae.train().model, vae.guide, x)
 
 

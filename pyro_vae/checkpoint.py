@@ -174,6 +174,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
         raise
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
         raise damaged(path, f"it is no safetensors file ({_line(error)})") from error
+    if isinstance(meta, dict):
+        meta.setdefault("class_names", None)  # of runs that were begun before there were such
     check_schema(path, meta, _IDENTITY)
     return tensors, meta
 
@@ -211,6 +213,9 @@ _IDENTITY: Schema = {
     "event_shape": lambda value: value is None or isinstance(value, dict) or _is_shape(value),
     "event_shapes": lambda value: isinstance(value, dict) and all(map(_is_shape, value.values())),
     "gaps": lambda value: isinstance(value, list) and all(isinstance(site, str) for site in value),
+    "class_names": lambda value: (
+        value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value))
+    ),
     "run": lambda value: isinstance(value, str),
     "config": lambda value: isinstance(value, dict),
 }
@@ -318,7 +323,7 @@ def save_model(folder: Path, program: Program, values: Mapping[str, Any]) -> Non
 
 
 def identity(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's number and configuration, and what that does not tell: class, dtype, shapes, gaps."""
+    """The run's number and configuration, and what that does not tell: class, dtype, shapes, gaps, names."""
     return {
         "run": values["run"],
         "config": {name: value for name, value in values.items() if name != "run"},
@@ -327,6 +332,7 @@ def identity(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
         "event_shape": _shape_of(program.options.get("event_shape")),
         "event_shapes": program.event_shapes,
         "gaps": sorted(program.gaps),
+        "class_names": program.class_names and list(program.class_names),
     }
 
 
@@ -468,6 +474,7 @@ def build(
         ) from error
     shapes = {site: tuple(shape) for site, shape in meta["event_shapes"].items()}
     program.event_shapes = shapes | program.event_shapes
+    program.class_names = meta["class_names"] and tuple(meta["class_names"])
     program.see_gaps(frozenset(meta["gaps"]))
     return program.to(getattr(torch, meta["dtype"]))
 

@@ -198,14 +198,35 @@ def _assemble(
     loaded = data.load(**wanted.arguments(data.load))
     print(f"{loaded}; binarize: {binarize}; levels: {levels}", flush=True)
     if model is models.ConditionalVAE and "given" not in options:
-        if loaded.class_names is None or loaded.columns:
+        if not (number := _num_classes(loaded)):
             raise ConfigError(
                 f"{model.__name__} needs to know what is given: --given, of a table a list of columns"
             )
-        options["given"] = {"y": len(loaded.class_names)}
-    if model is models.SemiSupervisedVAE and loaded.class_names:
-        options.setdefault("num_classes", len(loaded.class_names))
+        options["given"] = {"y": number}
+    if (
+        model is models.SemiSupervisedVAE
+        and "num_classes" not in options
+        and (number := _num_classes(loaded))
+    ):
+        if number == 1:
+            only = (loaded.class_names or "0")[0]
+            raise ConfigError(
+                f"all labels are {only}; give some of another class, or say how many there are: "
+                "--num-classes 2"
+            )
+        options["num_classes"] = number
     return model, {"event_shape": loaded.columns or loaded.event_shape} | options, settings, loaded
+
+
+def _num_classes(loaded: data.Data) -> int:
+    """How many classes labels have; 0 where there are none, or they are no whole numbers from 0."""
+    if loaded.class_names or "y" not in loaded.train.event_shapes:
+        return len(loaded.class_names or ())
+    parts = (loaded.train, loaded.validation, loaded.test)
+    ends = torch.tensor([split.range("y") for split in parts if len(split)])
+    known = ends[~ends.isnan()].tolist() or [-1.0]
+    most = max(known)
+    return int(most) + 1 if min(known) >= 0 and most.is_integer() and most < len(loaded.train) else 0
 
 
 def verify(run: Path, epochs: int | None = None, trust: Sequence[str] = ()) -> int:
@@ -338,7 +359,8 @@ def predict(
 
     Args:
         run: folder of the run.
-        data: a .csv or .parquet file with columns of the run's table, or a .npy file of its x.
+        data: a .csv or .parquet file with columns of the run's table, a .npy file of its x, or a .npz file
+            of x, whose labels y are filled, or are added.
         output: file to write, of the same kind, and not there yet; by default filled.csv.
         num_samples: draws of each row, by default 100.
         num_particles: importance samples of each row, by default 1000.
@@ -347,11 +369,9 @@ def predict(
         seed: of the draws.
     """
     options: dict[str, Any] = {"num_particles": num_particles, "hmc": hmc, "seed": seed}
-    program, column = open_program(run, trust), checkpoint.read_config(run).get("labels")
-    if isinstance(program, models.SemiSupervisedVAE) and column:
-        names = training.reopen(run, trust=trust).data.class_names
-        options["labels"] = str(column), names or [*map(str, range(program.num_classes))]
-    fill(program, Path(data), Path(output), num_samples, draws=draws, **options)
+    known = checkpoint.read_config(run)
+    options |= {name: known[name] for name in ("labels", "binarize", "levels") if name in known}
+    fill(open_program(run, trust), Path(data), Path(output), num_samples, draws=draws, **options)
     print(output)
 
 

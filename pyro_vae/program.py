@@ -25,7 +25,8 @@ from pyro_vae.checks import Count, Seed, checked, found
 from pyro_vae.conditional import Conditional, full_precision
 from pyro_vae.constraints import inside, support
 from pyro_vae.data import DataError, Split
-from pyro_vae.data.columns import Columns
+from pyro_vae.data.arrays import classes
+from pyro_vae.data.columns import Columns, few
 from pyro_vae.data.tables import as_pandas, is_frame
 from pyro_vae.distributions import marginal
 from pyro_vae.families import LEBESGUE, SemiAmortised
@@ -112,12 +113,15 @@ class Program(nn.Module):
         columns: of a model of a table, what the columns of its rows x are; a batch may name them instead,
             and so may ``pyro.condition``.
         given_columns: those of them that the model is given.
+        class_names: of labels y, in the order of their numbers, where the data that it was trained on had
+            such; a batch and ``generate`` may then name classes.
         notes: what else there is to tell of it, a line each.
     """
 
     max_plate_nesting: int = 1
     columns: Columns | None = None
     given_columns: tuple[str, ...] = ()
+    class_names: tuple[str, ...] | None = None
     notes: tuple[str, ...] = ()
     initialized: Tensor
 
@@ -217,12 +221,15 @@ class Program(nn.Module):
     def read_batch(self, batch: Any) -> Batch:
         """A batch as ``as_batch`` has it; of a table's model also a DataFrame, or values by column.
 
-        Columns that are absent are not known (NaN).
+        Columns that are absent are not known (NaN). Labels y may be the names of classes.
 
         Raises:
-            DataError: a column is unknown, or has values of another kind.
+            DataError: a column or a class is unknown, or a column has values of another kind.
             TypeError: it is no batch.
         """
+        named = isinstance(batch, Mapping) and not isinstance(batch.get("y"), Tensor | None)
+        if named and "y" not in (self.columns or ()):
+            batch = dict(batch) | {"y": self.class_numbers(batch["y"])}
         if self.columns is None or isinstance(batch, Tensor | np.ndarray):
             return as_batch(batch)
         rest: dict[str, Any] = {}
@@ -235,6 +242,29 @@ class Program(nn.Module):
             batch = {name: batch[name] for name in batch if name not in rest}
         rows = self.columns.encode(batch)
         return {"x": rows.to(self.device, self.dtype)} | as_batch(rest)
+
+    def class_numbers(self, labels: Any) -> Any:
+        """Names of classes, one or ``[N]``, as their numbers, of which None and NaN are not known (NaN).
+
+        What is an array of numbers, or one number, stays as it is.
+
+        Raises:
+            DataError: a name is that of no class.
+        """
+        if isinstance(labels, str):
+            return self.class_numbers([labels])[0]
+        numbers = isinstance(labels, np.ndarray) and labels.dtype.kind in "biuf"
+        if numbers or isinstance(labels, Tensor) or not hasattr(labels, "__len__"):
+            return labels
+        codes, names = classes(labels)
+        if names is None:
+            return codes
+        known = self.class_names or ()
+        if others := [name for name in names if name not in known]:
+            told = few(known) if known else "numbers alone, as the data had that it was trained on"
+            raise DataError(f"y has {few(others)}, and this {type(self).__name__} knows {told}")
+        number = torch.tensor([*map(known.index, names), torch.nan])
+        return number[codes.nan_to_num(len(names)).long()]
 
     def names_columns(self, batch: Any) -> bool:
         """Whether it is a mapping of values by column, and not by site."""
@@ -379,6 +409,7 @@ class Program(nn.Module):
                 guide = poutine.trace(self.guide).get_trace(read)
                 poutine.replay(self.model, trace=guide)(read)
             self.event_shapes = {n: shape for n, shape in data.event_shapes.items() if n in read.names}
+        self.class_names = data.class_names if "y" in self.event_shapes else None
         self.initialized.fill_(True)
 
     def see_gaps(self, gaps: frozenset[str]) -> None:
@@ -442,7 +473,7 @@ class Program(nn.Module):
         Args:
             num_samples: how many.
             given: values by site, of one datum or of all: a number, or a tensor ``[*event_shape]`` or
-                ``[num_samples, *event_shape]``.
+                ``[num_samples, *event_shape]``; of labels y also the name of a class, or a list of them.
 
         Raises:
             DataError: the model has no site of that name, or the value another shape.
@@ -463,16 +494,17 @@ class Program(nn.Module):
             raise DataError(f"given={unknown.pop()!r} is no site of the model; it has {', '.join(batch)}")
         known = {}
         for name, value in given.items():
-            shape, classes = self.event_shapes[name], self.classes.get(name)
+            shape, number = self.event_shapes[name], self.classes.get(name)
+            value = self.class_numbers(value) if name == "y" else value
             try:
                 tensor = torch.as_tensor(value)
-                if classes and not torch.isin(tensor, torch.arange(classes).to(tensor)).all():
+                if number and not torch.isin(tensor, torch.arange(number).to(tensor)).all():
                     raise ValueError
                 one = tuple(tensor.shape) in ((), shape)
                 tensor = tensor.expand_as(batch[name]) if one else tensor.reshape(batch[name].shape)
             except (RuntimeError, TypeError, ValueError) as error:
                 wanted = f"{shape}, or {(num_samples, *shape)}" if shape else f"one, or {num_samples}"
-                what = f"classes from 0 to {classes - 1}" if classes else "numbers"
+                what = f"classes from 0 to {number - 1}" if number else "numbers"
                 raise DataError(f"{name}={value!r} is no value of {name}: give {what}, {wanted}") from error
             known[name] = tensor.to(batch[name])
         model = poutine.uncondition(self.model)

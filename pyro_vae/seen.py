@@ -89,10 +89,19 @@ class Real(nn.Module):
         if self.gaps or may_have_gaps(self.site, x):
             known = ~seen.isnan()
             seen = torch.where(known, seen, 0.0)
+        return self._beside(seen, cast(Tensor, known).to(seen) if self.gaps else seen)
+
+    def known(self, x: Tensor) -> Tensor:
+        """Of what the network sees, 1 where it is a value that is known, else 0, as of the mask."""
+        known = (~x.isnan()).to(x)
+        return self._beside(known, torch.zeros_like(known))
+
+    def _beside(self, seen: Tensor, mask: Tensor) -> Tensor:
+        """Values, and where there are gaps a mask of them."""
+        dims = len(self.event_shape)
         if self.gaps:
-            pair, dims = (seen, cast(Tensor, known).to(seen)), len(self.event_shape)
-            return torch.stack(pair, -1 - dims) if dims in (0, 2) else torch.cat(pair, -dims)
-        return seen if self.event_shape else seen[..., None]
+            return torch.stack((seen, mask), -1 - dims) if dims in (0, 2) else torch.cat((seen, mask), -dims)
+        return seen if dims else seen[..., None]
 
 
 class Label(nn.Module):
@@ -219,6 +228,12 @@ class Row(nn.Module):
         if self.gaps:
             parts.append((~x[..., self.mask].isnan()).to(seen))
         return torch.cat(parts, -1)
+
+    def known(self, x: Tensor) -> Tensor:
+        """Of what the network sees, 1 where it is a value that is known, else 0, as of the mask."""
+        known = (~x.isnan()).to(x)
+        parts = [known[..., self.numbers], known[..., self.category]]
+        return torch.cat([*parts, *([torch.zeros_like(known[..., self.mask])] if self.gaps else [])], -1)
 
 
 Seen = Real | Label | Latent | Row

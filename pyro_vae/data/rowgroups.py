@@ -38,8 +38,8 @@ def table(path: Path, labels: Any = None) -> tuple[Sites, Columns]:
     if not file.sizes.sum() or not file.metadata.num_columns:
         held = f"{file.sizes.sum()} rows and {file.metadata.num_columns} columns"
         raise DataError(f"{path} has {held}; give a table of one of each at least")
-    columns, of_rows = described(file.frames(), labels)
-    return Sites({"x": RowGroups(file, columns)}, of_rows), columns
+    columns, *labelled = described(file.frames(), labels)
+    return Sites({"x": RowGroups(file, columns)}, *labelled), columns
 
 
 class _File:

@@ -7,7 +7,7 @@ import importlib
 import io
 import re
 import warnings
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from dataclasses import replace
 from pathlib import Path
 from typing import Any, Protocol, cast, runtime_checkable
@@ -147,12 +147,12 @@ def table(data: Any, labels: Any = None) -> tuple[Sites, Columns]:
         DataError: a column cannot be modelled; the message says which, why, and what to do.
     """
     frame = named(as_pandas(data))
-    columns, of_rows = described([frame], labels)
+    columns, *labelled = described([frame], labels)
     if isinstance(labels, str):
         frame = frame.drop(columns=labels)
     x = columns.encode(frame)
     _tell_of_copies(x, columns)
-    return Sites({"x": x}, of_rows), columns
+    return Sites({"x": x}, *labelled), columns
 
 
 def _tell_of_copies(x: Any, columns: Columns) -> None:
@@ -202,8 +202,8 @@ def units_of(data: Any) -> dict[str, str]:
     return {str(name): str(unit) for name, unit in units.items()} if isinstance(units, Mapping) else {}
 
 
-def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
-    """What the columns of a table are, and the labels of its rows: one pass over parts of it.
+def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any, Sequence[str] | None]:
+    """What the columns of a table are, the labels of its rows and their names: one pass over parts of it.
 
     Args:
         frames: parts of the table, one after the other.
@@ -242,9 +242,23 @@ def described(frames: Iterable[Any], labels: Any) -> tuple[Columns, Any]:
         first, *others = (name for name in found if name in refused)
         more = f" (nor can these be modelled: {shown(others)})" if others else ""
         raise DataError(f"{refused[first]}{more}") from refused[first]
+    names: Sequence[str] | None = None
     if of_rows:
-        labels = of_rows[0] if len(of_rows) == 1 else _pandas().concat(of_rows)
-    return Columns({name: columns[name] for name in found}), labels
+        labels, names = _from_zero(of_rows[0] if len(of_rows) == 1 else _pandas().concat(of_rows))
+    return Columns({name: columns[name] for name in found}), labels, names
+
+
+def _from_zero(labels: Any) -> tuple[Any, Sequence[str] | None]:
+    """A column of labels; whole numbers that are not 0, 1, ..., K - 1 as these, with themselves for names."""
+    known = labels.dropna().tolist()
+    whole = all(
+        isinstance(c, int | float) and not isinstance(c, bool) and float(c).is_integer() for c in known
+    )
+    numbers = sorted({int(c) for c in known}) if whole else []
+    if numbers == [*range(len(numbers))]:
+        return labels, None
+    found = labels.astype(object).map({number: i for i, number in enumerate(numbers)}, na_action="ignore")
+    return found, [*map(str, numbers)]
 
 
 def filled(path: Path, frame: Any, whole: Any) -> Any:
@@ -263,7 +277,7 @@ def filled(path: Path, frame: Any, whole: Any) -> Any:
     for name, values in whole.items():
         missing = holes[again, names.index(name)] if name in names else np.ones(len(made), bool)
         found = _texts(values[missing]) if is_text else values[missing]
-        if name not in names:
+        if name not in names or missing.all():
             made[name] = found
         elif missing.any():
             if values.dtype == "category" and not is_text:

@@ -14,6 +14,7 @@ from torch import Tensor
 from pyro_vae.checks import checked
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import DataError, Split
+from pyro_vae.data.columns import few
 from pyro_vae.data.tables import DataFrame
 from pyro_vae.distributions import marginal
 from pyro_vae.families import ByColumn, Family
@@ -35,8 +36,11 @@ def as_split(data: Data, program: Program) -> Split:
         return data
     if isinstance(data, Mapping) and not data:
         raise DataError("data={} holds no site; give {'x': x}, or x alone")
-    by_site = isinstance(data, Mapping) and not program.names_columns(data)
-    return Split(cast(Any, data) if by_site else program.read_batch(data), columns=program.columns)
+    if isinstance(data, Mapping) and not program.names_columns(data):
+        if program.class_names and "y" in data:
+            data = {**data, "y": program.class_numbers(data["y"])}
+        return Split(cast(Any, data), columns=program.columns)
+    return Split(program.read_batch(data), columns=program.columns)
 
 
 @checked
@@ -72,14 +76,27 @@ def check(program: Program, data: Split) -> None:
                 f"the data have {name} of shape {data.event_shapes[name]}, but the {kind} was built for "
                 f"{shape}: pv.{kind}(data.event_shape, ...)"
             )
+    own, names = program.class_names, data.class_names if "y" in program.event_shapes else None
+    if own and names and own[: len(names)] != names:
+        raise DataError(
+            f"the {kind} was trained on classes {few(own)}, and those of the data are numbered as "
+            f"{few(names)}; give the numbers of the first: "
+            "labels=frame['kind'].map(vae.class_names.index, na_action='ignore')"
+        )
     for seen in {seen.site: seen for c in program.conditionals() for seen in c.seen}.values():
         if isinstance(seen, Label) and seen.site in data.event_shapes:
             low, high = data.range(seen.site)
             known = not math.isnan(low)  # of any datum
             if known and (low < 0 or high >= seen.shape[0] or not float(low).is_integer()):
+                more = int(high) + 1
+                mend = f"given={{{seen.site!r}: {more}}}"
+                if "num_classes" in program.options:
+                    mend = f"num_classes={more}"
+                if low < 0 or not (float(low).is_integer() and float(high).is_integer()):
+                    mend = "number them from 0: np.unique(y, return_inverse=True)[1]"
                 raise DataError(
                     f"{seen.site} has classes from {low:g} to {high:g}, but the {kind} was built for "
-                    f"0 to {seen.shape[0] - 1}: given={{{seen.site!r}: {int(high) + 1}}}"
+                    f"0 to {seen.shape[0] - 1}: {mend}"
                 )
     rows = {n: v.nan_to_num(0.0) for n, v in program.place(data.batch(slice(0, 8))).items()}
     with program.evaluating(), observing(frozenset()):

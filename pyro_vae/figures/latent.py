@@ -374,6 +374,8 @@ def _scatter(axes: Axes, z: Tensor, labels: Tensor | None, data: Data, beside: b
         bar.minorticks_off()
         return
     if not beside:
+        if not len(classes):
+            return
         edge = [withStroke(linewidth=2.5, foreground="white")]
         names = [cut(name.split(" - ")[0], 10) for name in names]  # of torchvision's "7 - seven"
         middles = torch.stack([z[codes == code].median(0).values for code in range(len(classes))])

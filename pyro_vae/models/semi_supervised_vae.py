@@ -82,8 +82,8 @@ class SemiSupervisedVAE(Program):
         latent_dim: D, the number of latents z per datum.
         alpha: weight of the classifier's loss; 0 for none. (The paper's 0.1 N is 0.1 here.)
         radius: epsilon, how far x is moved, in standard deviations as the classifier sees them, root mean
-            square over its elements; 0 for no such part, nor the entropy. By default 0.25 of x, and 0.15
-            of features, some of which tell nothing of x and do not count.
+            square over its elements that are known; 0 for no such part, nor the entropy. By default 0.25 of
+            x, and 0.15 of features, some of which tell nothing of x and do not count.
         balanced: whether p(y) is uniform; False: it is learned, of all rows, where some classes may be rare.
         features: number of latents of a VAE of x alone, with the likelihood, encoder and decoder given here,
             that the classifier sees in place of x; 0: it sees x. By default 20 of an x of at least 400
@@ -208,14 +208,15 @@ class SemiSupervisedVAE(Program):
         """KL(q(y|x) || q(y|x + r)) at about the worst r of the radius, ``[B]``."""
         (see,) = self.q_y.seen
         seen, log_p = see(x).detach(), logits.detach()
-        length = self.radius * math.prod(see.shape) ** 0.5
+        known = see.known(x).flatten(1)  # what is not, and whether it is, stays as it is
+        length = self.radius * known.sum(1, keepdim=True).sqrt()
 
         def divergence(r: Tensor) -> Tensor:
             log_q = self.q_y.net(seen + r).log_softmax(-1)
             return (log_p.exp() * (log_p - log_q)).sum(-1)
 
         def of_length(r: Tensor) -> Tensor:
-            return length * normalize(r.flatten(1), dim=1).view_as(r)
+            return (length * normalize(known * r.flatten(1), dim=1)).view_as(r)
 
         # Not near 0, where the gradient is 0, and but rounding where the classifier is sure.
         with torch.enable_grad():
@@ -312,6 +313,10 @@ class Encoded(nn.Module):
             q = self.vae.encode(x)
             z: Tensor = q.sample() if self.training else q.mean
         return z
+
+    def known(self, x: Tensor) -> Tensor:
+        """Of what the network sees, 1 where it is a value that is known: everywhere."""
+        return x.new_ones(len(x), *self.shape)
 
 
 def certain(p: Any, label: Tensor) -> Distribution:

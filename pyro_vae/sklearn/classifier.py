@@ -20,7 +20,9 @@ from torch import Tensor
 
 from pyro_vae import likelihoods, nets
 from pyro_vae.checks import Count, NotNegative, check_all
-from pyro_vae.data import load
+from pyro_vae.data import DataError, load
+from pyro_vae.data.columns import few
+from pyro_vae.data.tables import as_pandas, is_frame
 from pyro_vae.likelihoods import Likelihood
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.running import seed_generators
@@ -116,7 +118,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         """Trains on the rows of X ``[N, n_features]`` and their classes y ``[N]``, -1 where not known."""
         fine = check_all(type(self).__init__, self.get_params(deep=False))
         _refuse_missing(y)
-        x, y = validate_data(self, X, y, **_NUMBERS, ensure_min_samples=2)
+        x, y = self._rows(X, y=y, ensure_min_samples=2)
         codes = self._codes(y)
         known = x[~np.isnan(x)]
         self._binary = bool(np.isin(known, (0, 1)).all())
@@ -132,7 +134,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """q(y|x) of each row of X ``[N, n_features]``, ``[N, K]``."""
         check_is_fitted(self)
-        x = torch.tensor(self._learned(validate_data(self, X, **_NUMBERS, reset=False)))
+        x = torch.tensor(self._learned(self._rows(X, reset=False)))
         probabilities: np.ndarray = self.vae_.classify(x).cpu().numpy()
         return probabilities
 
@@ -162,6 +164,31 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
+
+    def _rows(self, X: Any, **options: Any) -> Any:
+        """X as numbers ``[N, n_features]``, of which some may be missing.
+
+        Raises:
+            DataError: a table holds texts, dates or the like.
+            ValueError: as scikit-learn has it.
+        """
+        options |= {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}
+        try:
+            return validate_data(self, X, **options)
+        except (TypeError, ValueError) as error:
+            frame = as_pandas(X) if is_frame(X) else None
+            others = (
+                []
+                if frame is None
+                else [n for n in frame if getattr(frame[n].dtype, "kind", "O") not in "biuf"]
+            )
+            if not others:
+                raise
+            raise DataError(
+                f"X has columns that are not numbers: {few(others)}; make numbers of them: make_pipeline("
+                f"make_column_transformer((OneHotEncoder(), {others[:20]}), remainder='passthrough'), "
+                "VAEClassifier()); or leave them out: X.select_dtypes('number')"
+            ) from error
 
     def _codes(self, y: np.ndarray) -> Tensor:
         """The number of each row's class, NaN where it is not known, ``[N]``."""
@@ -263,9 +290,6 @@ def _refuse_missing(y: Any) -> None:
             "Input y contains NaN, None or NA; a label that is not known is -1 here: "
             "np.where(pandas.isna(y), -1, y)"
         )
-
-
-_NUMBERS: dict[str, Any] = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}
 
 
 def one_unit(x: np.ndarray) -> bool:

@@ -147,6 +147,27 @@ def test_labels_by_name():
         pv.data.load(frame(), labels="sexe")
 
 
+@pytest.mark.parametrize("dtype", ["float64", "Int64", "category", "object"])
+@pytest.mark.parametrize(
+    ("numbers", "names", "found"),
+    [
+        ([3, 1, 10], ("1", "3", "10"), [1, 0, 2]),
+        ([-1, 1, 0], ("-1", "0", "1"), [0, 2, 1]),
+        ([0, 2, 5], ("0", "2", "5"), [0, 1, 2]),
+        ([2, 0, 1], None, [2, 0, 1]),
+    ],
+)
+def test_labels_that_are_whole_numbers(dtype, numbers, names, found):
+    """From 0 on they are what they are; others are names, in their order: there is no class of the rest."""
+    kind = pd.Series([*numbers, *numbers, None], dtype="Int64")
+    kind = kind.astype("float64").astype(dtype) if dtype != "Int64" else kind
+    data = pv.data.load(pd.DataFrame({"a": range(7), "kind": kind}), labels="kind", test=0.0, validation=0.0)
+    assert data.class_names == names
+    labels = data.train.labels[data.train[:][:, 0].argsort()]
+    assert labels[:6].tolist() == [*found, *found]
+    assert labels[6].isnan()
+
+
 def test_columns_are_plain_values():
     columns = pv.data.load(frame()).columns
     assert Columns(columns.plain) == columns

@@ -3,6 +3,7 @@
 import math
 import signal
 
+import pandas as pd
 import pytest
 import torch
 from pyro.infer import TraceEnum_ELBO
@@ -61,6 +62,42 @@ def test_radius_is_a_term_of_training_alone():
     assert found[0.4] - found[0.0] == pytest.approx(2.0 * 15)
     assert plain[0.4] == plain[0.0]
     assert reports[0.4] == reports[0.0]
+
+
+@pytest.mark.parametrize("what", ["columns", "pixels", "table"])
+@pytest.mark.usefixtures("double")
+def test_what_is_not_known_is_not_moved(what):
+    """Nor is the mask: r is of the values that are there, and as long as they are many."""
+    torch.manual_seed(0)
+    small = dict.fromkeys(("classifier", "encoder", "decoder"), pv.nets.mlp(8))
+    x = torch.rand(6, 4)
+    shape = {"columns": (4,), "pixels": (2, 2)}.get(what) or {
+        "a": "real",
+        "b": {"kind": "category", "levels": ["u", "v"]},
+        "c": "real",
+        "d": "positive",
+    }
+    if what == "table":
+        x[:, 1] = x[:, 1].round()
+    x = torch.where(torch.rand(6, 4) < 0.4, math.nan, x)
+    x[0] = math.nan
+    x = x.view(6, 2, 2) if what == "pixels" else x
+    kind = "auto" if what == "table" else pv.likelihoods.Normal()
+    vae = pv.SemiSupervisedVAE(shape, num_classes=3, latent_dim=2, radius=0.3, likelihood=kind, **small)
+    vae.initialize(pv.data.Split({"x": x, "y": torch.full((6,), math.nan)}))
+    (see,) = vae.q_y.seen
+    seen, took = see(x), []
+    vae.q_y.net.register_forward_hook(lambda _, given, __: took.append(given[0]))
+    vae._roughness(x, vae.q_y(x).logits)
+    _, near, moved = took
+    known = ~x.isnan().flatten(1)
+    if what == "table":  # numbers, then one of two, then the mask
+        known = torch.cat([known[:, [0, 2, 3]], known[:, [1, 1]]], 1)
+    known = torch.cat([known, torch.zeros(6, 4, dtype=torch.bool)], 1)
+    for one in (near, moved):
+        r = (one - seen).flatten(1)
+        assert ((r != 0) == known).all()
+        torch.testing.assert_close(r.norm(dim=1), 0.3 * known.sum(1).sqrt(), **EXACT)
 
 
 @pytest.mark.usefixtures("double")
@@ -290,3 +327,85 @@ class TestBalance:
         assert (
             "2 of 60 training data several times, 18 rows more" in (tmp_path / "run" / "log.txt").read_text()
         )
+
+
+@pytest.fixture(scope="module")
+def trained(tmp_path_factory):
+    torch.manual_seed(0)
+    number = torch.arange(60) % 3
+    frame = pd.DataFrame({"a": torch.randn(60) + number, "b": torch.randn(60)})
+    frame["kind"] = ["Gentoo", "Adelie", "Chinstrap"] * 20
+    frame.loc[::4, "kind"] = None
+    data = pv.data.load(frame, labels="kind")
+    folder, programs = tmp_path_factory.mktemp("names"), {}
+    small = {"encoder": pv.nets.mlp(8), "decoder": pv.nets.mlp(8), "likelihood": "auto"}
+    for kind, own in (
+        (pv.SemiSupervisedVAE, {"num_classes": 3, "classifier": pv.nets.mlp(8)}),
+        (pv.ConditionalVAE, {"given": {"y": 3}}),
+    ):
+        vae = kind(data.columns, latent_dim=2, **own, **small)
+        pv.fit(vae, data, epochs=1, progress=False, folder=folder / kind.__name__, compile=False)
+        programs[kind.__name__] = vae, pv.load(folder / kind.__name__)
+    return frame, data, programs
+
+
+class TestNames:
+    """Of classes that the data had names of, and which a program then takes in the place of numbers."""
+
+    @pytest.mark.parametrize("kind", ["SemiSupervisedVAE", "ConditionalVAE"])
+    def test_generate_and_predict(self, trained, kind):
+        _, data, programs = trained
+        for vae in programs[kind]:
+            assert vae.class_names == data.class_names == ("Adelie", "Chinstrap", "Gentoo")
+            for name, number in (("Gentoo", 2), (["Adelie", "Gentoo", "Adelie"], torch.tensor([0, 2, 0]))):
+                one, other = (vae.generate(3, given={"y": given}) for given in (name, number))
+                torch.testing.assert_close(one["x"], other["x"], rtol=0.0, atol=0.0)
+            torch.testing.assert_close(
+                pv.predict(vae, {"a": [0.3, 0.1], "y": ["Gentoo", None]}, 5, num_particles=9)["b"],
+                pv.predict(vae, {"a": [0.3, 0.1], "y": torch.tensor([2.0, math.nan])}, 5, num_particles=9)[
+                    "b"
+                ],
+                rtol=0.0,
+                atol=0.0,
+            )
+            for ask in (
+                lambda vae: vae.generate(2, given={"y": "Emperor"}),
+                lambda vae: pv.predict(vae, {"a": [0.3], "y": ["Emperor"]}),
+            ):
+                with pytest.raises(pv.data.DataError, match=r"y has Emperor, .* knows Adelie, Chinstrap"):
+                    ask(vae)
+
+    def test_batches(self, trained):
+        _, data, programs = trained
+        vae, x = programs["SemiSupervisedVAE"][0], data.train[:4]
+        names = pd.Series(["Gentoo", None, "Adelie", "Adelie"])
+        found = [
+            pv.evaluate.elbo(vae, {"x": x, "y": y}, num_samples=3).elbo
+            for y in (
+                torch.tensor([2.0, math.nan, 0.0, 0.0]),
+                names,
+                names.astype("category"),
+                names.tolist(),
+            )
+        ]
+        assert found == 4 * found[:1]
+
+    def test_other_numbers_for_the_same_names_are_refused(self, trained):
+        """Of data that lack a class, the others are numbered anew; and those of the first are to be had."""
+        frame, _, programs = trained
+        vae = programs["SemiSupervisedVAE"][0]
+        some = frame[frame["kind"] != "Adelie"]
+        with pytest.raises(pv.data.DataError, match=r"numbered as Chinstrap, Gentoo.*vae.class_names.index"):
+            pv.evaluate.elbo(vae, pv.data.load(some, labels="kind").train)
+        numbers = some["kind"].map(vae.class_names.index, na_action="ignore")
+        mended = pv.data.load(some.drop(columns="kind"), labels=numbers)
+        assert math.isfinite(pv.evaluate.elbo(vae, mended.train).elbo)
+        first = frame[frame["kind"] != "Gentoo"]  # which leaves the numbers as they were
+        assert math.isfinite(pv.evaluate.elbo(vae, pv.data.load(first, labels="kind").train).elbo)
+
+    def test_of_numbers_there_are_none(self):
+        vae, x = build()
+        pv.fit(vae, pv.data.load(x, labels=[0, 1, 2, 0, 1, 2]), epochs=1, progress=False, compile=False)
+        assert vae.class_names is None
+        with pytest.raises(pv.data.DataError, match=r"y has Gentoo, .* knows numbers alone"):
+            vae.generate(1, given={"y": "Gentoo"})

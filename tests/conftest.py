@@ -70,3 +70,9 @@ def uncompiled(monkeypatch):
     from pyro_vae.engine import private
 
     monkeypatch.setattr(private, "inductor", lambda graph, inputs: graph)
+
+
+@pytest.fixture
+def undrawn(monkeypatch):
+    """Pictures are composed, and not rendered, which is most of the time of ``pyro-vae train`` here."""
+    monkeypatch.setattr(pv.figures.Figure, "savefig", lambda self, file, **options: file.write(b"no picture"))

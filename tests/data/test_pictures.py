@@ -251,7 +251,7 @@ def test_a_folder_that_is_changed(folder):
         look(data)
 
 
-def test_on_the_command_line(folder):
+def test_on_the_command_line(folder, undrawn):
     save(grey(9, (6, 6)), "cats/odd.png")
     options = {"data": folder, "image-size": "(4, 4)", "stream": "true", "epochs": "1", "folder": "run"}
     command = [word for name, value in options.items() for word in (f"--{name}", value)]

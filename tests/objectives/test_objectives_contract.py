@@ -151,7 +151,7 @@ def test_fits_and_is_kept(name, digits):
 
 
 @pytest.mark.filterwarnings("ignore::pyro_vae.program.DataWarning", "ignore:beta=Cyclical")  # so short a run
-def test_on_the_command_line(capsys):
+def test_on_the_command_line(capsys, undrawn):
     small = ["--epochs", "1", "--encoder", "mlp(8)", "--decoder", "mlp(8)", "--latent_dim", "2"]
     assert cli.main(["train", *small, "--loss", "DReG(3)", "--folder", "one"]) == 0
     assert "loss: DReG(num_particles=3)" in Path("one/config.yaml").read_text()

@@ -32,7 +32,7 @@ def test_auto_starts_and_goes_on(make_vae, digits, monkeypatch):
         pv.fit(make_vae(), digits, **FIT, folder="run", resume="always")
 
 
-def test_the_same_command_until_it_is_done(capsys):
+def test_the_same_command_until_it_is_done(capsys, undrawn):
     command = ["train", "--folder", "run", "--resume", "auto", *SMALL]
     codes = []
     while not codes or codes[-1]:
@@ -153,7 +153,7 @@ class TestMoreEpochs:
         with pytest.raises(CheckpointError, match="that has done 2, and has stopped there"):
             pv.resume("run", epochs=9, progress=False)
 
-    def test_on_the_command_line(self, capsys):
+    def test_on_the_command_line(self, capsys, undrawn):
         assert main(["train", "--folder", "run", *SMALL]) == 0
         assert main(["train", "--resume", "run", "--epochs", "3"]) == 0
         assert "2 epochs were planned, now 3" in capsys.readouterr().out

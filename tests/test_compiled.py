@@ -49,7 +49,7 @@ def test_densities_are_in_float32(make_vae, compile):
     assert {value.dtype for value in values} == {torch.float32}
 
 
-def test_one_compilation_for_a_run(make_vae, digits, capsys):
+def test_one_compilation_for_a_run(make_vae, digits, capsys, uncompiled):
     """With schedules of the KL and the learning rate; the smaller last batch is taken eagerly."""
     pv.fit(make_vae(), digits, epochs=4, batch_size=500, warmup_epochs=3, compile=True)
     assert len(digits.train) % 500

@@ -80,7 +80,7 @@ def test_takes_the_gradient_of_the_mean():
 
 
 @pytest.mark.parametrize("compile", [True, False])
-def test_terms(compile):
+def test_terms(compile, uncompiled):
     """A tensor of the traces of the very step: its loss is made of them."""
 
     def parts(model, guide):
@@ -102,7 +102,7 @@ def test_mean_needs_a_tensor():
 
 
 @pytest.mark.parametrize("compile", [True, False])
-def test_clipping(compile):
+def test_clipping(compile, uncompiled):
     module = Autoencoder()
     svi = SVI(
         module.model,
@@ -146,7 +146,7 @@ def test_lbfgs_is_refused():
         SVI(module.model, module.guide, torch.optim.LBFGS(module.parameters()), Trace_ELBO())
 
 
-def test_auto_waits(monkeypatch):
+def test_auto_waits(monkeypatch, uncompiled):
     monkeypatch.setattr(pyro_vae.svi, "AUTO_STEPS", 3)
     svi = make_svi(Autoencoder(), compile="auto")
     engines = []
@@ -318,7 +318,7 @@ class TestInThePlaceOfPyros:
         expected = self.run(pyro.infer.SVI, loss, optim=optim[0], more=[loss_and_grads])
         self.assert_equal(self.run(SVI, loss, optim=optim[1], more=[loss_and_grads]), expected)
 
-    def test_what_a_loss_closes_over_is_followed(self):
+    def test_what_a_loss_closes_over_is_followed(self, uncompiled):
         setting = {"weight": 1.0}
 
         def loss(model, guide, x):
@@ -439,7 +439,7 @@ class TestInThePlaceOfPyros:
             found.append((losses, {k: v.detach().clone() for k, v in pyro.get_param_store().items()}))
         self.assert_equal(*found)
 
-    def test_two_sets_of_parameters_take_turns(self):
+    def test_two_sets_of_parameters_take_turns(self, uncompiled):
         """Neither makes the other be compiled again."""
 
         def model(name):
@@ -455,7 +455,7 @@ class TestInThePlaceOfPyros:
 
     @pytest.mark.parametrize("compile", [True, False])
     @pytest.mark.parametrize("number", [1, 2])
-    def test_programs_with_some_of_their_arguments(self, compile, number):
+    def test_programs_with_some_of_their_arguments(self, compile, number, uncompiled):
         """A guide that is a ``functools.partial``, as Pyro's LDA has it."""
 
         def losses(make):
@@ -482,7 +482,7 @@ class TestInThePlaceOfPyros:
         assert ours == pytest.approx(losses(pyro.infer.SVI), rel=1e-5)
 
     @pytest.mark.parametrize("compile", [True, False])
-    def test_momentum_goes_on_where_there_is_no_gradient(self, compile):
+    def test_momentum_goes_on_where_there_is_no_gradient(self, compile, uncompiled):
         """Two share an optimizer and parameters; the loss of one depends on them at times only."""
 
         def losses(make):

@@ -51,7 +51,7 @@ class TestFallback:
 
         self.check(model, "cannot be traced")
 
-    def test_other_random_numbers(self):
+    def test_other_random_numbers(self, uncompiled):
         def model(x):
             w = pyro.sample("w", dist.Normal(0.0, 1.0))
             with pyro.plate("data", len(x)):
@@ -59,7 +59,7 @@ class TestFallback:
 
         self.check(model, "not a tensor")
 
-    def test_attribute_that_changes_later(self):
+    def test_attribute_that_changes_later(self, uncompiled):
         """Where it cannot be watched, it is noticed at the tenth use at the latest."""
         state = collections.deque([1.0])
 
@@ -89,7 +89,7 @@ class TestFallback:
         assert svi.engine == "eager, float32"
         assert not torch.equal(before["encoder.0.weight"], module.encoder[0].weight)
 
-    def test_within_a_handler(self):
+    def test_within_a_handler(self, uncompiled):
         one, other = Autoencoder(), Autoencoder()
         x = batches(B)[0]
         for module, compile in ((one, True), (other, False)):
@@ -163,7 +163,7 @@ def test_arguments_that_cannot_be_watched():
         svi.step(torch.ones(3), {2.0})
 
 
-def test_values_that_are_asked_for_in_vain():
+def test_values_that_are_asked_for_in_vain(uncompiled):
     """A program may ask for a value to choose a path, and take another one where that is refused."""
 
     def model(x):
@@ -205,18 +205,13 @@ SIMPLE = """
 """
 
 
-def test_eager_steps_do_without_the_engine():
+def test_missing_private_names():
+    """Eager steps do without the engine. Then each name in turn is taken away, as another version of PyTorch
+    or Pyro may: before the engine is imported, which then cannot be, or after."""
     code = """
     assert steps(False) == steps("auto") == "eager, float32"
     assert not [name for name in sys.modules if name.startswith("pyro_vae.engine")]
-    """
-    run_python(code)
 
-
-def test_missing_private_names():
-    """Each in turn is taken away, as another version of PyTorch or Pyro may: before the engine is imported,
-    which then cannot be, or after."""
-    code = """
     from torch._inductor import compile_fx  # PyTorch's own parts find what they need
     import pyro.infer.util
 

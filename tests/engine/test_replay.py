@@ -14,7 +14,7 @@ from pyro_vae.svi import SVI, NonFiniteLossError, set_lr
 
 
 @pytest.fixture
-def on_a_gpu(monkeypatch):
+def on_a_gpu(monkeypatch, uncompiled):
     """Takes the paths of a GPU on the CPU: results read later, a step recorded and replayed.
 
     The stand-in for a CUDA graph runs the recorded function anew, into the same memory.

@@ -367,6 +367,39 @@ def test_bfloat16(compile):
     assert 1e-5 < distance < 0.03
 
 
+def test_shapes_modes_and_frozen_parameters():
+    """Each change is followed, and going back compiles nothing anew."""
+    one, other = (Autoencoder(dropout=0.0) for _ in range(2))
+    for module in (one, other):
+        pyro.module(module.name, module)  # a parameter that is new in the store is a change too
+    compiled, eager = make_svi(one), make_svi(other, compile=False)
+    changes = [
+        (lambda module: None, B, 0),
+        (lambda module: None, B, 1),
+        (lambda module: None, 7, 1),
+        (lambda module: module.eval(), B, 1),
+        (lambda module: module.encoder.requires_grad_(False), B, 1),
+        (lambda module: module.encoder.requires_grad_(True).train() and module.train(), B, 0),
+        (lambda module: setattr(module.decoder[1], "bias", nn.Parameter(torch.ones(16))), B, 1),
+        (lambda module: module.load_state_dict({k: v * 0.9 for k, v in module.state_dict().items()}), B, 0),
+    ]
+    total = 0
+    for change, size, compilations in changes:
+        x = batches(size)[0]
+        for module, svi in ((one, compiled), (other, eager)):
+            change(module)
+            torch.manual_seed(4)
+            loss = svi.step(x)
+            assert svi.step(x).isfinite()
+            if svi is compiled:
+                expected = loss
+        torch.testing.assert_close(loss, expected, rtol=1e-4, atol=1e-4)
+        assert_same(one, other, 1e-3)
+        total += compilations
+        assert compiled.num_compilations == total or total == 0
+    assert compiled.engine == "compiled, float32"
+
+
 @pytest.mark.skipif(
     not Path("/proc/self/statm").exists(), reason="memory is read from /proc, which is not here"
 )

@@ -2,8 +2,7 @@
 
 from __future__ import annotations
 
-import copy
-import inspect
+import contextlib
 from typing import Any
 
 import torch
@@ -36,7 +35,7 @@ class SemiAmortised(Family):
     Each step draws 8 latents per datum: training takes 8 T times the time of decoding, and is not compiled.
 
     Args:
-        guide: the family, of continuous latents.
+        guide: the family, of continuous latents: a ``pv.guides`` object, or a distribution class.
         steps: T.
         lr: of Adam, in raw reals: how far each goes in a step at most.
 
@@ -51,7 +50,10 @@ class SemiAmortised(Family):
     @checked
     def __init__(self, guide: Any = Normal, steps: Count = 5, lr: Positive = 0.1):
         super().__init__()
-        guide = guide() if inspect.isclass(guide) and issubclass(guide, Family) else copy.deepcopy(guide)
+        from pyro_vae.guides import as_guide  # a namespace over the families, of which this is one
+
+        with contextlib.suppress(TypeError):  # it is none, which is told below
+            guide = as_guide(guide)
         fits = isinstance(guide, Family) and not isinstance(guide, SemiAmortised)
         if not fits or guide.measure == COUNTING or guide.certain or not guide.reparameterised:
             raise ValueError(

@@ -217,6 +217,14 @@ class TestVAE:
             text = registry.write(own)
             assert registry.write(registry.read("guide", text)) == text
 
+    @pytest.mark.parametrize("guide", [dist.Laplace, pv.guides.Laplace, pv.guides.Laplace()])
+    def test_distribution_classes_are_guides_here_as_well(self, guide):
+        own = pv.guides.SemiAmortised(guide, steps=2)
+        vae = pv.VAE(EVENT_SHAPE, D, guide=own, **SMALL)
+        assert isinstance(vae.encode(batch_of(vae, 4)["x"]).base_dist, dist.Laplace)
+        text = registry.write(own)
+        assert registry.write(registry.read("guide", text)) == text
+
     def test_steps_are_eager_and_say_so(self):
         vae = make("VAE")
         x = batch_of(vae, 8)["x"]

@@ -220,7 +220,7 @@ def columns(
     by_measure = dict.fromkeys(kinds, total)
     for measure in kinds if len(kinds) > 1 else ():
         others = torch.tensor([own != measure and own is not None for own in measures])
-        bound = functools.partial(_without, program, others.to(program.device), sizes)
+        bound = functools.partial(_without, program, split.gaps | {"x"}, others.to(program.device), sizes)
         log_p, size, k = over_batches(program, split, bound, rows, seed, f"log p, {measure}", progress)
         own = log_p.mean().item(), standard_error(log_p), log_p, num_samples, measure
         by_measure[measure] = LogLikelihood(*own, effective_sample_size=size, pareto_k=k)
@@ -236,10 +236,12 @@ def columns(
     )
 
 
-def _without(program: Program, others: Tensor, sizes: list[int], batch: Batch) -> Tensor:
+def _without(
+    program: Program, gaps: frozenset[str], others: Tensor, sizes: list[int], batch: Batch
+) -> Tensor:
     """log p of what is observed but for some columns, effective sample size and k-hat, ``[3, B]``."""
     rest = batch | {"x": batch["x"].masked_fill(others, torch.nan)}
-    with observing(frozenset({"x"})):
+    with observing(gaps):
         stream = Weights(sum(sizes))
         for log_w in (own for n in sizes for _, own in defensive(program, rest, rest, n)):
             stream.add(log_w)

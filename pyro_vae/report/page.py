@@ -117,6 +117,7 @@ def _name(run: Run, number: int) -> str:
 def _blocks(section: Section, subject: Subject) -> list[Markup]:
     """A section as HTML, with what it warned of, or why it ends there."""
     blocks: list[Markup] = []
+    failed = ""
     with warnings.catch_warnings(record=True) as caught:
         warnings.simplefilter("always")
         try:
@@ -124,8 +125,11 @@ def _blocks(section: Section, subject: Subject) -> list[Markup]:
         except (ValueError, TypeError, NotImplementedError, ImportError) as error:
             blocks.append(Markup('<p class="told">Not of this program: {}</p>').format(error))
         except Exception as error:  # of a page of ten sections, nine are worth having
-            told = f"{type(error).__name__}: {error}"
-            blocks.append(Markup('<p class="told failed">This section failed: {}</p>').format(told))
+            failed = f"{type(error).__name__}: {error}"
+            blocks.append(Markup('<p class="told failed">This section failed: {}</p>').format(failed))
+    if failed:
+        message = f"the section {section.title!r} of the report failed, and says so there: {failed}"
+        warnings.warn(message, RuntimeWarning, stacklevel=4)
     messages = dict.fromkeys(str(w.message) for w in caught if issubclass(w.category, UserWarning))
     return blocks + [Markup('<p class="told">{}</p>').format(text) for text in messages]
 

@@ -138,6 +138,20 @@ def test_columns_that_are_given_have_no_density(double):
         pv.evaluate.columns(vae, frame, columns=["age"])
 
 
+def test_labels_and_categories_that_are_missing():
+    rows = {"a": torch.randn(20).tolist(), "sex": ["f", "m", None, "m"] * 5, "y": ["u", None, "v", None] * 5}
+    data = pv.data.load(pd.DataFrame(rows), labels="y", test=0, validation=0)
+    nets = dict.fromkeys(("encoder", "decoder", "classifier"), pv.nets.mlp(4))
+    vae = pv.SemiSupervisedVAE(data.event_shapes, num_classes=2, latent_dim=1, likelihood="auto", **nets)
+    vae.initialize(data.train)
+    found = pv.evaluate.columns(vae, data.train, num_samples=500)
+    assert {*found.given_rest} == {"a", "sex"}
+    assert found.per_datum[:, 0].isfinite().all()
+    assert found.per_datum[:, 1].isnan().tolist() == data.train[:][:, 1].isnan().tolist()
+    for name in found.names:  # of an untrained decoder, columns are nearly independent
+        assert found.given_rest[name] == pytest.approx(found.alone[name], abs=0.05)
+
+
 def test_memory_is_bounded_and_the_parts_join(linear, monkeypatch):
     vae, x, _ = linear
     seen = []

@@ -77,7 +77,7 @@ def fill(
     rows = torch.stack([found[n] for n in columns], -1).flatten(0, 1) if draws else _typical(found, columns)
     inferred = columns.decode(rows)
     if labels is not None and "y" in found:
-        numbers = found["y"].flatten() if draws else found["y"].mode(0).values
+        numbers = found["y"].flatten() if draws else _likeliest(program, by_name, found)
         inferred[labels] = _written(frame, labels, [_names(program)[int(number)] for number in numbers])
     whole = tables.filled(path, frame, inferred)
     if draws:
@@ -104,12 +104,12 @@ def _arrays(
     names = held.class_names
     if names is not None and "y" in given:  # numbered in the order of those that are there
         given["y"] = program.class_numbers([names[int(k)] if k == k else None for k in given["y"].tolist()])
-    found = evaluate.predict(program, given | {"x": split[:]}, num_samples, **options)
+    given["x"] = split[:]
+    found = evaluate.predict(program, given, num_samples, **options)
     made = {site: np.asarray(values) for site, values in held.values.items()}
     for site in found.keys() & {"x", *program.event_shapes}:
-        own = (
-            found[site] if draws else found[site].mode(0).values if site == "y" else found.mean(site)
-        ).cpu()
+        own = found.mean(site) if site != "y" else _likeliest(program, given, found)
+        own = (found[site] if draws else own).cpu()
         if site == "y" and (names or (program.class_names and site not in given)):
             made[site] = np.array(_names(program))[own.long().numpy()]
         elif site in given:
@@ -118,6 +118,12 @@ def _arrays(
         else:
             made[site] = own.numpy()
     return made
+
+
+def _likeliest(program: Program, given: Any, found: Predictions) -> Tensor:
+    """Each datum's class, ``[B]``: by the classifier, which labels taught, or else the most frequent draw."""
+    classify = getattr(program, "classify", None)
+    return found["y"].mode(0).values if classify is None else classify(given).argmax(-1)
 
 
 def _names(program: Program) -> list[str]:

@@ -63,10 +63,12 @@ def test_labels_are_filled(tmp_path, monkeypatch, capsys, undrawn):
     """Those that are there stay, and a class that the model does not know is refused."""
     monkeypatch.chdir(tmp_path)
     _files()
-    options = ["--epochs", "60", "--lr", "5e-3", "--latent-dim", "2", "--encoder", "MLP", "--folder", "run"]
+    options = ["--epochs", "60", "--lr", "5e-3", "--latent-dim", "2", "--folder", "run"]
+    options += ["--encoder.hidden_dims", "[64]", "--decoder.hidden_dims", "[64]"]
     assert main(["train", *KINDS["table"][0], *options]) == 0
-    assert main(["predict", "run", "--data", "wine.csv", "--num-samples", "20"]) == 0
-    before, after = pd.read_csv("wine.csv"), pd.read_csv("filled.csv")
+    os.rename("wine.csv", "new.csv")  # without what it was trained on
+    assert main(["predict", "run", "--data", "new.csv", "--num-samples", "20"]) == 0
+    before, after = pd.read_csv("new.csv"), pd.read_csv("filled.csv")
     known = before["class"].notna()
     assert after["class"].isin(list("abc")).all()
     assert (after["class"] == before["class"])[known].all()

@@ -124,7 +124,8 @@ def load(
             is a value that is not observed, and so is one that is masked.
         labels: class of each datum ``[N]``, or of a table the name of the column of them; site ``y``: whole
             numbers from 0, or strings or other
-            classes, which are numbered in their order and keep their names as ``class_names``.
+            classes, which are numbered in their order and keep their names as ``class_names``, as do whole
+            numbers in a column of a table that are not 0, 1, ..., K - 1.
             A class of three or more that is too small for its share gets a datum in each split all the same
             where another class has more than its own. Of cells also the name of a column of ``adata.obs``.
         layer: of cells, the layer that holds counts; by default ``adata.X``.

@@ -1,0 +1,136 @@
+"""Labels that ``pyro-vae predict`` fills: the right ones, as the file has those that are there."""
+
+import numpy as np
+import pandas as pd
+import pytest
+import torch
+
+import pyro_vae as pv
+from pyro_vae.data import DataError
+from pyro_vae.filling import fill
+
+# Of a program that was not trained.
+pytestmark = pytest.mark.filterwarnings("ignore:the effective sample size")
+NUMBER = np.arange(60) % 3
+HIDDEN = np.arange(60) % 4 > 0
+
+
+def _knows(data):
+    """A program whose classifier is right of classes that are far apart, in their first column."""
+    torch.manual_seed(0)
+    line = dict.fromkeys(("classifier", "encoder", "decoder"), pv.nets.mlp())
+    shape, kind = (data.columns, "auto") if data.columns else ((2,), pv.likelihoods.Normal())
+    vae = pv.SemiSupervisedVAE(shape, num_classes=3, latent_dim=1, likelihood=kind, **line)
+    vae.initialize(data.train)
+    (see,), layer = vae.q_y.seen, vae.q_y.net.layers[0]
+    centres = see(torch.tensor([[0.0, 0.0], [10.0, 0.0], [20.0, 0.0]])).detach()[:, 0]
+    with torch.no_grad():
+        layer.weight[:, 0], layer.weight[:, 1], layer.bias[:] = 50 * centres, 0.0, -25 * centres.square()
+    return vae.eval()
+
+
+@pytest.fixture(scope="module")
+def rows():
+    random = np.random.default_rng(0)
+    return np.stack([10 * NUMBER + random.normal(size=60), random.normal(size=60)], 1).astype("float32")
+
+
+@pytest.fixture(scope="module")
+def of_table(rows):
+    frame = pd.DataFrame(rows, columns=["a", "b"]).assign(kind=np.where(HIDDEN, np.nan, NUMBER))
+    return _knows(pv.data.load(frame, labels="kind", validation=0.0, test=0.0))
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+@pytest.mark.parametrize(
+    ("names", "dtype"),
+    [
+        (["c", "a", "b"], "object"),
+        (["c", "a", "b"], "category"),
+        (["c", "9", "10"], "object"),
+        ([0, 1, 2], "float64"),
+        ([-1, 3, 10], "Int64"),
+        ([1, 2, 3], "category"),
+        ([False, True], "boolean"),
+    ],
+)
+def test_labels_of_a_table(of_table, rows, tmp_path, suffix, names, dtype):
+    """Holes are filled with the class, and the column is what it was, of whatever type."""
+    some = len(names) > NUMBER
+    of_table.class_names = None if names == [0, 1, 2] else tuple(map(str, names))
+    truth = pd.Series([names[k] for k in NUMBER[some]], dtype=dtype)
+    frame = pd.DataFrame(rows[some], columns=["a", "b"])
+    known = ~HIDDEN[some] & (truth != names[-1]).to_numpy()  # of one class none is
+    frame.insert(1, "kind", truth.where(known))
+    path, output = tmp_path / f"t{suffix}", tmp_path / f"filled{suffix}"
+    frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path, index=False)
+    fill(of_table, path, output, 5, labels="kind", num_particles=50)
+    read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+    before, after = read(path), read(output)
+    assert list(after.columns) == ["a", "kind", "b"]
+    assert after["kind"].tolist() == truth.tolist()
+    if suffix == ".parquet" and dtype != "category":  # which has a category more
+        assert after["kind"].dtype == before["kind"].dtype
+
+
+@pytest.mark.parametrize("suffix", [".csv", ".parquet"])
+def test_a_table_without_labels(of_table, rows, tmp_path, suffix):
+    """Be the column all holes, or not there."""
+    of_table.class_names = ("c", "a", "b")
+    read = pd.read_csv if suffix == ".csv" else pd.read_parquet
+    for more in ({"kind": np.full(60, np.nan)}, {"kind": [None] * 60}, {}):
+        frame = pd.DataFrame(rows, columns=["a", "b"]).assign(**more)
+        path, output = tmp_path / f"t{suffix}", tmp_path / f"filled{suffix}"
+        frame.to_csv(path, index=False) if suffix == ".csv" else frame.to_parquet(path, index=False)
+        fill(of_table, path, output, 5, labels="kind", num_particles=50)
+        assert read(output)["kind"].tolist() == [of_table.class_names[k] for k in NUMBER]
+        output.unlink()
+
+
+def test_draws_of_labels(of_table, rows, tmp_path):
+    """Those that are there stay in each table; a class that has no name is its number."""
+    of_table.class_names = ("c", "a")
+    frame = pd.DataFrame(rows, columns=["a", "b"]).assign(kind=np.where(NUMBER == 1, "a", None))
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    fill(of_table, tmp_path / "t.csv", tmp_path / "all.csv", 7, labels="kind", draws=True, num_particles=50)
+    made = pd.read_csv(tmp_path / "all.csv")
+    assert len(made) == 7 * 60
+    assert (made["kind"] == "a")[np.tile(NUMBER == 1, 7)].all()
+    assert set(made["kind"]) <= {"c", "a", "2"}
+    frame.assign(kind="d").to_csv(tmp_path / "other.csv", index=False)
+    with pytest.raises(DataError, match="kind has d, and the model knows c, a, 2"):
+        fill(of_table, tmp_path / "other.csv", tmp_path / "more.csv", 7, labels="kind")
+
+
+@pytest.mark.parametrize("labels", ["none", "numbers", "names"])
+def test_labels_of_arrays(rows, tmp_path, labels):
+    """Of a .npz file: those that are there stay, others are filled, and y is added where there is none."""
+    program = _knows(pv.data.load({"x": rows, "y": NUMBER}, validation=0.0, test=0.0))
+    names = np.array(["c", "a", "b"])
+    program.class_names = tuple(names.tolist()) if labels != "numbers" else None
+    x = np.where(np.arange(120).reshape(60, 2) % 9 == 1, np.nan, rows)  # of the second column alone
+    x[:, 0] = rows[:, 0]
+    y = {"numbers": {"y": np.where(HIDDEN, np.nan, 2.0)}, "names": {"y": names[NUMBER]}}.get(labels, {})
+    np.savez(tmp_path / "t.npz", x=x, **y)
+    fill(program, tmp_path / "t.npz", tmp_path / "filled.npz", 5, num_particles=50)
+    made = np.load(tmp_path / "filled.npz")
+    np.testing.assert_array_equal(made["x"][~np.isnan(x)], x[~np.isnan(x)])
+    assert not np.isnan(made["x"]).any()
+    if labels == "numbers":  # which are wrong, and stay
+        np.testing.assert_array_equal(made["y"], np.where(HIDDEN, NUMBER, 2))
+    else:
+        assert made["y"].tolist() == names[NUMBER].tolist()
+
+
+def test_pictures_are_what_the_program_was_trained_on(tmp_path):
+    """Bytes are divided, and grey values binarised, as they were; what is there stays."""
+    torch.manual_seed(0)
+    small = dict.fromkeys(("classifier", "encoder", "decoder"), pv.nets.mlp(4))
+    vae = pv.SemiSupervisedVAE((1, 4, 4), num_classes=3, latent_dim=2, **small).eval()
+    bytes_ = np.random.default_rng(0).integers(0, 256, (5, 4, 4)).astype(np.uint8)
+    np.savez(tmp_path / "t.npz", x=bytes_)
+    fill(vae, tmp_path / "t.npz", tmp_path / "f.npz", 5, binarize="threshold", num_particles=50)
+    made = np.load(tmp_path / "f.npz")
+    np.testing.assert_array_equal(made["x"][:, 0], bytes_)
+    binary = torch.from_numpy(bytes_ > 127).float()[:, None]
+    assert made["y"].tolist() == vae.classify(binary).argmax(1).tolist()

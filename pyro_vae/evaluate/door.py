@@ -143,7 +143,7 @@ def _check_columns(program: Program, data: Split, name: str, family: ByColumn, m
         wrong = wrong.to(x.device) + (~many.support.by_column(x) & ~x.isnan() | x.isinf()).sum(0)
         low, high = x.nan_to_num(math.inf).amin(0), x.nan_to_num(-math.inf).amax(0)
         ends = torch.stack([low.minimum(ends[0].to(x)), high.maximum(ends[1].to(x))])
-    known = ends.isfinite().all(0)
+    known = ends.isfinite().all(0) & (wrong == 0)  # values outside a support may end in any error
     filled = torch.where(known, ends, 0.5)
     densities = torch.stack([many.by_column(row.expand(*many.batch_shape, -1)) for row in filled])
     without = known & ~densities.isfinite().flatten(0, -2).all(0)

@@ -215,3 +215,15 @@ def test_evaluation_takes_frames(make_vae):
     import polars
 
     assert pv.evaluate.elbo(vae, polars.from_pandas(frame)) == pv.evaluate.elbo(vae, rows)
+
+
+@pytest.mark.parametrize(
+    ("likelihood", "told"),
+    [(pv.likelihoods.Categorical(3), "whole numbers in .0, 2."), (pv.likelihoods.Bernoulli(), "lie outside")],
+)
+def test_a_column_outside_of_its_likelihood_is_named(likelihood, told):
+    """Also where the density of such values is not NaN but an error."""
+    data = pv.data.load(pd.DataFrame({"a": torch.randn(30).tolist(), "year": [2007, 2008, 2009] * 10}))
+    vae = pv.VAE(data.event_shapes, 1, likelihood={"year": likelihood})
+    with pytest.raises(DataError, match=f"of column year .*{told}.*2007, 2009"):
+        pv.evaluate.check(vae, data.train)

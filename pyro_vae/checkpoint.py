@@ -221,6 +221,10 @@ _IDENTITY: Schema = {
 }
 
 
+ADDED = ("skips",)
+"""Buffers that the weights of earlier versions lack, which are then zero."""
+
+
 def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: Path) -> None:
     """Copies weights into a module.
 
@@ -228,6 +232,8 @@ def load_state(module: torch.nn.Module, tensors: Mapping[str, Tensor], origin: P
         CheckpointError: names, shapes or what is fixed differ, or a value is not finite.
     """
     own = module.state_dict()
+    added = {name: torch.zeros_like(own[name]) for name in own if name.rpartition(".")[2] in ADDED}
+    tensors = {**added, **tensors}
     wrong = sorted(own.keys() ^ tensors.keys()) + [
         f"{name} (shape {list(tensors[name].shape)}, expected {list(own[name].shape)})"
         for name in sorted(own.keys() & tensors.keys())

@@ -111,9 +111,10 @@ print(pv.evaluate.elbo(vae, data.test))
 # ## Gaps and forecasts are one question
 #
 # Show the model the first part of a sequence, with a gap in it, and ask for the rest: what is NaN is drawn
-# given what is not, by `pv.predict`. Beyond the last value the states go on by the transition. In the gap
-# the encoder proposes, and this one has seen none in training: its draws are poor, their weights leave few of
-# them, and a warning says so. Sequences with gaps among the data to train on are the mend.
+# given what is not, by `pv.predict`. Beyond the last value the states go on by the transition, and so they do
+# in the gap, as the encoder has seen none in training; what is observed after it weighs the draws, few of
+# which count, and a warning says so. More of them, `num_particles=10000`, or some gaps among the data to
+# train on are the mend.
 
 # %%
 x = pendulum(2) + 0.1 * torch.randn(2, 40, 2)

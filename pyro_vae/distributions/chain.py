@@ -215,6 +215,10 @@ class MarkovNormal(TorchDistribution):
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return recurrence(self.weight, self.loc + self.scale * noise, -len(self.event_shape))
 
+    def again(self, t: int, value: Tensor, moved: Tensor) -> Tensor:
+        """What was drawn at step t, had the value before it been another, by so much."""
+        return value + self.weight.select(-len(self.event_shape), t) * moved
+
     def expand(self, batch_shape: Any, _instance: Any = None) -> MarkovNormal:
         shape = (*batch_shape, *self.event_shape)
         weight, loc, scale = (part.expand(shape) for part in (self.weight, self.loc, self.scale))
@@ -270,6 +274,10 @@ class TurningNormal(TorchDistribution):
         shape = self._extended_shape(torch.Size(sample_shape))
         noise = torch.randn(shape, dtype=self.loc.dtype, device=self.loc.device)
         return self._together(self.loc + self.scale * noise, turning)
+
+    def again(self, t: int, value: Tensor, moved: Tensor) -> Tensor:
+        """What was drawn at step t, had the value before it been another, by so much."""
+        return value + (self.weight[..., t, :, :] @ moved[..., None])[..., 0]
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> TurningNormal:
         shape = (*batch_shape, *self.event_shape)
@@ -358,19 +366,19 @@ class Driven(TorchDistribution):
 
 
 class Continued(TorchDistribution):
-    r"""One distribution of a sequence up to its last observed step S, from where another chain goes on.
+    r"""One distribution of a sequence at its observed steps S, and another chain at all others.
 
-    .. math:: \prod_{t \le S} q(z_t \mid z_{t-1}) \prod_{t > S} p(z_t \mid z_{t-1})
+    .. math:: \prod_{t \in S} q(z_t \mid z_{t-1}) \prod_{t \notin S} p(z_t \mid z_{t-1})
 
-    As the guide of a chain it adds nothing to the ELBO beyond S, whatever is drawn there, since the chain's
-    own densities are taken off again.
+    As the guide of a chain it adds nothing to the ELBO at the others, whatever is drawn there, since the
+    chain's own densities are taken off again.
 
     Args:
         first: q, which has ``log_steps``, or whose elements are independent.
         then: p.
-        within: booleans ``[..., T]``, True up to S.
-        follows: whether steps beyond S are drawn from p, one after the other; else they are left as q draws
-            them, all at once, for who wants no more than the ELBO.
+        within: booleans ``[..., T]``, True at S.
+        follows: whether other steps are drawn from p, one after the other; else they are left as q draws
+            them, all at once, for who wants no more than the ELBO and has none but at the end.
     """
 
     arg_constraints = {}  # noqa: RUF012
@@ -393,15 +401,20 @@ class Continued(TorchDistribution):
         return torch.where(self.within, steps, self.then.log_steps(value)).sum(-1)
 
     def rsample(self, sample_shape: Any = torch.Size()) -> Tensor:
-        drawn: Tensor = self.first.expand(self.batch_shape).rsample(sample_shape)
+        first = self.first.expand(self.batch_shape)
+        drawn: Tensor = first.rsample(sample_shape)
         if not self.follows:
             return drawn
         at, then = -len(self.event_shape), self.then.expand(self.batch_shape)
-        values = list(drawn.unbind(at))
-        for t, value in enumerate(values):
-            p = then.transition(values[t - 1]) if t else then.initial.expand(drawn.shape[:at])
+        own, values = drawn.unbind(at), cast(list[Tensor], [])
+        for t, value in enumerate(own):
+            p = then.transition(values[-1]) if t else then.initial.expand(drawn.shape[:at])
             keep = self.within[..., t].reshape(*self.within.shape[:-1], *[1] * (-at - 1))
-            values[t] = torch.where(keep, value, cast(Any, p).rsample())
+            if t and isinstance(first, Driven):
+                value = first.transition(values[-1], first.inputs[..., t, :]).rsample()
+            elif t and hasattr(first, "again"):
+                value = first.again(t, value, values[-1] - own[t - 1])
+            values.append(torch.where(keep, value, cast(Any, p).rsample()))
         return torch.stack(values, at)
 
     def expand(self, batch_shape: Any, _instance: Any = None) -> Continued:

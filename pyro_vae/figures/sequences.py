@@ -41,7 +41,7 @@ def forecast(
         data: a batch, a split, or a tensor ``[N, T, D]``; NaN is not observed.
         truth: the values that were not observed, where they are known, ``[N, T, D]``, of the same data in
             the same order: small crosses.
-        num_data: how many are drawn, the first ones; all where there are fewer, which the title tells.
+        num_data: how many are drawn, the first ones, or all where there are fewer; panels tell which.
         num_samples: draws of each.
         num_particles: importance samples of each.
         hmc: steps of Hamiltonian Monte Carlo that move the draws on, where few of the samples count.
@@ -95,8 +95,7 @@ def forecast(
         columnspacing=1.2,
         handlelength=1.5,
     )
-    all_there = f"; all of {number} data" if number < num_data else ""
-    host.suptitle(f"What is observed (dots), and p(the rest | it){all_there}", fontsize=10)
+    host.suptitle("What is observed (dots), and p(the rest | it)", fontsize=10)
     return whole(host)
 
 

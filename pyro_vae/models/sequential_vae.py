@@ -37,11 +37,15 @@ class Sequence(Real):
     """How a network sees a sequence: columns standardised, each by the values of all of its steps.
 
     A mask is always beside them, whether data to train on have gaps or not: forecasts are asked of all.
+    Whether they had steps that are not observed, and were not the last, is kept in ``skips``.
     """
+
+    skips: Tensor
 
     def __init__(self, site: str, event_shape: Shape):
         super().__init__(site, event_shape)
         self.loc, self.scale = torch.zeros(event_shape[1:]), torch.ones(event_shape[1:])
+        self.register_buffer("skips", torch.tensor(False))
 
     @property
     def shape(self) -> Shape:
@@ -57,6 +61,14 @@ class Sequence(Real):
         mean, std, *_ = statistics((x.flatten(0, 1) for x in data.chunks(self.site)), self.event_shape[1:])
         self.loc.copy_(mean)
         self.scale.copy_(units(std, by_column=True))
+        gaps = (within(x) & x.isnan().all(-1) for x in data.chunks(self.site))
+        self.skips.fill_(self.site in data.gaps and any(bool(gap.any()) for gap in gaps))
+
+
+def within(x: Tensor) -> Tensor:
+    """Steps up to the last one of which anything is observed, ``[..., T]``, of x ``[..., T, D]``."""
+    later = x.isnan().all(-1).flip(-1).to(torch.int8).cumprod(-1).flip(-1)
+    return later == 0
 
 
 class SequentialVAE(Program):
@@ -72,7 +84,8 @@ class SequentialVAE(Program):
     fills it, and continues the sequence as far as T reaches.
 
     Beyond the last observed step the guide is the model's own transition, which adds nothing to the ELBO and
-    makes forecasts as good as the states that they start from.
+    makes forecasts as good as the states that they start from. So it is in a gap, at steps of which nothing
+    is observed, unless the data that were trained on had such gaps, so that the encoder knows of them.
 
     No part of a step of training is a loop over time: densities of all transitions are one call of a network,
     the default guide is Normal and linear in the states before (``pv.guides.Markov``), and the default
@@ -213,9 +226,12 @@ class SequentialVAE(Program):
         q = self.q_z(x)
         if not may_have_gaps("x", x) or log_steps(q, torch.zeros(q.event_shape).to(x)) is None:
             return q
-        later = x.isnan().all(-1).flip(-1).to(torch.int8).cumprod(-1).flip(-1).bool()
+        inside = within(x)
+        if not self.training:  # a gap is the encoder's where it has seen such
+            skips = cast(Sequence, self.q_z.seen[0]).skips
+            inside = inside & (skips | ~x.isnan().all(-1))
         # In training no step beyond is seen by anything: none is drawn, one after the other.
-        return Continued(q, cast(ChainOf, self.p_z()), ~later, follows=not self.training)
+        return Continued(q, cast(ChainOf, self.p_z()), inside, follows=not self.training)
 
 
 def _at_each_step(decoder: Any) -> Any:

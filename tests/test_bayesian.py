@@ -23,6 +23,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_vae as pv
 from pyro_vae import registry
+from pyro_vae.objectives.mmd import discrepancy
 from pyro_vae.running import as_written
 from pyro_vae.seen import Real
 from pyro_vae.training.opening import opening
@@ -370,6 +371,12 @@ class TestVAE:
         figure = pv.figures.uncertainty(vae, torch.randn(20, 4), 9, num_samples=400)
         (image,) = figure.axes[0].images
         left, right, bottom, top = image.get_extent()
+        codes = torch.as_tensor(figure.axes[0].lines[0].get_xydata())
+        for (low, high), code in zip(((left, right), (bottom, top)), codes.T, strict=True):
+            assert low < code.min() - 0.45 * (code.max() - code.min())  # where no data lie
+            assert high > code.max() + 0.45 * (code.max() - code.min())
+            assert low < -2.2  # the middle of the prior
+            assert high > 2.2
         z = torch.meshgrid(torch.linspace(left, right, 9), torch.linspace(bottom, top, 9), indexing="xy")
         of_weights, of_biases = vae.p_x.weights().variance.detach().split([8, 4])
         of_weights = of_weights.reshape(4, 2).mean(0)
@@ -391,6 +398,47 @@ class TestVAE:
 
 
 @pytest.mark.usefixtures("uncompiled")
+@pytest.mark.usefixtures("double")
+@pytest.mark.parametrize("by", ["site", "latent"])
+def test_bits_are_free_of_each_datum_and_not_of_weights(by):
+    """By hand; and where none are free it is the ELBO."""
+    vae = pv.VAE((5,), 3, encoder=pv.nets.mlp(4), decoder=pv.nets.bayesian(pv.nets.mlp(4), num_data=40))
+    x = torch.rand(8, 5).round()
+    trace = poutine.trace(vae.guide).get_trace(x)
+    guide = poutine.replay(vae.guide, trace)
+    q = vae.encode(x)
+    kl = kl_divergence(q.base_dist, dist.Normal(torch.zeros(3), 1.0))
+    groups = kl.sum(1).mean() if by == "site" else kl.mean(0)
+    weights = kl_divergence(vae.p_x.weights(), vae.p_x.net.prior()) * 8 / 40
+    model = poutine.trace(poutine.replay(vae.model, trace)).get_trace(x)
+    log_x = model.nodes["x"]["fn"].log_prob(x).sum()
+    for nats in (0.0, groups.max().item() * 1.5):
+        found = pv.objectives.FreeBits(nats, by).loss(vae.model, guide, x)
+        expected = weights + 8 * groups.clamp(min=nats).sum() - log_x
+        assert found == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.usefixtures("double")
+def test_mmd_is_of_the_latents_of_data_and_not_of_weights():
+    """The weights have their KL, and a batch's latents the discrepancy of a batch."""
+    vae = pv.VAE((5,), 3, encoder=pv.nets.mlp(4), decoder=pv.nets.bayesian(pv.nets.mlp(4), num_data=40))
+    x = torch.rand(8, 5).round()
+    guide = poutine.replay(vae.guide, poutine.trace(vae.guide).get_trace(x))
+    z = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
+
+    def found(weight, kl):
+        torch.manual_seed(0)
+        return pv.objectives.MMD(weight, kl).loss(vae.model, guide, x)
+
+    torch.manual_seed(0)
+    expected = discrepancy(z, vae.prior().expand((8,)).sample()).item()
+    assert found(3.0, 0.0) - found(0.0, 0.0) == pytest.approx(8 * 3.0 * expected, rel=1e-9)
+    elbo = pv.objectives.AnalyticKL().loss(vae.model, guide, x)
+    kl = kl_divergence(vae.encode(x), vae.prior()).sum().item()
+    assert found(0.0, 1.0) == pytest.approx(elbo, rel=1e-9)
+    assert found(0.0, 0.0) == pytest.approx(elbo - kl, rel=1e-9)  # of the weights there still is one
+
+
 def test_compiled_steps_are_the_eager_ones():
     """Seed for seed; vectorised particles too."""
     for particles in (1, 3):

@@ -54,16 +54,12 @@ class Draws:
     ):
         self.model, self.guide, self.live, self.again = model, guide, live, again
         self.num_particles = num_particles
-        stacks = [
-            {f.dim: f for f in site["cond_indep_stack"] if f.vectorized and -f.dim <= nesting}
-            for trace in (model, guide)
-            for _, site in sites(trace)
-        ]
-        shared = {
-            dim: frame
-            for dim, frame in (stacks[0] if stacks else {}).items()
-            if all(dim in stack and stack[dim].name == frame.name for stack in stacks)
-        }
+        stacks = [_stack(site, nesting) for trace in (model, guide) for _, site in sites(trace)]
+        shared = _shared(stacks)
+        seen = _shared([_stack(site, nesting) for _, site in sites(model) if site["is_observed"]])
+        within = _shared([stack for stack in stacks if stack.keys() & seen.keys()])
+        self.batch = {dim: within[dim].size for dim in sorted(within)}
+        """Those that all share but what lies outside of the data's, and all data thus share."""
         self.plates = {dim: shared[dim].size for dim in sorted(shared)}
         self.shape = (num_particles, *(self.plates.get(dim, 1) for dim in range(-nesting, 0)))
         """Of a log-density, once it is summed over the plates within a datum."""
@@ -72,6 +68,16 @@ class Draws:
         subsampled = math.prod(f.full_size / f.size for f in shared.values() if f.full_size)
         self.scale: float = scales[0] if scales and alike else subsampled
         """By which the loss of each datum is multiplied."""
+
+    def of_data(self, site: Any) -> dict[int, int]:
+        """The plates of the data, though some sites lie outside; none of a site that does."""
+        own = _stack(site, len(self.shape) - 1)
+        return self.batch if self.batch.keys() <= own.keys() else {}
+
+    @property
+    def together(self) -> int:
+        """Data that count as one datum, as they share a latent: B, or 1."""
+        return math.prod(size for dim, size in self.batch.items() if dim not in self.plates)
 
     @property
     def drawn(self) -> dict[str, Any]:
@@ -162,23 +168,25 @@ class Draws:
         aside = [self.density(site) for name, site in self.drawn.items() if name not in self.model.nodes]
         return torch.as_tensor(sum(found + aside))
 
-    def rows(self, value: Tensor, event: int) -> Tensor:
+    def rows(self, value: Tensor, event: int, plates: dict[int, int] | None = None) -> Tensor:
         """Numbers of a latent site as a table ``[K B, D]``, of all D that one datum has of it.
 
         Args:
             value: ``[K, ..., B, ..., *event_shape]``.
             event: how many dimensions are the site's own.
+            plates: over the data; None for those that all sites share.
         """
+        plates = self.plates if plates is None else plates
         batch = value.flatten(-event) if event else value[..., None]  # [..., latents]
         nesting = len(self.shape) - 1
         while batch.dim() < nesting + 2:
             batch = batch[None]
         batch = batch.expand(
             self.num_particles,
-            *(self.plates.get(dim, batch.shape[dim - 1]) for dim in range(-nesting, 0)),
+            *(plates.get(dim, batch.shape[dim - 1]) for dim in range(-nesting, 0)),
             -1,
         )
-        of_data = [0, *(nesting + 1 + dim for dim in self.plates)]
+        of_data = [0, *(nesting + 1 + dim for dim in plates)]
         within = [d for d in range(nesting + 2) if d not in of_data]
         return batch.permute(*of_data, *within).flatten(len(of_data)).flatten(0, -2)
 
@@ -270,6 +278,20 @@ class PerDatum(ELBO):
         frames = [f for found in (trace, drawn) for _, site in sites(found) for f in site["cond_indep_stack"]]
         nesting = max((-frame.dim for frame in frames if frame.vectorized), default=0)
         self.max_plate_nesting = nesting + (self.num_particles > 1)
+
+
+def _stack(site: Any, nesting: int) -> dict[int, Any]:
+    """The plates that a site lies in, by their dimensions."""
+    return {f.dim: f for f in site["cond_indep_stack"] if f.vectorized and -f.dim <= nesting}
+
+
+def _shared(stacks: list[dict[int, Any]]) -> dict[int, Any]:
+    """Those that are the same in all."""
+    return {
+        dim: frame
+        for dim, frame in (stacks[0] if stacks else {}).items()
+        if all(dim in stack and stack[dim].name == frame.name for stack in stacks)
+    }
 
 
 def instead(value: Tensor, surrogate: Tensor) -> Tensor:

@@ -17,7 +17,8 @@ class FreeBits(PerDatum):
 
     .. math:: -E_q[\log p(x \mid z)] + \sum_g \max\Big(\lambda, \frac1B \sum_b \mathrm{KL}_g(x_b)\Big)
 
-    The mean is over the batch. It is no bound: where all groups lie above the threshold it is the ELBO.
+    The mean is over the batch. It is no bound: where all groups lie above the threshold it is the ELBO. Of
+    what all data share, such as weights that are latent, no bits are free.
 
     Args:
         nats: the threshold of each group.
@@ -45,8 +46,12 @@ class FreeBits(PerDatum):
         total = -draws.log_x
         for name, q, p, z, exact in latents(draws.model, draws.guide):
             site = draws.model.nodes[name]
+            plates = draws.of_data(site)
+            if draws.batch and not plates:
+                total = total + draws.weighed(site, kl_term(q, p, z, exact))
+                continue
             if self.by == "site":
-                groups = draws.by_datum(_masked(kl_term(q, p, z, exact), site, 0)).mean()
+                groups = draws.by_datum(_masked(kl_term(q, p, z, exact), site, 0)).mean() / draws.together
             else:
                 mend = "FreeBits(by='site') takes it"
                 each = (
@@ -54,8 +59,9 @@ class FreeBits(PerDatum):
                     one_by_one(p, f"the prior of {name!r}", mend),
                 )
                 event = len(q.event_shape)
-                groups = draws.rows(_masked(kl_term(*each, z, exact), site, event), event).mean(0)
-            total = total + draws.relative(site) * groups.clamp(min=self.nats).sum()
+                kl = _masked(kl_term(*each, z, exact), site, event)
+                groups = draws.rows(kl, event, plates).mean(0)
+            total = total + draws.relative(site) * draws.together * groups.clamp(min=self.nats).sum()
         return total.mean(0)
 
 

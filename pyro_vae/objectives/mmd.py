@@ -7,7 +7,7 @@ from torch import Tensor
 
 from pyro_vae.checks import Count, NotNegative, checked
 from pyro_vae.objectives.base import Draws, PerDatum
-from pyro_vae.objectives.elbo import latents
+from pyro_vae.objectives.elbo import kl_term, latents
 
 WIDTHS = (0.1, 0.2, 0.5, 1.0, 2.0, 5.0, 10.0)
 """Of the kernels, in units of the mean square distance of two draws of the prior."""
@@ -23,6 +23,7 @@ class MMD(PerDatum):
     inverse multiquadratic kernels :math:`c / (c + |z - z'|^2)`, in which c is 0.1 to 10 mean square distances
     of two draws of the prior. With :math:`\kappa = 0` it is the Wasserstein autoencoder (WAE-MMD), else
     InfoVAE with :math:`\kappa = 1 - \alpha`. The prior of a latent is that at the draws of those above it.
+    What all data share, such as weights that are latent, has no such spread, and has its KL as in the ELBO.
 
     Args:
         weight: :math:`\lambda`, nats per datum.
@@ -40,10 +41,15 @@ class MMD(PerDatum):
 
     def per_datum(self, draws: Draws) -> Tensor:
         total = self.kl * draws.kl - draws.log_x if self.kl else -draws.log_x
-        for _, q, p, z, _ in latents(draws.model, draws.guide):
-            event = len(q.event_shape)
+        for name, q, p, z, exact in latents(draws.model, draws.guide):
+            site, event = draws.model.nodes[name], len(q.event_shape)
+            plates = draws.of_data(site)
+            if draws.batch and not plates:
+                total = total + (1 - self.kl) * draws.weighed(site, kl_term(q, p, z, exact))
+                continue
             prior = p.rsample() if p.has_rsample else p.sample()
-            total = total + self.weight * discrepancy(draws.rows(z, event), draws.rows(prior, event))
+            found = discrepancy(draws.rows(z, event, plates), draws.rows(prior, event, plates))
+            total = total + draws.together * self.weight * found
         return total.mean(0)
 
 

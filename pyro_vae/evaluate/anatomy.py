@@ -84,13 +84,18 @@ class Latents:
         return int((self.variances > ACTIVE).sum())
 
     @property
-    def collapsed(self) -> int:
-        """Latents with a KL below 0.01 nats; where they have none of their own, whose posterior mean has no
-        more than a hundredth of their variance, whatever their unit.
+    def dead(self) -> Tensor:
+        """Which latents have collapsed, ``[D]``: those with a KL below 0.01 nats; where they have none of
+        their own, whose posterior mean has no more than a hundredth of their variance, whatever their unit.
         """
         if self.kl_by_latent.isnan().any():
-            return int((self.variances <= ACTIVE * self.spreads).sum())
-        return int((self.kl_by_latent < COLLAPSED).sum())
+            return self.variances <= ACTIVE * self.spreads
+        return self.kl_by_latent < COLLAPSED
+
+    @property
+    def collapsed(self) -> int:
+        """How many latents are ``dead``."""
+        return int(self.dead.sum())
 
 
 @dataclass(frozen=True)

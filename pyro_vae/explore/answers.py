@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import base64
 import math
+import re
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import replace
 from typing import Any
@@ -14,8 +15,9 @@ from torch import Tensor
 from pyro_vae.checks import Count, Whole, check
 from pyro_vae.evaluate.probes import continuous
 from pyro_vae.explore.learner import BATCH, RATE, Learner
-from pyro_vae.explore.scene import Plane, Scene, rounded
+from pyro_vae.explore.scene import Plane, Scene, latent_weights, rounded
 from pyro_vae.explore.subjects import Entry
+from pyro_vae.explore.switches import UNOBSERVED
 from pyro_vae.program import Batch
 
 MOST_PICTURES, MOST_STEPS = 64, 200
@@ -84,12 +86,14 @@ class Answers:
         """The centres of p(x|z) at some points."""
         scene = self.scene(asked)
         u = _points(asked.get("u"), scene.dim)
-        return {"pictures": pictures(scene, scene.decode(u, _datum(scene, asked)))}
+        states = _states(asked.get("states"), scene, len(u))
+        return {"pictures": pictures(scene, scene.decode(u, _datum(scene, asked), states))}
 
     def prior(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """Draws of the latents from the model itself, which is given what a datum has."""
         scene = self.scene(asked)
-        return {"draws": rounded(scene.draw(SHOWN, _datum(scene, asked)), 4)}
+        draws, states = scene.draw(SHOWN, _datum(scene, asked))
+        return {"draws": rounded(draws, 4), "states": states.tolist()}
 
     def infer(self, asked: Mapping[str, Any]) -> dict[str, Any]:
         """What the encoder says of a datum, on a plane."""
@@ -101,6 +105,8 @@ class Answers:
             "scale": rounded(found["scale"]),
             "covariance": rounded(found["covariance"]),
             "reconstruction": pictures(scene, found["reconstruction"])[0],
+            "likely": [rounded(levels, 4) for levels in found["likely"]],
+            "now": found["now"].tolist(),
         }
 
     def posterior(self, asked: Mapping[str, Any]) -> dict[str, Any]:
@@ -117,10 +123,12 @@ class Answers:
                 "high": rounded(grid.high),
                 "density": encoded(density),
                 "side": len(density),
-                "evidence": grid.log_evidence if math.isfinite(grid.log_evidence) else None,
             }
+        evidence = found["evidence"]
         return {
             "grid": own,
+            "evidence": evidence if evidence is not None and math.isfinite(evidence) else None,
+            "likely": [rounded(levels, 4) for levels in found["likely"]],
             "draws": rounded((found["draws"][:SHOWN] - origin) @ directions.T, 4),
             "effective": round(found["effective"], 1),
             "moved": found["moved"],
@@ -147,9 +155,10 @@ class Answers:
             "row": row,
             "codes": rounded(self.learning.codes, 4),
             "latents": self.learning.latents,
+            "switches": switched(self.learning),
             "origin": rounded(self.learning.origin),
             "directions": rounded(self.learning.directions),
-            "told": f"Adam, {RATE:g}, batches of {BATCH}",
+            "told": f"{self.learner.told}, Adam, {RATE:g}, batches of {BATCH}",
         }
 
 
@@ -161,7 +170,7 @@ def described(scene: Scene) -> dict[str, Any]:
     numbers = labels is not None and continuous(labels)
     columns = program.columns.of if program.columns is not None else {}
     return {
-        "title": f"{type(program).__name__}, {scene.subject.name}",
+        "title": ", ".join(dict.fromkeys([type(program).__name__, scene.subject.name])),
         "site": scene.site,
         "densities": scene.densities,
         "mapped": scene.mapped,
@@ -171,6 +180,8 @@ def described(scene: Scene) -> dict[str, Any]:
         "numbers": numbers,
         "classes": data.class_names,
         "latents": scene.latents,
+        "switches": switched(scene),
+        "weights": bool(latent_weights(program)),
         "origin": rounded(scene.origin),
         "directions": rounded(scene.directions),
         "shares": [round(share, 4) for share in scene.shares],
@@ -196,8 +207,20 @@ def described(scene: Scene) -> dict[str, Any]:
             if name != "x"
         ],
         "masks": "x" in program.gaps,
-        "exact": scene.alone and scene.dim == 2,
+        "exact": (scene.alone and scene.dim == 2) or scene.joint is not None,
+        "summed": 0 if scene.joint is None else len(scene.joint),
     }
+
+
+def switched(scene: Scene) -> list[dict[str, Any]]:
+    """The switches, with the names of their levels, the nats that each carries, and whether x hangs on it."""
+    names, kls, found = scene.data.class_names, iter(scene.switches_kl), []
+    for own in scene.switches:
+        of_labels = own.site.removesuffix(UNOBSERVED) == "y" and names and len(names) == own.levels
+        levels = [str(v) for v in (names if of_labels and names else range(own.low, own.low + own.levels))]
+        decodes = own.site.removesuffix(UNOBSERVED) in re.findall(r"\w+", scene.densities["decoder"])
+        found += [{"name": name, "levels": levels, "kl": next(kls), "decodes": decodes} for name in own.names]
+    return found
 
 
 def pictures(scene: Scene, x: Tensor) -> list[Any]:
@@ -231,6 +254,20 @@ def _plane(scene: Scene, asked: Mapping[str, Any]) -> Plane:
     return plane[0], plane[1]
 
 
+def _states(states: Any, scene: Scene, number: int) -> Tensor | None:
+    """Levels of all switches, ``[R, switches]``; None where none are said."""
+    if states is None:
+        return None
+    levels = [own.levels for own in scene.switches for _ in range(own.number)]
+    known = isinstance(states, list) and len(states) == number
+    known = known and all(isinstance(row, list) and len(row) == len(levels) for row in states)
+    if not known or not all(
+        type(v) is int and 0 <= v < n for row in states for v, n in zip(row, levels, strict=True)
+    ):
+        raise ValueError(f"states are {number} rows of levels, of {levels}, from 0 on")
+    return torch.tensor(states, dtype=torch.long).reshape(number, len(levels))
+
+
 def _points(u: Any, dim: int) -> Tensor:
     """Latents ``[R, D]``."""
     known = isinstance(u, list) and 0 < len(u) <= MOST_PICTURES
@@ -239,4 +276,4 @@ def _points(u: Any, dim: int) -> Tensor:
     numbers = [v for row in u for v in row]
     if not all(isinstance(v, int | float) and not isinstance(v, bool) and abs(v) < 1e6 for v in numbers):
         raise ValueError("u is of finite numbers")
-    return torch.tensor(u, dtype=torch.float64)
+    return torch.tensor(u, dtype=torch.float64).reshape(len(u), dim)

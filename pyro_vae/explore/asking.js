@@ -3,14 +3,14 @@
 const fixed = (v, digits = 2) => (v === null ? "not finite" : String(Math.abs(v) < 1e7 ? v.toFixed(digits) : v.toExponential(digits)).replace(/^-(?=0(\.0*)?$)/, "").replace("-", "−"));
 const $ = (id) => document.getElementById(id);
 const S = { run: 0, learning: false, plane: null, u: null, datum: null, number: 0, original: null, q: null, post: null,
-  decoded: null, pen: "high", brush: 0, prior: null, cursor: 0, way: null, strip: [], history: [] };
+  decoded: null, chosen: [], thumbs: [], pen: "high", brush: 0, prior: null, cursor: 0, way: null, strip: [], history: [] };
 const latencies = []; // milliseconds from an event that moves the point to its picture, drawn
 window.explorer = { S, latencies };
 
 // Questions
 
 async function ask(name, values = {}) {
-  if (FROZEN) return { pictures: values.u.map(thawed) };
+  if (FROZEN) return { pictures: values.u.map((u, i) => (FROZEN.grid.levels ? jointly(values.states[i]) : thawed(u))) };
   if (values.datum === null) throw new Error(""); // a run is being loaded
   const { state } = S;
   let answer;
@@ -59,6 +59,11 @@ function thawed(u) {
   const nearest = corners.reduce((one, other) => (other[1] > one[1] ? other : one))[0];
   const columns = S.state.columns;
   return Array.from({ length: size }, (_, k) => (columns.length && columns[k].levels.length ? nearest[k] : corners.reduce((sum, [c, w]) => sum + w * c[k], 0)));
+}
+
+function jointly(levels) { // of choices alone: the picture of their joint value
+  const { pictures, size } = FROZEN.grid, place = levels.reduce((sum, level, k) => sum * FROZEN.grid.levels[k] + level, 0);
+  return Array.from(pictures.subarray(place * size, (place + 1) * size));
 }
 
 function thaw({ values, dtype }) {

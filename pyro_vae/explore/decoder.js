@@ -1,7 +1,7 @@
 // From z to x: what a point decodes to, by itself, by each latent, and on the way between two data.
 
 const decode = latest(async (u, when) => {
-  const { pictures } = await ask("decode", { u: [u], datum: S.datum });
+  const { pictures } = await ask("decode", { u: [u], datum: S.datum, ...asChosen(1) });
   S.decoded = pictures[0];
   drawDecoded();
   if (when) {
@@ -14,25 +14,27 @@ let waiting = false;
 function drawPoint() { // once a frame, however often it is moved
   if (waiting) return;
   waiting = true;
-  requestAnimationFrame(() => { waiting = false; drawPlane(); showSliders(); });
+  requestAnimationFrame(() => { waiting = false; drawPlane(); showSliders(); showStates(); });
 }
 
 const prior = latest(async () => { // draws that the page shows, or moves the point to, one after another
   const found = await ask("prior", { datum: S.datum });
-  S.prior = { draws: found.draws, next: 0 };
+  S.prior = { draws: found.draws, states: found.states, next: 0 };
   S.ground = null;
   drawPlane();
 });
 
 async function draw(when) {
   if (!S.prior) await prior();
-  const { draws } = S.prior;
-  return move(draws[S.prior.next++ % draws.length], when);
+  const { draws, states } = S.prior, i = S.prior.next++ % draws.length;
+  S.chosen = S.chosen.map((_, k) => states[i][k]);
+  return move(draws[i], when);
 }
 
 function move(u, when) { // the point, and all that follows it
   S.u = u;
   drawPoint();
+  if (!u.length) return goThere();
   const place = u.length > 1 ? flat(u).map((v) => fixed(v)).join(", ") : fixed(u[0]);
   $("where").textContent = `the point: ${place}`;
   say(`point at ${place}`);
@@ -121,11 +123,12 @@ function showSliders() {
 const between = latest(async (t, when) => {
   const codes = S.state.codes, [a, b] = [$("from"), $("to")].map((e) => codes[Math.max(0, Math.min(codes.length - 1, +e.value || 0))]);
   for (const id of ["from", "to"]) $(`${id}-label`).textContent = labelOf(Math.max(0, Math.min(codes.length - 1, +$(id).value || 0)));
+  if (!S.state.dim) return;
   if (t !== null) S.way = [a, b];
   const at = (s) => a.map((v, k) => (1 - s) * v + s * b[k]);
   if (t !== null) move(at(t), when);
   if (!["image", "curve"].includes(S.state.kind)) { drawPlane(); return; }
-  const { pictures } = await ask("decode", { u: Array.from({ length: 9 }, (_, i) => at(i / 8)), datum: S.datum });
+  const { pictures } = await ask("decode", { u: Array.from({ length: 9 }, (_, i) => at(i / 8)), datum: S.datum, ...asChosen(9) });
   S.strip = pictures;
   drawStrip(); drawPlane();
 });

@@ -6,6 +6,7 @@ import re
 from collections.abc import Collection, Mapping, Sequence
 
 from pyro_vae.explain import explain
+from pyro_vae.explore.switches import UNOBSERVED
 from pyro_vae.figures.stories import density
 from pyro_vae.program import Batch, Program
 
@@ -25,15 +26,19 @@ def densities(program: Program, site: str, latents: Sequence[str], datum: Batch)
         datum: one, of all sites that the program has data of.
 
     Returns:
-        ``decoder``, such as p(x|z, y); ``guide``, q(z|x, y); ``posterior``, p(z|x, y); ``prior``, p(z), of
-        all latents; ``drawn``, p(z) or p(z|y), of those that are shown; ``evidence``, p(x|y); ``fit``,
-        log p(x|z, y), of all that is observed.
+        ``decoder``, such as p(x|z, y), or p(x|z, w) where weights are latent; ``guide``, q(z|x, y);
+        ``posterior``, p(z|x, y); ``prior``, p(z), of all latents; ``drawn``, p(z) or p(z|y), of those that
+        are shown; ``evidence``, p(x|y); ``fit``, log p(x|z, y), of all that is observed; and as
+        ``prior_unknown`` and ``fit_unknown`` the two where labels are not known, which are latents then.
     """
     columns, names = program.given_columns, [*datum]
+    weights = {c.weights.site for c in program.bayesian if c.weights is not None}
     given = ", ".join(columns) if len(columns) <= FEW else "x_given"
     titles, seen, above, rest = {}, [], {}, [name for name in names if name != "x"]
     for name, parents, kind in STORY.findall(explain(program, batch=datum)):
         of = [parent for parent in parents.split(", ") if parent]
+        of = [parent for parent in of if not (parent.endswith(UNOBSERVED) and parent in latents)]
+        of = [parent for parent in of if parent not in weights] + ["w"] * bool(weights & {*of})
         if name in of:  # of counts the total is given
             rest.append("total")
         above[name] = [{"x_given": given, name: "total"}.get(parent, parent) for parent in of]
@@ -41,14 +46,20 @@ def densities(program: Program, site: str, latents: Sequence[str], datum: Batch)
         if kind == "observed":
             seen.append(name)
     rest = [name for name in rest if name not in titles] + [given] * bool(columns)
+    labels = [name.removesuffix(UNOBSERVED) for name in latents if name.endswith(UNOBSERVED)]
+    known = [name for name in latents if not name.endswith(UNOBSERVED)]
+    fit = {name: f"log {titles[name]}" for name in seen}
+    prior = titles[site] if known == [site] else density(", ".join(known))
     return {
         "decoder": titles["x"],
         "guide": "q" + density(site, *names)[1:],
         "posterior": density(site, *names),
-        "prior": titles[site] if [*latents] == [site] else density(", ".join(latents)),
+        "prior": prior,
+        "prior_unknown": density(", ".join([*labels, *known])) if labels else prior,
         "drawn": density(site, *_roots(site, above, {*latents})),
         "evidence": density(", ".join(seen), *rest),
-        "fit": " + ".join(f"log {titles[name]}" for name in seen),
+        "fit": " + ".join(fit.values()),
+        "fit_unknown": " + ".join(text for name, text in fit.items() if name not in labels),
     }
 
 

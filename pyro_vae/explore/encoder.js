@@ -4,7 +4,7 @@ const infer = latest(async (follow) => {
   const found = await ask("infer", { datum: S.datum, plane: S.plane });
   S.q = found; S.post = null;
   if (follow) move(found.mean); else drawPlane();
-  drawDatum(); drawNear(); showBound();
+  drawDatum(); drawNear(); showBound(); showStates();
   posterior();
 });
 
@@ -13,17 +13,19 @@ const askPosterior = latest(async () => {
   if (asked !== S.datum) return; // it is of a datum that is no more
   if (found.grid) found.grid.levels = bytes(found.grid.density);
   S.post = found;
-  drawPlane(); drawDatum(); drawNear(); showBound();
+  drawPlane(); drawDatum(); drawNear(); showBound(); showStates();
 });
 const posterior = later(askPosterior, 200);
 
 function edited(values, follow = true) { // a new datum, on which all else hangs
   S.datum = { ...S.datum, ...values };
+  S.chosen = S.chosen.map(() => null); // as q has it, of the new one
   drawDatum();
   return infer(follow);
 }
 
 async function choose(number) {
+  S.chosen = S.chosen.map(() => null);
   S.number = Math.max(0, Math.min(S.state.codes.length - 1, number));
   $("number").value = S.number;
   if (FROZEN) return move(S.state.codes[S.number]);
@@ -171,7 +173,7 @@ function showGiven() { // controls of labels and numbers that the model is given
 }
 
 function drawNear() { // q and the posterior, close by
-  if (!S.q) return;
+  if (!S.q || !S.state.dim) return;
   const { pen, width, height } = sized($("near"), 0.8, 0.25), mean = flat(S.q.mean), c = S.q.covariance;
   const reach = [0, 1].map((k) => 2.6 * Math.sqrt(Math.max(c[k][k], 1e-8))), box = [mean[0] - reach[0], mean[0] + reach[0], mean[1] - reach[1], mean[1] + reach[1]];
   const widen = ([a, b]) => { box[0] = Math.min(box[0], a); box[1] = Math.max(box[1], a); box[2] = Math.min(box[2], b); box[3] = Math.max(box[3], b); };
@@ -190,8 +192,9 @@ const count = (v) => (v < 10 ? v.toFixed(1) : Math.round(v));
 
 function showBound() {
   if (!S.q) return;
-  const { elbo, fit, kl } = S.q, { densities } = S.state, evidence = S.post && S.post.grid ? S.post.grid.evidence : null;
-  const sums = elbo === null ? [] : [[[`E[${densities.fit}]`, fit], [`− KL(q‖${densities.prior})`, kl], ["= ELBO, nats", elbo]]];
+  const { elbo, fit, kl } = S.q, { densities } = S.state, evidence = S.post ? S.post.evidence : null;
+  const unknown = S.state.given.some((g) => g.classes && S.datum[g.site].includes(null)), as = (name) => densities[unknown ? `${name}_unknown` : name];
+  const sums = elbo === null ? [] : [[[`E[${as("fit")}]`, fit], [`− KL(q‖${as("prior")})`, kl], ["= ELBO, nats", elbo]]];
   if (sums.length && S.state.exact && (!S.post || evidence !== null)) {
     sums.push([["ELBO", elbo], [`+ gap, KL(q‖${densities.posterior})`, evidence === null ? null : evidence - elbo], [`= log ${densities.evidence}`, evidence]]);
   }

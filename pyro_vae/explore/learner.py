@@ -5,7 +5,6 @@ from __future__ import annotations
 import copy
 
 import torch
-from pyro.infer import Trace_ELBO
 
 from pyro_vae.data import Split
 from pyro_vae.evaluate.likelihood import unchecked_elbo
@@ -22,6 +21,8 @@ MEASURED = 200
 class Learner:
     """Plain SVI on a copy of a program, or on one made anew; what it was copied from stays as it is.
 
+    Its objective is the program's own, ``Trace_ELBO`` or, of discrete latents, that which sums over them.
+
     Args:
         program: what is copied.
         train: the data of its steps.
@@ -34,6 +35,7 @@ class Learner:
 
     Attributes:
         program: the copy.
+        told: the objective's name.
         history: a row for each time that was looked: ``step``, ``elbo``, ``reconstruction``, ``kl``.
     """
 
@@ -44,7 +46,10 @@ class Learner:
             seed_generators(seed, torch.device("cpu"))
             self.program = _anew(program, train) if anew else copy.deepcopy(program)
         optimizer = torch.optim.Adam([p for p in self.program.parameters() if p.requires_grad], RATE)
-        self.svi = SVI(self.program.model, self.program.guide, optimizer, Trace_ELBO(), compile=False)
+        objective = self.program.objective()
+        objective.max_plate_nesting = self.program.max_plate_nesting  # else it tells of its guess
+        self.told = type(objective).__name__
+        self.svi = SVI(self.program.model, self.program.guide, optimizer, objective, compile=False)
         self.history: list[dict[str, float]] = []
         self.look()
 

@@ -4,10 +4,10 @@ const learn = latest(async (values) => {
   const found = await ask("learn", values);
   if (!S.learning) return; // the page went back to the run meanwhile
   S.history.push(found.row);
-  S.state.codes = found.codes; S.state.latents = found.latents; S.state.origin = found.origin; S.state.directions = found.directions;
+  S.state.codes = found.codes; S.state.latents = found.latents; S.state.origin = found.origin; S.state.switches = found.switches; S.state.directions = found.directions;
   S.prior = null; // it may be learnt, too
   if ($("show-prior").checked) prior();
-  setPlane(); drawPlane(); makeSliders(); showSliders(); drawCharts();
+  setPlane(); drawPlane(); makeStates(); makeSliders(); showSliders(); drawCharts();
   const { step, elbo, reconstruction, kl } = found.row;
   $("learnt").textContent = `step ${step}: ELBO ${fixed(elbo)} = fit ${fixed(reconstruction === null ? null : -reconstruction)} − KL ${fixed(kl)} nats per held-out datum (${found.told})`;
   say(`step ${step}, ELBO ${fixed(elbo)}`);

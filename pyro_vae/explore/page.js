@@ -23,7 +23,7 @@ async function load(run = S.run) { // all anew, and at once, so that nothing of 
   }
   $("draw").textContent = `draw z from ${state.densities.drawn}`;
   $("prior-told").textContent = `show draws of ${state.densities.drawn}, ×`;
-  $("decoded-told").textContent = `The ${state.centre} of ${state.densities.decoder} at the point.${state.held?.length ? ` Given throughout, as of datum 0: ${state.held.join("; ")}.` : ""}`;
+  $("decoded-told").textContent = `The ${state.centre} of ${state.densities.decoder} at the ${state.dim ? "point" : "values chosen"}.${state.weights ? ` Its weights w are latent, and here at their mean${FROZEN ? "" : ", as in the ELBO and the posterior"}.` : ""}${state.held?.length ? ` Given throughout, as of datum 0: ${state.held.join("; ")}.` : ""}`;
   $("h-post").textContent = `${state.densities.guide} and the true posterior`;
   $("guide-told").textContent = `${state.densities.guide}, regions of 50 % and 90 %`;
   for (const id of ["number", "from", "to"]) $(id).max = state.codes.length - 1;
@@ -31,7 +31,7 @@ async function load(run = S.run) { // all anew, and at once, so that nothing of 
   $("decoded").hidden = $("strip").hidden = !["image", "curve"].includes(state.kind);
   legend();
   S.u = state.codes[Math.min(S.number, state.codes.length - 1)];
-  setPlane(); makeSliders(); makeTools();
+  makeStates(); setPlane(); makeSliders(); makeTools();
   await choose(S.number);
   if ($("show-prior").checked) prior();
   if (before.datum && fits(before)) await edited(before.datum); // what was drawn is shown to the next run, too
@@ -59,7 +59,7 @@ function legend() {
 function redraw() {
   if (!S.state) return;
   S.ground = null;
-  drawPlane(); drawDecoded(); drawStrip();
+  drawPlane(); drawDecoded(); drawStrip(); drawThumbs();
   if (!FROZEN && S.datum) { drawDatum(); drawNear(); if (S.history.length) drawCharts(); }
 }
 
@@ -82,6 +82,7 @@ const safely = (work) => (...args) => Promise.resolve(work(...args)).catch((erro
 
 function wire() {
   wirePlane();
+  wireStates();
   wireDatum();
   $("runs").addEventListener("change", safely(() => { leaveLearning(); return load(+$("runs").value); }));
   for (const id of ["plane-kind", "axis-0", "axis-1"]) $(id).addEventListener("change", safely(replane));
@@ -110,7 +111,7 @@ function wire() {
 }
 
 for (const span of document.querySelectorAll("[style-c]")) span.style.setProperty("--c", `var(--${span.getAttribute("style-c")})`);
-$("truth-told").style.setProperty("--c", "rgb(var(--truth))");
+for (const id of ["truth-told", "p-told"]) $(id).style.setProperty("--c", "rgb(var(--truth))");
 if (FROZEN) {
   document.body.classList.add("frozen");
   for (const part of document.querySelectorAll("[data-live]")) part.hidden = true;

@@ -11,6 +11,7 @@ from importlib import resources
 from typing import Any
 
 import torch
+from torch import Tensor
 
 from pyro_vae.explore.answers import Answers, described
 from pyro_vae.explore.scene import Scene
@@ -19,7 +20,16 @@ from pyro_vae.explore.subjects import entries
 from pyro_vae.program import Batch
 from pyro_vae.registry import Trust
 
-SCRIPTS = ("drawing.js", "asking.js", "plane.js", "decoder.js", "encoder.js", "learning.js", "page.js")
+SCRIPTS = (
+    "drawing.js",
+    "asking.js",
+    "plane.js",
+    "states.js",
+    "decoder.js",
+    "encoder.js",
+    "learning.js",
+    "page.js",
+)
 """Of the page, a subject each; the last one begins."""
 SIDES, NUMBERS = (9, 31), 500_000
 """Points along a side of a frozen map, at least and at most, and numbers of all its pictures."""
@@ -55,7 +65,7 @@ def explore(
 
     Raises:
         CheckpointError, ConfigError, DataError: a run cannot be read, or the port is taken.
-        ValueError: its latents are discrete or no vector, or x is of a shape that is not shown.
+        ValueError: its latents are codes of a codebook or no vector, or x is of a shape that is not shown.
 
     >>> explore("runs/digits")  # doctest: +SKIP
     """
@@ -73,7 +83,8 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
 
     Of it are decoded the points of a grid, between which the page goes in straight lines; what asks the
     program (a datum's q and posterior, learning) is not there. Of more than two latents it is the principal
-    plane of the codes, the rest at their mean. What the model is given is as of the first datum, and told.
+    plane of the codes, the rest at their mean. Of choices alone it has all of their joint values, and of
+    those beside a plane the likeliest. What the model is given is as of the first datum, and told.
 
     Args:
         run, data, site, trust: as of ``explore``; of several runs the first.
@@ -82,26 +93,54 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
         The page.
 
     Raises:
-        As ``explore``.
+        As ``explore``; or ValueError: there are too many joint values of choices.
     """
     scene = Scene(entries(run, data, trust)[0].read(), site)
+    context = scene.batch([0])
+    state, grid, x = (_map if scene.dim else _values)(scene, context)
+    image = scene.kind == "image"
+    if image:
+        x = (((x - scene.low) / (scene.high - scene.low)).clamp(0, 1) * 255).round()
+    values = x.reshape(-1).cpu().to(torch.uint8 if image else torch.float32).numpy()
+    state = described(scene) | {"runs": [], "held": _held(scene, context)} | state
+    grid |= {
+        "size": x[0].numel(),
+        "dtype": str(values.dtype),
+        "values": base64.b64encode(values.tobytes()).decode(),
+    }
+    return _html({"state": state, "grid": grid})
+
+
+def _values(scene: Scene, context: Batch) -> tuple[dict[str, Any], dict[str, Any], Tensor]:
+    """Of choices alone: x at each of their joint values, the last switch fastest."""
+    joint = scene.joint
+    if joint is None or len(joint) * math.prod(scene.event_shape) > NUMBERS:
+        what = "values of its latents" if joint is None else f"{len(joint)} joint values of its latents"
+        raise ValueError(
+            f"x at all {what} is more than one file should hold, {NUMBERS} numbers; look at it live, "
+            "pyro-vae explore RUN, or at pv.figures.samples(vae)"
+        )
+    u = torch.zeros(len(joint), 0)
+    parts = zip(u.split(64), joint.split(64), strict=True)
+    x = torch.cat([scene.decode(some, context, states) for some, states in parts])
+    levels = [own.levels for own in scene.switches for _ in range(own.number)]
+    return {}, {"levels": levels}, x
+
+
+def _map(scene: Scene, context: Batch) -> tuple[dict[str, Any], dict[str, Any], Tensor]:
+    """What the page is told of a plane, its grid, and x at the grid's points; switches are the likeliest."""
     origin, directions = scene.plane(None)
     flat = (scene.codes - origin) @ directions.T
     edges = flat if scene.dim > 2 else torch.cat([flat, (scene.reach - origin) @ directions.T])
     low, high = edges.amin(0), edges.amax(0)
     low, high = low - 0.05 * (high - low) - 1e-3, high + 0.05 * (high - low) + 1e-3
-    number = max(1, scene.data.batch([0])["x"].numel())
+    number = math.prod(scene.event_shape)
     side = int(min(max((NUMBERS / number) ** 0.5, SIDES[0]), SIDES[1]))
     steps = torch.linspace(0, 1, side).to(low)[:, None] * (high - low) + low
     first, second = steps.unbind(1)
     points = torch.stack([first.repeat(side), second.repeat_interleave(side)], 1)
-    context = scene.batch([0])
     x = torch.cat([scene.decode(u, context) for u in (points @ directions + origin).split(64)])
-    image = scene.kind == "image"
-    if image:
-        x = ((x - scene.low) / (scene.high - scene.low)).clamp(0, 1) * 255
-    values = x.reshape(-1).cpu().to(torch.uint8 if image else torch.float32).numpy()
-    state = described(scene) | {"runs": [], "held": _held(scene, context)}
+    state: dict[str, Any] = {"switches": []}
     if scene.dim > 2:
         ends = zip(low.tolist(), high.tolist(), strict=True)
         state |= {
@@ -116,15 +155,7 @@ def frozen(run: Any, data: Any = None, *, site: str | None = None, trust: Trust 
         }
     if scene.dim > 1:
         state["codes"] = [[round(v, 4) for v in row] for row in flat.tolist()]
-    grid = {
-        "low": low.tolist(),
-        "high": high.tolist(),
-        "side": side,
-        "size": number,
-        "dtype": str(values.dtype),
-        "values": base64.b64encode(values.tobytes()).decode(),
-    }
-    return _html({"state": state, "grid": grid})
+    return state, {"low": low.tolist(), "high": high.tolist(), "side": side}, x
 
 
 def _held(scene: Scene, datum: Batch) -> list[str]:
@@ -135,8 +166,9 @@ def _held(scene: Scene, datum: Batch) -> list[str]:
         if name != "x":
             names = scene.data.class_names if name == "y" else None
             shown = [str(names[int(v)]) if names and v == v else _told(v) for v in values]
-            for value in scene.chosen(datum).values() if math.isnan(values[0]) else ():
-                likeliest = int(value.item())
+            taken = scene.chosen(datum).get(f"{name}_unobserved")
+            if taken is not None and math.isnan(values[0]):
+                likeliest = int(taken.item())
                 shown.append(f"and taken for the likeliest, {names[likeliest] if names else likeliest}")
             found.append(f"{name} = {', '.join(shown)}")
             continue

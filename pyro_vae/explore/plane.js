@@ -51,6 +51,7 @@ function colourOf(n) {
 }
 
 function drawPlane() {
+  if (!S.state.dim) return;
   const { pen, width, height } = sized($("plane"), 0.92, S.learning ? 0.42 : 0.5), canvas = $("plane"), view = viewOf(S.box, width, height);
   S.view = view;
   if (!S.ground || S.ground.width !== canvas.width) { // the dots, which a drag does not move

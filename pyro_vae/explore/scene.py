@@ -6,26 +6,27 @@ import contextlib
 import math
 import re
 import warnings
-from collections.abc import Mapping, Sequence
-from typing import Any, cast
+from collections.abc import Iterable, Iterator, Mapping
+from typing import Any
 
 import numpy as np
 import pyro
 import torch
 from pyro import poutine
+from pyro.poutine.messenger import Messenger
 from torch import Tensor
 
 from pyro_vae import evaluate
 from pyro_vae.constraints import domain, support
 from pyro_vae.data import DataError, Split
-from pyro_vae.evaluate.anatomy import ACTIVE, COLLAPSED
 from pyro_vae.evaluate.predict import FEW
-from pyro_vae.evaluate.reals import Reals, model_at
+from pyro_vae.evaluate.reals import Reals, guide_at, model_at
+from pyro_vae.explore.choice import choose, kind_of
 from pyro_vae.explore.densities import densities
 from pyro_vae.explore.posterior import on_grid
 from pyro_vae.explore.subjects import Subject
-from pyro_vae.figures.stories import inferred, repeated, shown, told
-from pyro_vae.models import CountVAE
+from pyro_vae.explore.switches import UNOBSERVED, Switches, joint, switches
+from pyro_vae.figures.stories import inferred, repeated, shown, told, typical
 from pyro_vae.objectives import elbo_terms
 from pyro_vae.objectives.importance import by_datum, log_density, traces
 from pyro_vae.program import Batch, DataWarning, Program, sites
@@ -49,7 +50,8 @@ class Scene:
     """A program with data, on a plane of one of its latent sites.
 
     Latents are on the reals, u, where every point is one of theirs; those of a support that is not all of the
-    reals are mapped there as HMC has them.
+    reals are mapped there as HMC has them. Latents of few values each are switches, beside those or alone,
+    where D is 0. Weights that are latent are at the mean of their guide.
 
     Args:
         subject: program and data.
@@ -57,10 +59,12 @@ class Scene:
             path of vectors; of a HierarchicalVAE that at the top.
 
     Raises:
-        ValueError: there is no such site, it is discrete, or x is of a shape that is not shown.
+        ValueError: there is no such site, it is a choice beside others that are none, all latents are codes
+            of a codebook, or x is of a shape that is not shown.
 
     Attributes:
         site: name of the latents' site.
+        switches: of all discrete sites that have such.
         codes: centres of q(u|x), ``[N, D]``.
         latents: of each its KL, whether it has collapsed, and how far a slider goes; the largest KL first.
         densities: what they are called, such as p(x|z, y) where y is given.
@@ -82,12 +86,12 @@ class Scene:
                 f"{', '.join(self.names)}; call what is to be seen x"
             )
         self.event_shape = tuple(self.data.event_shapes["x"])
-        self.kind = _kind(self.program, self.event_shape)
+        self.kind = kind_of(self.program, self.event_shape)
         whole = self.data if len(self.data) < len(subject.data) else subject.data
         self.low, self.high = whole.range("x")
         if not self.low < self.high:
             self.low, self.high = (0.0, 1.0) if math.isnan(self.low) else (self.low - 0.5, self.low + 0.5)
-        with self.program.evaluating():
+        with self.held():
             head = self.batch(slice(0, 1))
             _, values = inferred(self.program, head)
             trace = told(self.program, head, values)
@@ -96,34 +100,52 @@ class Scene:
                 for name, node in sites(trace)
                 if not node["infer"].get("was_observed") and name not in self.names
             }
-            self.site = _choose(self.program, latents, values, site)
+            self.site = choose(self.program, latents, values, site)
             self.alone = [*latents] == [self.site]
-            self.choices = [
-                n for n, other in latents.items() if n != self.site and other["fn"].support.is_discrete
-            ]
-            self.densities = densities(self.program, self.site, [*latents], head)
             node = latents[self.site]
-            self.shape = tuple(node["fn"].event_shape)
-            self.reals = Reals(self.program, {self.site: node}, "")
-            self.mapped = domain(support(node["fn"])) != "the reals"
-            draws = node["fn"].sample((DRAWS,)).reshape(DRAWS, -1, *self.shape)[:, :1]
-            self.reach = _ends(self.reals.pack({self.site: draws})[:, 0])
+            real = not support(node["fn"]).is_discrete
+            self.choices = [name for name, other in latents.items() if support(other["fn"]).is_discrete]
+            found = [switches(name, latents[name]) for name in self.choices if name in values]
+            self.switches = [own for own in found if own is not None]
+            discrete = not real and len(self.switches) == len(latents)
+            self.joint = joint(self.switches) if discrete else None
+            self.densities = densities(self.program, self.site, [*latents], head)
+            self.shape = tuple(node["fn"].event_shape) if real else (0,)
+            self.reals = Reals(self.program, {self.site: node} if real else {}, "")
+            self.mapped = real and domain(support(node["fn"])) != "the reals"
+            self.reach = torch.zeros(2, 0).to(self.program.device, self.program.dtype)
+            if real:
+                draws = node["fn"].sample((DRAWS,)).reshape(DRAWS, -1, *self.shape)[:, :1]
+                self.reach = _ends(self._packed({self.site: draws})[:, 0])
             self.centre = shown(trace, "x")[1]
         self.update()
 
     def update(self) -> None:
         """Finds codes and what each latent carries, of a program that may have learnt since."""
         found = []
-        with self.program.evaluating():
+        with self.held():
             for start in range(0, len(self.data), 500):
                 _, values = inferred(self.program, self.batch(slice(start, start + 500)))
-                found.append(self.reals.pack({self.site: values[self.site][None]})[0])
+                found.append(self._packed({n: v[None] for n, v in values.items()})[0])
         before = getattr(self, "directions", None)
         self.codes = torch.cat(found)
         self.origin, self.directions, self.shares = _principal(self.codes)
         if before is not None:  # a plane does not turn round when it is found again
             self.directions = self.directions * (self.directions * before).sum(1, keepdim=True).sign()
         self.latents = self._anatomy()
+
+    @contextlib.contextmanager
+    def held(self) -> Iterator[None]:
+        """What is computed is of the program as it is, and draws are the same each time."""
+        with self.program.evaluating(), _at_their_mean(latent_weights(self.program)):
+            yield
+
+    def _packed(self, values: Batch) -> Tensor:
+        """The latents that are shown, ``[S, B, D]``, of values ``[S, ..., B, *event_shape]`` by site."""
+        if self.reals.maps:
+            return self.reals.pack({self.site: values[self.site]})
+        some = next(iter(values.values()))
+        return torch.zeros(len(some), some.shape[self.reals.at], 0).to(self.reach)
 
     @property
     def total_is_given(self) -> bool:
@@ -169,39 +191,67 @@ class Scene:
         directions[[0, 1], list(plane)] = 1.0
         return torch.zeros(self.dim).to(self.codes), directions
 
-    def decode(self, u: Tensor, context: Batch) -> Tensor:
+    def decode(self, u: Tensor, context: Batch, states: Tensor | None = None) -> Tensor:
         """The centre of p(x|z, ·) at latents ``[R, D]``, other latents at theirs: ``[R, *event_shape]``.
 
         Args:
             u: on the reals.
             context: a datum whose other values are given: labels, columns that are given, a total. A label
                 that is not known is the likeliest of q(y|x).
+            states: levels of all switches, ``[R, switches]``; by default the likeliest ones of the datum's q.
         """
-        with self.program.evaluating():
-            return self._decode(u, context)
+        with self.held():
+            return self._decode(u, context, states)
 
-    def _decode(self, u: Tensor, context: Batch) -> Tensor:
-        values, _ = self.reals.unpack(u[None].to(self.codes))
-        z = {self.site: values[self.site].reshape(len(u), *self.shape)}
-        chosen = repeated(self.chosen(context), len(u))
-        return shown(told(self.program, repeated(context, len(u)), z | chosen), "x")[0]
+    def _decode(self, u: Tensor, context: Batch, states: Tensor | None = None) -> Tensor:
+        batch, z = repeated(context, len(u)), repeated(self.chosen(context), len(u))
+        if self.reals.maps:
+            values, _ = self.reals.unpack(u[None].to(self.codes))
+            z |= {self.site: values[self.site].reshape(len(u), *self.shape)}
+        for own, levels in self._apart(states):
+            value = self._value(own, levels)
+            label = own.site.removesuffix(UNOBSERVED)
+            if own.site != label in batch:  # one that is known is another for as long
+                batch[label] = value.to(self.program.dtype)
+            z[own.site] = value
+        return shown(told(self.program, batch, z), "x")[0]
+
+    def _apart(self, states: Tensor | None) -> Iterator[tuple[Switches, Tensor]]:
+        """Each site's switches, and their levels, of those of all."""
+        if states is not None and self.switches:
+            parts = states.split([own.number for own in self.switches], -1)
+            yield from zip(self.switches, parts, strict=True)
+
+    def _value(self, own: Switches, levels: Tensor) -> Tensor:
+        value = own.values(levels.to(self.program.device))
+        return value if own.kind == "integers" else value.to(self.program.dtype)
 
     def chosen(self, datum: Batch) -> Batch:
         """The likeliest of latents that are a choice, beside those moved: of a label that is not known."""
         if not self.choices:
             return {}
-        with self.program.evaluating():
+        with self.held():
             return {
                 name: value
                 for name, value in inferred(self.program, datum)[1].items()
                 if name in self.choices
             }
 
-    def draw(self, number: int, context: Batch) -> Tensor:
-        """Draws of the latents before x was seen, ``[number, D]``: of p(z), or of p(z|y) where y is given."""
-        with self.program.evaluating():
+    def _states(self, values: Batch) -> Tensor:
+        """Levels of all switches, ``[S, B, switches]``, of values ``[S, ..., B, *event_shape]`` by site."""
+        found = [own.states(values[own.site].movedim(self.reals.at, 1)) for own in self.switches]
+        return torch.cat([one.flatten(2) for one in found], -1) if found else torch.zeros(1, 0)
+
+    def draw(self, number: int, context: Batch) -> tuple[Tensor, Tensor]:
+        """Draws of the latents before x was seen, ``[number, D]``: of p(z), or of p(z|y) where y is given.
+
+        With them levels of the switches, ``[number, switches]``.
+        """
+        with self.held():
             model = poutine.trace(self.program.model).get_trace(repeated(context, number))
-            return self.reals.pack({self.site: cast(Any, model.nodes)[self.site]["value"][None]})[0]
+            values = {name: node["value"][None] for name, node in sites(model)}
+            states = self._states(values)[0] if self.switches else torch.zeros(number, 0)
+            return self._packed(values)[0], states
 
     def infer(self, datum: Batch, plane: Plane) -> dict[str, Any]:
         """What the encoder says of a datum: the place of q(u|x), and the ELBO's parts.
@@ -215,26 +265,50 @@ class Scene:
             DataError: the datum has no density.
         """
         self.check(datum)
-        with self.program.evaluating():
+        with self.held():
             _, values = inferred(self.program, datum)
-            mean = self.reals.pack({self.site: values[self.site][None]})[0]
+            mean = self._packed({name: value[None] for name, value in values.items()})[0]
             with pyro.plate("particles", DRAWS, dim=-1 - self.program.max_plate_nesting):
                 guide = poutine.trace(self.program.guide).get_trace(datum)
-            draws = self.reals.pack({self.site: cast(Any, guide.nodes)[self.site]["value"]})[:, 0]
+            nodes: Any = guide.nodes
+            draws = self._packed({name: nodes[name]["value"] for name in values})[:, 0]
             _, directions = self.plane(plane)
             centred = draws - draws.mean(0)
             flat = centred @ directions.T
             reconstruction = self._decode(mean, datum)
-            elbo, kl = self._bound(datum)
+            elbo, kl = self._bound(datum) if self.joint is None else self._summed(datum)[1:]
+            likely = [
+                own.probabilities(nodes[own.site]["fn"], nodes[own.site]["value"]) for own in self.switches
+            ]
+            now = self._states({own.site: values[own.site][None] for own in self.switches})[0]
         return {
             "mean": mean[0],
-            "scale": draws.std(0),
+            "scale": (centred.square().sum(0) / (len(draws) - 1)).sqrt(),
             "covariance": flat.T @ flat / (len(draws) - 1),
             "reconstruction": reconstruction,
             "elbo": elbo,
             "fit": elbo + kl,
             "kl": kl,
+            "likely": [levels for site in likely for levels in site],
+            "now": now.flatten(),
         }
+
+    def _summed(self, datum: Batch) -> tuple[Tensor, float, float]:
+        """log p(x, z) of all joint values of switches, ``[G]``; and, by sums over them, ELBO and KL."""
+        assert self.joint is not None
+        at = self.program.max_plate_nesting
+        z = {
+            own.site: self._value(own, levels).reshape(len(levels), *[1] * at, *own.shape)
+            for own, levels in self._apart(self.joint)
+        }
+        model, guide = (told_of(self.program, datum, z) for told_of in (model_at, guide_at))
+        log_p, log_z, log_q = (
+            log_density(trace, names, self.program).double().expand(len(self.joint), 1)[:, 0]
+            for trace, names in ((model, model.nodes), (model, z), (guide, z))
+        )
+        q = log_q.exp()
+        elbo, kl = ((q * term.where(q > 0, 0.0)).sum().item() for term in (log_p - log_q, log_q - log_z))
+        return log_p, elbo, kl
 
     def _bound(self, datum: Batch) -> tuple[float, float]:
         """ELBO and KL of a datum: the mean of log weights, whose noise vanishes as q nears the posterior."""
@@ -255,9 +329,10 @@ class Scene:
         importance weights, which HMC moves on where few of them count: see ``pv.predict``.
 
         Returns:
-            ``grid``, or None; ``draws``, ``[S, D]``; ``effective``, the effective sample size of
-            the importance weights; ``moved``, whether HMC moved the draws on; ``completion``, the datum with
-            the mean of the draws where it was not known, or None.
+            ``grid``, or None; ``evidence``, log p(x) by the grid or a sum over all values, or None;
+            ``likely``, of each switch how probable its levels are; ``draws``, ``[S, D]``; ``effective``, the
+            effective sample size of the importance weights; ``moved``, whether HMC moved the draws on;
+            ``completion``, the datum with the mean of the draws where it was not known, or None.
         """
         self.check(datum)
         missing = datum["x"].isnan().any()
@@ -266,14 +341,27 @@ class Scene:
         if effective < FEW:
             with contextlib.suppress(ValueError):  # of latents that HMC does not move
                 found, moved = self._predict(datum, STEPS), True
-        draws = self.reals.pack({self.site: found[self.site]})[:, 0]
-        grid = None
+        draws = self._packed(found)[:, 0]
+        states = self._states(found)[:, 0] if self.switches else torch.zeros(len(draws), 0)
+        weights = torch.full((len(draws),), 1 / len(draws), dtype=torch.float64)
+        grid = evidence = None
         if self.alone and self.dim == 2:
             low, high = self._extent(draws)
-            with self.program.evaluating():
+            with self.held():
                 grid = on_grid(lambda u: self._log_joint(datum, u), low, high)
+            evidence = grid.log_evidence
+        if self.joint is not None:
+            with self.held():
+                log_p = self._summed(datum)[0].cpu()
+            states, weights, evidence = self.joint, log_p.softmax(0), log_p.logsumexp(0).item()
+        each = [own.levels for own in self.switches for _ in range(own.number)]
         return {
             "grid": grid,
+            "evidence": evidence,
+            "likely": [
+                torch.zeros(levels, dtype=torch.float64).index_add(0, state.cpu(), weights)
+                for levels, state in zip(each, states.unbind(-1), strict=True)
+            ],
             "draws": draws,
             "effective": effective,
             "moved": moved,
@@ -283,7 +371,8 @@ class Scene:
     def _predict(self, datum: Batch, hmc: int) -> Any:
         with warnings.catch_warnings():
             warnings.simplefilter("ignore", DataWarning)  # of few draws, which the page tells itself
-            return evaluate.predict(self.program, datum, COMPLETIONS, num_particles=PARTICLES, hmc=hmc)
+            with self.held():
+                return evaluate.predict(self.program, datum, COMPLETIONS, num_particles=PARTICLES, hmc=hmc)
 
     def _mean(self, found: Any, datum: Batch) -> Tensor:
         return torch.where(datum["x"].isnan(), found.mean("x").to(datum["x"]), datum["x"])
@@ -319,19 +408,19 @@ class Scene:
         return f"{self.site}[{', '.join(map(str, place))}]"
 
     def _anatomy(self) -> list[dict[str, Any]]:
-        """What ``latents`` tells."""
+        """What ``latents`` tells, and ``switches_kl``."""
         values = self.data.batch(slice(0, ANATOMY), self.program.dtype)
         some = Split({name: values[name] for name in self.names}, columns=self.data.columns)
         with warnings.catch_warnings():
             warnings.simplefilter("ignore")  # of what is not shown
             found = evaluate.anatomy(self.program, some, [0] * len(some), num_samples=4, num_aggregate=2)
+        self.switches_kl = [kl for own in self.switches for kl in _kl_of(own, found.sites.get(own.site))]
+        if not self.reals.maps:
+            return []
         own = found.sites.get(self.site)
         told = own is not None and own.num_latents == self.dim
         kl = own.kl_by_latent if own is not None and told else torch.full((self.dim,), math.nan)
-        dead = torch.zeros(self.dim, dtype=torch.bool)
-        if own is not None and told:
-            share = own.variances <= ACTIVE * own.spreads
-            dead = torch.where(kl.isnan(), share, kl < COLLAPSED)
+        dead = own.dead if own is not None and told else torch.zeros(self.dim, dtype=torch.bool)
         ends = _ends(torch.cat([self.codes, self.reach]), 0.0)
         order = sorted(range(self.dim), key=lambda d: (-kl[d].nan_to_num(0.0).item(), d))
         return [
@@ -347,44 +436,30 @@ class Scene:
         ]
 
 
-def _kind(program: Program, shape: Sequence[int]) -> str:
-    """How values of a shape are shown.
-
-    Raises:
-        ValueError: they are not.
-    """
-    if isinstance(program, CountVAE):
-        return "bars"
-    if program.columns is not None:
-        return "table"
-    if len(shape) == 1 or (len(shape) == 2 and shape[0] >= 4 * shape[1]):
-        return "curve"
-    if len(shape) == 2 or (len(shape) == 3 and shape[0] in (1, 3)):
-        return "image"
-    raise ValueError(
-        f"x of shape {tuple(shape)} is not shown: the explorer shows images (H, W), (1, H, W) and (3, H, W), "
-        "vectors (T,), series (T, D) and tables"
-    )
+def latent_weights(program: Program) -> list[str]:
+    """Names of the sites of weights that are latent."""
+    return [c.weights.site for c in program.bayesian if c.weights is not None]
 
 
-def _choose(program: Program, latents: Mapping[str, Any], guided: Batch, site: str | None) -> str:
-    kind = type(program).__name__
-    if site is not None and site not in latents:
-        raise ValueError(f"site={site!r} is none of the {kind}'s latents, {', '.join(latents)}")
-    fit = [name for name, node in latents.items() if name in guided and _is_vector(node["fn"])]
-    chosen = [name for name in fit if site in (None, name)]
-    if not chosen:
-        raise ValueError(
-            f"the explorer moves latents that are vectors of real numbers, or paths of such, and the {kind} "
-            f"has {site or ', '.join(latents) or 'none'}, which {'is' if site else 'are'} not; of "
-            "discrete latents look at pv.figures.samples"
-        )
-    wide = [name for name in chosen if math.prod(latents[name]["fn"].event_shape) > 1]
-    return (wide or chosen)[0]
+class _at_their_mean(Messenger):  # named as Pyro names its handlers
+    """Handler that puts sites at the centre of their distribution, whatever the particles."""
+
+    def __init__(self, names: Iterable[str]):
+        super().__init__()
+        self.names = {*names}
+
+    def _pyro_sample(self, msg: Any) -> None:
+        if msg["name"] in self.names and msg["value"] is None:
+            value = typical(msg["fn"])
+            msg["value"] = value[(0,) * (value.dim() - len(msg["fn"].event_shape))]
 
 
-def _is_vector(p: Any) -> bool:
-    return len(p.event_shape) in (1, 2) and not support(p).is_discrete
+def _kl_of(own: Switches, found: Any) -> list[float | None]:
+    """Nats that each switch of a site carries, where they are told apart."""
+    kl = [found.kl] if found is not None and own.number == 1 else []
+    if found is not None and found.num_latents == own.number > 1:
+        kl = found.kl_by_latent.tolist()
+    return [round(value, 4) if math.isfinite(value) else None for value in kl] or [None] * own.number
 
 
 def _principal(codes: Tensor) -> tuple[Tensor, Tensor, list[float]]:

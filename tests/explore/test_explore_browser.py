@@ -379,6 +379,67 @@ def test_a_conditional_page_says_what_is_given(tmp_path):
         thread.join(20)
 
 
+def test_choices_are_tapped(tmp_path):
+    """Live and frozen: a tap decodes the value, bars are q and the exact posterior, and a draw goes there."""
+    torch.manual_seed(0)
+    data = pv.data.load("digits", binarize="dynamic")
+    program = pv.VAE(data.event_shape, 3, prior=pv.priors.Bernoulli(), **NETS)
+    pv.fit(program, data, epochs=5, compile=False, progress=False)
+    program.eval()
+    (tmp_path / "page.html").write_text(frozen(program, data))
+    server = Server(lambda token, nonce: _html(None, token, nonce), Answers(entries(program, data)).by_name)
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    browser = driver()
+    try:
+        for live in (True, False):
+            browser.get(server.address if live else (tmp_path / "page.html").as_uri())
+            wait(browser, "document.body.dataset.ready", 60)
+            wait(
+                browser,
+                f"{X}.thumbs.length === 6 && {X}.decoded && {'true' if not live else f'{X}.post'}",
+                60,
+            )
+            assert not browser.find_element("id", "s-plane").is_displayed()
+            cards = browser.find_elements("css selector", ".level")
+            assert len(cards) == 6
+            bits = browser.execute_script("return levelsNow()")
+            pressed = [card.get_attribute("aria-pressed") == "true" for card in cards]
+            assert pressed == [level == bits[k] for k in range(3) for level in (0, 1)]
+            browser.execute_script("arguments[0].click()", cards[2 + 1 - bits[1]])  # the other one
+            bits[1] = 1 - bits[1]
+            wait(browser, f"levelsNow().join() === '{','.join(map(str, bits))}'")
+            expected = program.decode(torch.tensor([bits], dtype=torch.float32)).mean.reshape(-1)
+            levels = "(typeof S.decoded === 'string' ? [...bytes(S.decoded)] : S.decoded)"
+            wait(browser, f"Math.abs({levels}[27] / 255 - {expected[27].item()}) < 3e-3")
+            shown = torch.tensor(browser.execute_script(f"return {levels}")) / 255
+            assert (shown - expected).abs().max() < 3e-3
+            if not live:
+                continue
+            x = torch.tensor(browser.execute_script(f"return {X}.datum.x")).reshape(1, 1, 8, 8).float()
+            every = torch.cartesian_prod(*[torch.arange(2)] * 3).float()
+            log_p = program.prior().log_prob(every) + program.decode(every).log_prob(x)
+            found = [card.find_element("css selector", ".true").text for card in cards[1::2]]
+            for text, share in zip(found, (log_p.softmax(0) @ every).tolist(), strict=True):
+                assert text == "< 1 %" or abs(int(text.split()[0]) - 100 * share) < 0.6
+            assert "posterior" in cards[0].get_attribute("aria-label")
+            browser.find_element("id", "draw-states").click()
+            wait(browser, f"{X}.prior && levelsNow().join() === {X}.prior.states[0].join()")
+            browser.find_element("id", "likeliest").click()
+            wait(browser, f"levelsNow().join() === {X}.q.now.join()")
+            keys(browser, "anew", "\n")
+            wait(browser, f"{X}.learning && {X}.history.length === 1", 60)
+            wait(browser, "document.getElementById('step-1').offsetParent")
+            browser.execute_script("document.getElementById('step-1').click()")
+            wait(browser, f"{X}.history.length === 2 && {X}.post && {X}.thumbs.length === 6", 60)
+            assert "TraceEnum_ELBO" in browser.find_element("id", "learnt").text
+        assert not browser.get_log("browser")
+    finally:
+        browser.quit()
+        server.ends_at = 0.0
+        thread.join(20)
+
+
 @pytest.mark.parametrize("width", [420, 900])
 def test_nothing_is_wider_than_the_screen(page, width):
     screen(page, width, 800)

@@ -209,18 +209,18 @@ def test_draws_of_the_latents_are_those_of_the_model(double):
     shown = scene(made.program, made.batch)
     for i in range(3):
         datum = {name: value[i : i + 1] for name, value in made.batch.items()}
-        draws, p = shown.draw(4000, datum), made.program.prior(datum["y"], datum["age"])
+        (draws, _), p = shown.draw(4000, datum), made.program.prior(datum["y"], datum["age"])
         assert torch.allclose(draws.mean(0), p.mean[0], atol=0.1)
         assert torch.allclose(draws.std(0), p.stddev[0], rtol=0.1)
     assert shown.densities["drawn"] == "p(z|y, age)"
     made = system("top_down")
     shown = scene(made.program, made.batch, site="z1")
-    draws, size = shown.draw(4000, {"x": made.batch["x"][:1]}), shown.dim
+    (draws, _), size = shown.draw(4000, {"x": made.batch["x"][:1]}), shown.dim
     assert torch.allclose(draws.T.cov(), made.prior.covariance_matrix[0, :size, :size], atol=0.25)
     assert shown.densities["drawn"] == "p(z1)"
     vae = pv.VAE((4,), 2, prior=dist.Gamma(2.0, 1.0), likelihood=pv.likelihoods.Normal(), **NETS)
     x = torch.randn(5, 4)
-    draws = scene(vae, x).draw(4000, {"x": x[:1]})
+    draws, _ = scene(vae, x).draw(4000, {"x": x[:1]})
     assert torch.allclose(softplus(draws).mean(0), torch.tensor(2.0), atol=0.15)
 
 
@@ -256,7 +256,7 @@ def test_latents_of_other_supports_are_on_the_reals(prior, dim, double):
     assert shown.decode(torch.tensor([[30.0, -30.0]]), {"x": x[:1]}).isfinite().all()
 
 
-class Discrete(pv.Program):
+class Counted(pv.Program):
     def __init__(self):
         super().__init__()
         self.event_shapes = {"x": (2,)}
@@ -264,12 +264,12 @@ class Discrete(pv.Program):
 
     def model(self, batch):
         with self.plate(batch):
-            z = pyro.sample("z", dist.OneHotCategorical(logits=self.logits))
+            z = pyro.sample("z", dist.Poisson(self.logits.exp()).to_event(1))
             self.sample("x", dist.Normal(z[..., :2], 1.0).to_event(1), batch)
 
     def guide(self, batch):
         with self.plate(batch):
-            pyro.sample("z", dist.OneHotCategorical(logits=self.logits))
+            pyro.sample("z", dist.Poisson(self.logits.exp()).to_event(1))
 
 
 class OtherSite(pv.Program):
@@ -292,9 +292,14 @@ class OtherSite(pv.Program):
     ("program", "data", "told"),
     [
         (
-            Discrete(),
+            Counted(),
             torch.zeros(5, 2),
-            "moves latents that are vectors of real numbers, or paths of such, and the Discrete has z",
+            r"none, bits and choices; and the Counted has z, which are not; look at .*samples",
+        ),
+        (
+            pv.VAE((4,), 8, prior=pv.priors.Codes(16, 4), **NETS),
+            torch.zeros(5, 4),
+            r"the VAE has z, which are not; look at pv\.figures\.codes\(vae, data\.test\)",
         ),
         (OtherSite(), {"w": torch.zeros(5, 2)}, "shows site x, and this OtherSite is of w"),
         (
@@ -304,7 +309,7 @@ class OtherSite(pv.Program):
         ),
         (pv.VAE((4, 6, 6), 2, **NETS), torch.zeros(5, 4, 6, 6), r"x of shape \(4, 6, 6\) is not shown"),
     ],
-    ids=["discrete", "no x", "five dimensions", "four channels"],
+    ids=["counts", "codes", "no x", "five dimensions", "four channels"],
 )
 def test_what_cannot_be_shown_is_refused(program, data, told):
     with pytest.raises(ValueError, match=told):
@@ -332,12 +337,19 @@ def table():
     return frame
 
 
+def half_labelled(prior, dim):
+    return pv.SemiSupervisedVAE(
+        (1, 6, 6), num_classes=3, latent_dim=dim, prior=prior, classifier=pv.nets.mlp(8), **NETS
+    )
+
+
 def kinds():
     x = torch.rand(30, 3, 6, 6, generator=torch.Generator().manual_seed(0))
     y = torch.arange(30) % 3
     frame = table()
     columns = pv.data.load(frame).event_shapes
     images = pv.data.load({"x": x[:, :1].round(), "y": y, "age": x[:, 0, 0, :2]})
+    some = pv.data.load({"x": x[:, :1].round(), "y": torch.where(y == 0, torch.nan, y.float())})
     counts = pv.data.load((5 * x[:, 0].reshape(30, -1)[:, :8]).round())
     return {
         "grey": (pv.VAE((1, 6, 6), 2, **NETS), images),
@@ -370,6 +382,19 @@ def kinds():
             pv.SequentialVAE((6, 2), latent_dim=2, likelihood=pv.likelihoods.Normal(), **NETS),
             pv.data.load(x[:, 0, :2].reshape(30, 6, 2)),
         ),
+        "choice": (pv.VAE((1, 6, 6), 4, prior=pv.priors.OneHotCategorical(4), **NETS), images),
+        "two choices": (pv.VAE((1, 6, 6), 6, prior=pv.priors.OneHotCategorical(3), **NETS), images),
+        "bits": (pv.VAE((1, 6, 6), 3, prior=pv.priors.Bernoulli(), **NETS), images),
+        "many bits": (pv.VAE((1, 6, 6), 20, prior=pv.priors.Bernoulli(), **NETS), images),
+        "choice above": (
+            pv.HierarchicalVAE(
+                (1, 6, 6), (3, 4), prior=pv.priors.OneHotCategorical(4), between=pv.nets.mlp(4), **NETS
+            ),
+            images,
+        ),
+        "some labels": (half_labelled(pv.priors.Normal(), 2), some),
+        "some labels, a choice": (half_labelled(pv.priors.OneHotCategorical(4), 4), some),
+        "weights": (pv.VAE((1, 6, 6), 2, **NETS | {"decoder": pv.nets.bayesian(pv.nets.mlp(8))}), images),
     }
 
 
@@ -379,7 +404,9 @@ def as_numbers(picture):
 
 KINDS = dict.fromkeys(["grey", "colour", "no channel", "given", "levels", "flow"], "image")
 KINDS |= {"curve": "curve", "series": "curve", "table": "table", "given columns": "table", "counts": "bars"}
-KINDS |= {"counts, total": "bars", "path": "image"}
+KINDS |= {"counts, total": "bars", "path": "curve"}
+KINDS |= dict.fromkeys(["choice", "two choices", "bits", "many bits", "choice above"], "image")
+KINDS |= dict.fromkeys(["some labels", "some labels, a choice", "weights"], "image")
 
 
 @pytest.mark.parametrize("kind", KINDS)
@@ -401,13 +428,24 @@ def test_every_question_of_every_kind_of_program(kind):
     (picture,) = ask("decode", u=[state["codes"][1]], datum=datum)["pictures"]
     draws = ask("prior", datum=datum)["draws"]
     assert len(draws[0]) == state["dim"]
-    assert draws[0] != draws[1]
+    assert draws[0] != draws[1] or not state["dim"]
     inferred = ask("infer", datum=datum)
     assert inferred["mean"] == pytest.approx(state["codes"][1], abs=1e-3)
     assert as_numbers(inferred["reconstruction"]) == pytest.approx(as_numbers(picture), rel=1e-2, abs=1.01)
     assert inferred["elbo"] == pytest.approx(inferred["fit"] - inferred["kl"], abs=1e-6)
     posterior = ask("posterior", datum=datum)
     assert (posterior["grid"] is not None) == (state["exact"] and state["dim"] == 2)
+    assert (posterior["evidence"] is not None) == state["exact"]
+    for found in (inferred, posterior):
+        assert [len(levels) for levels in found["likely"]] == [len(s["levels"]) for s in state["switches"]]
+        assert all(sum(levels) == pytest.approx(1, abs=1e-3) for levels in found["likely"])
+    drawn = ask("prior", datum=datum)["states"]
+    other = ask("decode", u=[state["codes"][1]] * len(drawn[:9]), states=drawn[:9], datum=datum)["pictures"]
+    assert len(other) == 9
+    known = "y" in datum and datum["y"] != [None]  # then it is drawn as it is
+    if any(s["decodes"] for s in state["switches"]) and not (known and kind == "some labels"):
+        assert len({json.dumps(one) for one in other}) > 1
+    assert [s["decodes"] for s in state["switches"]] == [kind != "choice above"] * len(state["switches"])
     assert (posterior["completion"] is not None) == (None in datum["x"])
     gaps = {"x": [None if k % 2 else v for k, v in enumerate(datum["x"])]}
     if "counts" not in kind:
@@ -423,6 +461,10 @@ def test_every_question_of_every_kind_of_program(kind):
     assert math.isfinite(row["elbo"])
     assert ask("state", learning=True)["dim"] == state["dim"]
     assert all(torch.equal(value, before[name]) for name, value in program.state_dict().items())
+    if kind == "many bits":
+        with pytest.raises(ValueError, match="all values of its latents is more than one file should hold"):
+            frozen(program, data)
+        return
     page = frozen(program, data)
     assert "{{" not in page
     assert "src=" not in page
@@ -471,10 +513,18 @@ def test_densities_say_what_is_given():
         "levels": "p(x|z1), q(z2|x), p(z2|x), p(z2, z1), p(z2), p(x), log p(x|z1)",
         "counts": "p(x|library, z), q(z|x), p(z|x), p(library, z), p(z), p(x), log p(x|library, z)",
         "counts, total": "p(x|z, total), q(z|x), p(z|x), p(z), p(z), p(x|total), log p(x|z, total)",
+        "choice": "p(x|z), q(z|x), p(z|x), p(z), p(z), p(x), log p(x|z)",
+        "some labels": "p(x|y, z), q(z|x, y), p(z|x, y), p(z), p(z), p(y, x), log p(y) + log p(x|y, z)",
+        "weights": "p(x|z, w), q(z|x), p(z|x), p(z), p(z), p(x), log p(x|z, w)",
     }
     every = kinds()
     for kind, told in expected.items():
-        assert ", ".join(scene(*every[kind]).densities.values()) == told
+        found = scene(*every[kind]).densities
+        assert ", ".join(value for name, value in found.items() if "unknown" not in name) == told
+        if kind == "some labels":  # of one that is not known it is a latent
+            assert (found["prior_unknown"], found["fit_unknown"]) == ("p(y, z)", "log p(x|y, z)")
+        else:
+            assert (found["prior_unknown"], found["fit_unknown"]) == (found["prior"], found["fit"])
     program = pv.ConditionalVAE((1, 6, 6), given={"y": 3}, latent_dim=2, conditional_prior=True, **NETS)
     assert scene(program, every["given"][1]).densities["prior"] == "p(z|y)"
     text = frozen(*every["given"]).split("const FROZEN = ")[1].split(";\n")[0]
@@ -594,3 +644,133 @@ def test_a_label_that_is_not_known_is_the_likeliest(double):
     rows = {name: value[labels.isnan()] for name, value in {"x": x, "y": labels}.items()}
     page = frozen(vae, pv.data.load(rows, validation=0.0, test=0.0))
     assert re.search(r"y = not known, and taken for the likeliest, \d", page)
+
+
+@pytest.mark.parametrize("kind", ["choice", "two choices", "bits"])
+def test_choices_are_summed_over_by_hand(kind):
+    """Posterior, evidence, ELBO and KL over all joint values, and what each decodes to."""
+    program, data = kinds()[kind]
+    program.double()
+    pv.fit(program, data, epochs=30, lr=0.02, batch_size=10, compile=False, progress=False)
+    program.eval()
+    shown = scene(program, data)
+    datum = shown.batch([2])
+    z = {
+        "choice": torch.eye(4),
+        "bits": torch.cartesian_prod(*[torch.arange(2)] * 3),
+        "two choices": torch.tensor(
+            [[*row, *other] for row in torch.eye(3).tolist() for other in torch.eye(3).tolist()]
+        ),
+    }[kind].double()
+    with torch.no_grad():
+        q = program.encode(datum["x"])
+        log_joint = program.prior().log_prob(z) + program.decode(z).log_prob(datum["x"])
+        log_q = q.log_prob(z)
+    posterior, share = log_joint.softmax(0), log_q.exp()
+    size = {"choice": (1, 4), "bits": (3, 2), "two choices": (2, 3)}[kind]
+
+    def by_switch(weights):  # [switches, levels]
+        if kind == "bits":
+            return torch.stack([weights @ (1 - z), weights @ z], 1)
+        return (weights @ z).reshape(size)
+
+    found, inferred = shown.posterior(datum, None), shown.infer(datum, None)
+    torch.testing.assert_close(torch.stack(found["likely"]), by_switch(posterior))
+    torch.testing.assert_close(torch.stack(inferred["likely"]), by_switch(share))
+    assert found["evidence"] == pytest.approx(log_joint.logsumexp(0).item())
+    assert inferred["elbo"] == pytest.approx((share * (log_joint - log_q)).sum().item())
+    assert inferred["kl"] == pytest.approx((share * (log_q - program.prior().log_prob(z))).sum().item())
+    assert found["evidence"] > inferred["elbo"]
+    assert inferred["now"].tolist() == by_switch(share).argmax(1).tolist()
+    assert shown.joint.shape == (len(z), size[0])
+    decoded = shown.decode(torch.zeros(len(z), 0), datum, shown.joint)
+    torch.testing.assert_close(decoded, program.decode(z).mean)
+    torch.testing.assert_close(
+        inferred["reconstruction"], program.decode(z[(share == share.max()).nonzero()[0]]).mean
+    )
+    text = frozen(program, data).split("const FROZEN = ")[1].split(";\n")[0]
+    grid = json.loads(text)["grid"]
+    assert grid["levels"] == [size[1]] * size[0]
+    bytes_ = torch.tensor([*base64.b64decode(grid["values"])]).reshape(len(z), -1)
+    assert (bytes_ / 255 - decoded.reshape(len(z), -1)).abs().max() < 1 / 254
+
+
+def test_a_label_that_is_not_known_has_its_posterior_beside_the_classifier(double):
+    """q(y|x) is vae.classify; p(y|x) by a sum over z; a label that is known is sure."""
+    torch.manual_seed(0)
+    program = half_labelled(pv.priors.Normal(), 2).double()
+    x = torch.rand(60, 1, 6, 6).round()
+    x[:, :, 0] = torch.nn.functional.one_hot(torch.arange(60) % 3, 6)[:, None]
+    y = torch.where(torch.arange(60) % 2 == 0, (torch.arange(60) % 3).double(), torch.nan)
+    data = pv.data.load({"x": x, "y": y})
+    pv.fit(program, data, epochs=20, lr=0.01, batch_size=10, compile=False, progress=False)
+    program.eval()
+    shown = scene(program, data)
+    labels = shown.data.batch(slice(None))["y"]
+    unknown, known = (int(rows.nonzero()[0, 0]) for rows in (labels.isnan(), ~labels.isnan()))
+    datum = shown.batch([unknown])
+    q = program.classify(datum["x"])
+    torch.testing.assert_close(torch.stack(shown.infer(datum, None)["likely"]), q)
+    assert shown.infer(datum, None)["now"].tolist() == q.argmax(1).tolist()
+    middles = torch.linspace(-6, 6, 121)
+    z = torch.cartesian_prod(middles, middles)
+    with torch.no_grad():
+        log_p = [
+            (program.prior().log_prob(z) + program.decode(z, torch.full((len(z),), k)).log_prob(datum["x"]))
+            for k in range(3)
+        ]
+    exact = torch.stack(log_p).logsumexp(1).softmax(0)
+    found = shown.posterior(datum, None)
+    error = 4.5 * (exact * (1 - exact) * (1 / 200 + 1 / found["effective"])).sqrt() + 1e-3
+    assert ((found["likely"][0] - exact).abs() < error).all()
+    sure = shown.infer(shown.batch([known]), None)["likely"][0]
+    assert sure.argmax() == labels[known]
+    assert sure.max() == 1
+    for level in range(3):  # whatever the datum's own label
+        for i in (unknown, known):
+            seen = shown.decode(torch.zeros(1, 2), shown.batch([i]), torch.tensor([[level]]))
+            torch.testing.assert_close(seen, program.decode(torch.zeros(1, 2), torch.tensor([level])).mean)
+
+
+def test_latent_weights_are_at_their_mean(double):
+    """The grid is that of one decoder: p(z) p(x|z, w) at the mean of q(w), by hand, and so are its parts."""
+    torch.manual_seed(0)
+    program, data = kinds()["weights"]
+    program.double()
+    program.initialize(data.train)
+    shown = scene(program, data)
+    datum = shown.batch([0])
+    found = shown.posterior(datum, None)
+    z, grid = centres(found["grid"]).reshape(-1, 2).double(), found["grid"]
+    (weights,) = program.bayesian
+    with torch.no_grad():
+        raw = weights.net(weights.weights().mean, z)
+        p = weights.family(raw)
+        log_p = program.prior().log_prob(z) + p.log_prob(datum["x"])
+    torch.testing.assert_close(grid.log_p.reshape(-1) + grid.log_evidence, log_p)
+    torch.testing.assert_close(shown.decode(z[:50], datum), p.mean[:50])
+    inferred = shown.infer(datum, None)
+    q = program.encode(datum["x"])
+    with torch.no_grad():
+        draws = q.sample((20_000,))[:, 0]
+        log_x = weights.family(weights.net(weights.weights().mean, draws)).log_prob(datum["x"])
+        log_w = log_x + program.prior().log_prob(draws) - q.log_prob(draws[:, None])[:, 0]
+    assert abs(inferred["elbo"] - log_w.mean().item()) < 4.5 * (200**-0.5 + 20_000**-0.5) * log_w.std().item()
+    assert inferred["elbo"] < found["evidence"]
+    state = described(shown)
+    assert state["weights"]
+    assert state["exact"]
+
+
+def test_a_copy_learns_by_what_sums_over_choices():
+    """TraceEnum_ELBO of a program that enumerates, as pv.fit takes it."""
+    every = kinds()
+    summing = ("choice", "some labels")
+    for kind in (*summing, "grey"):
+        program, data = every[kind]
+        program.initialize(data.train)
+        answers = Answers(entries(program, data))
+        answers.learn({"run": 0, "anew": False})
+        told = answers.learn({"run": 0, "steps": 2})
+        assert told["told"].startswith(f"Trace{'Enum' * (kind in summing)}_ELBO, Adam")
+        assert len(told["switches"]) == len(answers.scene({"run": 0}).switches)

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-import contextlib
+import copy
+import inspect
 from typing import Any
 
 import torch
@@ -12,6 +13,7 @@ from torch.distributions import Distribution
 from pyro_vae.checks import Count, Positive, checked
 from pyro_vae.families.base import COUNTING, Family, Shape
 from pyro_vae.families.named import Normal
+from pyro_vae.families.univariate import Of
 
 
 class SemiAmortised(Family):
@@ -50,10 +52,10 @@ class SemiAmortised(Family):
     @checked
     def __init__(self, guide: Any = Normal, steps: Count = 5, lr: Positive = 0.1):
         super().__init__()
-        from pyro_vae.guides import as_guide  # a namespace over the families, of which this is one
-
-        with contextlib.suppress(TypeError):  # it is none, which is told below
-            guide = as_guide(guide)
+        if inspect.isclass(guide) and issubclass(guide, Distribution):
+            guide = Of(guide)
+        made = isinstance(guide, Of) or (inspect.isclass(guide) and issubclass(guide, Family))
+        guide = guide() if made else copy.deepcopy(guide)
         fits = isinstance(guide, Family) and not isinstance(guide, SemiAmortised)
         if not fits or guide.measure == COUNTING or guide.certain or not guide.reparameterised:
             raise ValueError(

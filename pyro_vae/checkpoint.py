@@ -221,7 +221,7 @@ _IDENTITY: Schema = {
 }
 
 
-ADDED = ("skips",)
+ADDED = ("skips", "repeated")
 """Buffers that the weights of earlier versions lack, which are then zero."""
 
 

@@ -18,7 +18,7 @@ from pyro_vae import nets
 from pyro_vae.checks import Levels, NotNegative, Whole, check
 from pyro_vae.conditional import Conditional
 from pyro_vae.data import Split
-from pyro_vae.data.columns import Columns
+from pyro_vae.data.columns import Columns, few
 from pyro_vae.families import Family, Fixed, Of
 from pyro_vae.families.categorical import Label as LabelFamily
 from pyro_vae.families.named import Normal
@@ -74,7 +74,7 @@ class SemiSupervisedVAE(Program):
 
     Where rows with a label are less than a quarter, ``pv.fit`` takes them several times in an epoch, until
     they are: few among many would be in few steps, each with a large weight, and their classes be learned
-    last.
+    last. A p(y) that is learned counts each of them once.
 
     Args:
         event_shape: shape of one datum, such as (1, 28, 28), or the columns of a table.
@@ -109,6 +109,7 @@ class SemiSupervisedVAE(Program):
     """
 
     labelled: Tensor
+    repeated: Tensor
 
     def __init__(
         self,
@@ -155,6 +156,7 @@ class SemiSupervisedVAE(Program):
         self.event_shape, self.latent_dim, self.num_classes = x, z[0], k
         self.event_shapes = {"x": x, "y": ()}
         self.register_buffer("labelled", torch.ones(()))
+        self.register_buffer("repeated", torch.zeros(()))
         of_y = Fixed(dist.Categorical(logits=torch.zeros(k))) if balanced else LabelFamily(k)
         self.p_y = Conditional("y", of_y, ())
         self.p_z = Conditional("z", as_prior(prior), z)
@@ -181,7 +183,8 @@ class SemiSupervisedVAE(Program):
         label = self._labels(batch)
         with self.plate(batch):
             p_y = self.p_y()
-            seen = torch.where(label.isnan(), torch.nan, self.sample("y", p_y, {"y": label}))
+            once = self._counted_once(p_y)
+            seen = torch.where(label.isnan(), torch.nan, self.sample("y", once, {"y": label}))
             y = torch.where(seen.isnan(), self.sample("y_unobserved", certain(p_y, seen)), seen)
             z = self.sample("z", self.p_z())
             return self.sample("x", self.p_x(z, y), batch)
@@ -203,6 +206,13 @@ class SemiSupervisedVAE(Program):
             q: Any = certain(q_y, label)
             y = pyro.sample("y_unobserved", q, infer={"enumerate": "parallel"})
             return self.sample("z", self.q_z(batch["x"], torch.where(label.isnan(), y, label)))
+
+    def _counted_once(self, p_y: Any) -> Distribution:
+        """p(y) of known labels, of which a row that an epoch takes several times teaches as if once."""
+        if not (self.training and p_y.logits.requires_grad):
+            return cast(Distribution, p_y)
+        share = 1 / (1 + self.repeated)
+        return dist.Categorical(logits=share * p_y.logits + (1 - share) * p_y.logits.detach())
 
     def _roughness(self, x: Tensor, logits: Tensor) -> Tensor:
         """KL(q(y|x) || q(y|x + r)) at about the worst r of the radius, ``[B]``."""
@@ -266,10 +276,23 @@ class SemiSupervisedVAE(Program):
         start_guide(self.q_z, self.p_z)
         known, again = 1 - data.missing("y"), len(self.again(data))
         self.labelled.fill_(max(known * len(data) + again, 1) / (len(data) + again))
+        self.repeated.fill_(again / max(1, round(known * len(data))))
         if not self.alpha and known:
             warnings.warn(
                 f"alpha=0: the labels of {round(known * len(data))} of {len(data)} training data do not "
                 "teach q(y|x), whose classes need then not be theirs; leave alpha out",
+                DataWarning,
+                stacklevel=2,
+            )
+        labels = torch.empty(0) if data.labels is None else data.labels
+        taught = {int(y) for y in labels[~labels.isnan()].tolist()}
+        if taught and (untaught := sorted({*range(self.num_classes)} - taught)):
+            names = dict(enumerate(self.class_names or ()))
+            told = few([names.get(k, k) for k in untaught])
+            warnings.warn(
+                f"no training datum has the label {told}, {len(untaught)} of {self.num_classes} classes, and "
+                "nothing tells which data are of it; label some, or leave such classes out; where held-out "
+                "rows have those labels, load the data with validation=0.0, test=0.0",
                 DataWarning,
                 stacklevel=2,
             )

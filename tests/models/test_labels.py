@@ -303,6 +303,7 @@ class TestBalance:
             assert not len(vae.again(pv.data.Split({"x": torch.rand(24, 4), "y": whole})))
         assert not len(vae.again(pv.data.Split(torch.rand(24, 4))))
 
+    @pytest.mark.filterwarnings("ignore:no training datum has the label")
     def test_an_epoch_takes_them(self, tmp_path):
         """Each row as often as it is to be, in another order in each epoch; the share is that of the term."""
         y = torch.full((60,), math.nan)

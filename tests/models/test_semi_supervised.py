@@ -146,6 +146,29 @@ def test_probabilities_of_classes_that_are_learned():
 
 
 @pytest.mark.usefixtures("double")
+def test_probabilities_of_classes_count_each_row_once():
+    """Though an epoch takes those with a label several times, which may be of other frequencies."""
+    program, x, _ = _linear(balanced=False, alpha=0.0)
+    y = torch.tensor([0.0, NAN, NAN, NAN, 0.0])
+    x, y = torch.cat([x, torch.randn(40, PIXELS)]), torch.cat([y, torch.full((40,), NAN)])
+    with pytest.warns(DataWarning) as told:
+        program.initialize(pv.data.Split({"x": x, "y": y}))
+    assert "no training datum has the label 1, 2, 2 of 3 classes" in str(told[-1].message)
+    again = program.again(pv.data.Split({"x": x, "y": y}))
+    assert again.tolist() == [0, 4] * 6
+    more = {"x": torch.cat([x, x[again]]), "y": torch.cat([y, y[again]])}
+    grads, losses = [], []
+    for batch, mode in ((more, True), ({"x": x, "y": y}, False)):
+        program.train(mode)
+        program.p_y.zero_grad()
+        torch.manual_seed(0)
+        losses.append(TraceEnum_ELBO(max_plate_nesting=1).loss_and_grads(program.model, program.guide, batch))
+        grads.append(program.p_y.raw.grad.clone())
+    torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-6)
+    assert losses[0] > losses[1]
+
+
+@pytest.mark.usefixtures("double")
 def test_alpha_teaches_the_classifier_and_is_in_no_report():
     batch = {"x": _linear()[1], "y": torch.tensor(LABELS["some"])}
     grads, losses = {}, {}
@@ -219,6 +242,14 @@ def test_no_alpha_is_warned_of_with_numbers():
     assert vae.labelled.item() == pytest.approx((number + again) / (len(data.train) + again))
 
 
+def test_a_class_without_a_label_is_warned_of():
+    vae, data, _ = _digits()
+    y = data.train.labels.clone()
+    y[y == 3] = NAN
+    with pytest.warns(DataWarning, match="has the label 3, 1 of 10 classes"):
+        vae.initialize(pv.data.Split({"x": data.train[:], "y": y}))
+
+
 class TestQuestions:
     def test_classify(self, double):
         program, x, _ = _linear()
@@ -273,6 +304,43 @@ def test_of_a_table():
     y = torch.where(torch.arange(30) < 10, x[:, 1], NAN)
     assert pv.evaluate.elbo(vae, {"x": x, "y": y}).terms["kl_y_unobserved"] >= 0
     assert vae.classify({"a": [0.3], "b": ["v"]}).shape == (1, 2)
+
+
+@pytest.mark.filterwarnings("ignore:no training datum is known")
+@pytest.mark.parametrize("classes", [2, 40])
+@pytest.mark.filterwarnings("ignore:no training datum has the label")
+@pytest.mark.usefixtures("double")
+def test_of_a_table_and_discrete_latents_it_is_the_sum(classes):
+    """Over y and z, both enumerated; a value that is missing is left out."""
+    columns = {"a": "real", "b": {"kind": "category", "levels": ["u", "v", "w"]}, "c": "count"}
+    torch.manual_seed(0)
+    small = dict.fromkeys(("classifier", "encoder", "decoder"), pv.nets.mlp(8))
+    one_of_three = {"latent_dim": 3, "prior": pv.priors.OneHotCategorical(3), "balanced": False}
+    vae = pv.SemiSupervisedVAE(columns, num_classes=classes, likelihood="auto", **one_of_three, **small)
+    x = torch.stack(
+        [torch.randn(4), torch.tensor([0.0, 2.0, 1.0, 1.0]), torch.tensor([0.0, 5.0, 2.0, 1.0])], 1
+    )
+    x[1, 0] = x[2, 1] = NAN
+    y = torch.tensor([1.0, NAN, NAN, classes - 1.0])
+    vae.initialize(pv.data.Split({"x": x, "y": y}, columns=vae.columns))
+    with torch.no_grad():
+        for parameter in vae.parameters():
+            parameter.add_(0.3 * torch.randn_like(parameter))
+    vae.eval()
+    k, z = torch.arange(classes).double(), torch.eye(3)
+    log_q_y, log_p_y = vae.classify(x).log(), vae.p_y().probs.log()
+    total = 0.0
+    for row, label, log_q in zip(x, y, log_q_y, strict=True):
+        log_q_z = vae.encode(row.expand(classes, 3), k).log_prob(z[:, None])  # [3, K]
+        p_x = vae.decode(z[:, None].expand(3, classes, 3), k.expand(3, classes))
+        densities = p_x.by_column(row.nan_to_num(1.0).expand(3, classes, 3))
+        log_p = densities.where(~row.isnan(), 0.0).sum(-1) + math.log(1 / 3) + log_p_y
+        of_class = (log_q_z.exp() * (log_p - log_q_z)).sum(0)
+        total += of_class[int(label)] if label == label else (log_q.exp() * (of_class - log_q)).sum()
+    found = pv.evaluate.elbo(vae, {"x": x, "y": y}, num_samples=1)
+    assert found.elbo == pytest.approx(total.item() / 4, rel=1e-9)
+    loss = TraceEnum_ELBO(max_plate_nesting=1).loss(vae.model, vae.guide, {"x": x, "y": y})
+    assert loss == pytest.approx(-total.item(), rel=1e-9)
 
 
 @pytest.mark.slow

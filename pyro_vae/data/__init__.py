@@ -318,6 +318,7 @@ def _split(
         chosen = (np.arange(number) * len(order) + random.integers(len(order))) // max(1, number)
         if number:
             _hold_out_each(chosen, strata[order], 3 - len(rows), random)
+            _leave_each(chosen, strata[order], random)
         rows.append(random.permutation(order[chosen]))
         order = np.delete(order, chosen)
     tested = (train, rows[0]) if own_test is None else (own_test, np.arange(len(own_test)))
@@ -341,6 +342,22 @@ def _hold_out_each(chosen: np.ndarray, strata: np.ndarray, least: int, random: n
         place = random.choice(np.flatnonzero(strata[chosen] == giver))
         chosen[place] = random.integers(ends[rare] - counts[rare], ends[rare])
         held[giver] -= 1
+
+
+def _leave_each(chosen: np.ndarray, strata: np.ndarray, random: np.random.Generator) -> None:
+    """Exchanges places among those chosen, so that no class is held out whole.
+
+    The class that has most short of its share gives one, if it has two or more left.
+    """
+    counts = np.bincount(strata)
+    share = len(chosen) * counts / len(strata)
+    for whole in np.flatnonzero(np.bincount(strata[chosen], minlength=len(counts)) == counts):
+        held = np.bincount(strata[chosen], minlength=len(counts))
+        giver = np.where(counts - held > 1, share - held, -np.inf).argmax()
+        if counts[giver] - held[giver] < 2:
+            return
+        free = np.setdiff1d(np.flatnonzero(strata == giver), chosen)
+        chosen[np.flatnonzero(strata[chosen] == whole)[0]] = random.choice(free)
 
 
 def _fingerprint(parts: Sequence[tuple[Sites, np.ndarray]]) -> str:

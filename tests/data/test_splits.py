@@ -87,6 +87,17 @@ class TestShuffling:
         rows = torch.cat([split[:] for split in (data.train, data.validation, data.test)])
         assert torch.equal(rows[:, 0].sort().values, torch.arange(400.0))
 
+    @pytest.mark.parametrize("seed", range(20))
+    def test_no_class_is_held_out_whole(self, seed):
+        """Nor is one with few labels among many that are not known."""
+        y = np.full(40, NAN)
+        y[:5] = [0, 1, 2, 2, 3]
+        data = load(np.arange(40)[:, None], labels=y, validation=0.3, test=0.3, split_seed=seed)
+        assert {*data.train.labels.nan_to_num(9).tolist()} == {0, 1, 2, 3, 9}
+        assert [len(split) for split in (data.train, data.validation, data.test)] == [20, 8, 12]
+        rows = torch.cat([split[:] for split in (data.train, data.validation, data.test)])
+        assert torch.equal(rows[:, 0].sort().values, torch.arange(40.0))
+
     def test_rare_classes_take_no_more_than_others_have_too_much(self):
         y = np.repeat(np.arange(101), [4] * 100 + [9600])
         data = load(np.arange(10_000)[:, None], labels=y, validation=0.0)

@@ -59,6 +59,7 @@ def test_trained_and_drawn(kind, tmp_path, monkeypatch, capsys):
     assert ("q(y|x) is right of" in printed) == ("SemiSupervisedVAE" in options)
 
 
+@pytest.mark.filterwarnings("ignore:the effective sample size")
 def test_labels_are_filled(tmp_path, monkeypatch, capsys, undrawn):
     """Those that are there stay, and a class that the model does not know is refused."""
     monkeypatch.chdir(tmp_path)

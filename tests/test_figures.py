@@ -158,6 +158,16 @@ def test_traversals_vary_one_latent():
     np.testing.assert_allclose(steps["z[1]"], 10 * steps["z[0]"], rtol=1e-3)
 
 
+def test_a_split_stands_for_its_first_datum():
+    vae, x = echo(), torch.randn(20, 1, 4, 4)
+    test = pv.data.load(x, test=0.5).test
+    first = [mosaic(pv.figures.traversals(vae, datum, 3)) for datum in (test, test.batch([0]))]
+    np.testing.assert_array_equal(*first)
+    pv.figures.interpolation(vae, test, test.batch([1]), 2)
+    with pytest.raises(ValueError, match="one datum is wanted, but there are"):
+        pv.figures.traversals(vae, test[:2])
+
+
 def test_traversals_keep_what_is_given():
     """What is decoded is z[0] + 10 y[0] + 100 y[1]: the label's part is in all pictures."""
     cvae = pv.ConditionalVAE((1, 4, 4), given={"y": 2}, latent_dim=1, likelihood=NORMAL, decoder=Echo)

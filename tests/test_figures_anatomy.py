@@ -53,14 +53,35 @@ def test_anatomy_of_several_sites(name):
 
 
 def test_anatomy_of_latents_that_depend_on_each_other(make_vae):
-    """The variances of their means instead; and the KL whole, of a guide without a density elsewhere."""
+    """What x explains of their variance; and the KL whole, of a guide without a density elsewhere."""
     for guide in (pv.guides.FullRankNormal(), pv.guides.Flow("planar")):
         vae = make_vae(guide=guide, latent_dim=3)
         found = pv.evaluate.anatomy(vae, torch.rand(30, 1, 8, 8).round(), num_aggregate=30)
         left, right = pv.figures.anatomy(found).axes
-        np.testing.assert_allclose(heights(left), found.sites["z"].variances.sort(descending=True).values)
-        assert "Variance" in left.get_title()
+        site = found.sites["z"]
+        share = (site.variances / site.spreads).sort(descending=True).values
+        np.testing.assert_allclose(heights(left), share)
+        assert "variance that x explains" in left.get_title()
+        assert site.collapsed == int((share <= 0.01).sum())
+        kept = 3 - site.collapsed
+        assert left.get_xticklabels()[0].get_text() == f"z: {kept} of 3\nabove 0.01"
         assert sum(bar.get_width() for bar in right.patches) == pytest.approx(found.kl, abs=1e-5)
+
+
+def test_a_latent_has_collapsed_in_any_unit():
+    """Of a wide latent that x explains nothing of the mean varies by more than 0.01, and it is grey."""
+    nan = torch.full((2,), math.nan)
+    variances, spreads = torch.tensor([0.5, 50.0]), torch.tensor([100.0, 100.0])
+    site = pv.evaluate.Latents(
+        1.0, nan[0], nan[0], nan[0], nan[0], nan, variances, spreads, torch.zeros(3, 2), {}
+    )
+    assert site.dead.tolist() == [True, False]
+    assert site.collapsed == 1
+    found = pv.evaluate.Anatomy(1.0, 1.0, math.nan, math.nan, {"z": site}, {}, 100)
+    left, _ = pv.figures.anatomy(found).axes
+    assert heights(left) == pytest.approx([0.5, 0.005])
+    assert left.get_xticklabels()[0].get_text() == "z: 1 of 2\nabove 0.01"
+    assert left.patches[0].get_facecolor() != left.patches[1].get_facecolor()
 
 
 def test_rate_distortion(make_vae):

@@ -2,6 +2,7 @@
 
 import inspect
 import warnings
+from pathlib import Path
 
 import matplotlib.pyplot as plt
 import numpy as np
@@ -120,6 +121,22 @@ def test_figures_of_several_panels_are_drawn_on_a_part_of_a_figure(make_vae):
         assert figure.axes, name
         assert len(figure.axes) == len(of().axes), name
         figure.draw_without_rendering()
+        with pytest.raises(ValueError, match=r"on this figure already.*figure\.clear\(\)"):
+            of(figure=right)
+        with pytest.raises(ValueError, match="on this figure already"):  # of which parts are drawn
+            of(figure=figure)
+
+
+def test_a_figure_without_a_layout_has_all_titles_and_legends_on_it(make_vae):
+    found = pv.evaluate.anatomy(make_vae(), X, num_aggregate=6)
+    for figure in (Figure(figsize=(9, 4)), plt.figure(figsize=(9, 4))):
+        pv.figures.anatomy(found, figure=figure)
+        figure.draw_without_rendering()
+        assert figure.axes[1].get_legend().get_window_extent().y0 > 0
+    plt.close(figure)
+    figure = Figure(layout="tight")
+    pv.figures.anatomy(found, figure=figure.subfigures())
+    assert "Tight" in type(figure.get_layout_engine()).__name__  # one's own stays
 
 
 def test_what_is_of_a_table_takes_no_axes():
@@ -251,6 +268,30 @@ def test_other_scripts_are_drawn_with_the_fonts_that_there_are(monkeypatch):
         for _ in range(2):
             drawn((), "身長 体重")
     assert len(told) == 1  # and neither one for each glyph nor for each figure
+
+
+@pytest.mark.parametrize("what", ["damaged", "gone"])
+def test_a_font_that_is_no_more_keeps_no_figure_from_being_drawn(monkeypatch, tmp_path, what):
+    """Matplotlib's list of fonts, of its cache, may be older than the files."""
+    path = tmp_path / "font.ttf"
+    if what == "damaged":
+        path.write_bytes(Path(font_manager.findfont("DejaVu Sans")).read_bytes()[:20_000])
+    entry = font_manager.FontEntry(
+        fname=str(path),
+        name=drawing.FALLBACK[0],
+        style="normal",
+        variant="normal",
+        weight=400,
+        stretch="normal",
+    )
+    whole = font_manager.fontManager.ttflist
+    monkeypatch.setattr(font_manager.fontManager, "ttflist", [*whole, entry])
+    monkeypatch.setattr(drawing, "_added", lambda: False)
+    monkeypatch.setattr(drawing, "_tell_of_boxes", lambda: None)
+    figure = drawing.Figure()
+    figure.add_subplot().set_title("\u4e2d\u6587")
+    figure.savefig(tmp_path / "figure.png")
+    assert (tmp_path / "figure.png").stat().st_size > 1000
 
 
 def test_fonts_that_matplotlib_has_not_heard_of_are_found(monkeypatch):

@@ -1,6 +1,7 @@
 """One picture of a run, for every program and kind of data; and all figures of all kinds, on a sheet."""
 
 import importlib
+import re
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -60,6 +61,13 @@ def test_summary_measures_what_is_not_given(make_vae):
     bound = pv.evaluate.elbo(vae, run.data.test, num_samples=100)
     estimate = pv.evaluate.log_likelihood(vae, run.data.test, num_samples=100)
     assert f"ELBO {bound.elbo:.2f}" in told
+    total, part, kl = map(
+        float, re.search(r"ELBO (\S+) ± \S+ = -\(reconstruction (\S+) \+ KL (\S+)\)", told).groups()
+    )
+    assert total == pytest.approx(-(part + kl), abs=0.011)
+    site = pv.evaluate.anatomy(vae, run.data.test, num_aggregate=2).sites["z"]
+    kept = site.num_latents - site.collapsed
+    assert f"Latents that have not collapsed: {kept} of {site.num_latents} of z" in told
     assert f"log p(x) {estimate.log_likelihood:.2f}" in told
     assert "Map of the latent plane" in told
     assert "8 x 8 pixels, drawn smooth" in told

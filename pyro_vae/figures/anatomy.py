@@ -6,6 +6,7 @@ import math
 from typing import Any
 
 import numpy as np
+import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import FigureBase
 from matplotlib.ticker import MaxNLocator
@@ -30,8 +31,8 @@ BUSY, IDLE = "0.3", "0.75"
 def anatomy(result: Anatomy, *, figure: FigureBase | None = None) -> Figure:
     """The KL of each latent, the largest first, level by level; and the parts of the KL.
 
-    Latents that carry nothing are grey. Of guides and priors whose latents depend on each other, the variance
-    of the posterior's mean is drawn instead, above which a latent is an active unit.
+    Latents that have collapsed, ``result.sites[name].dead``, are grey. Of guides and priors whose latents
+    depend on each other, what x explains of each latent's variance is drawn instead.
 
     Args:
         result: of ``pv.evaluate.anatomy``.
@@ -49,10 +50,11 @@ def _by_latent(axes: Any, result: Anatomy) -> None:
     limit = COLLAPSED if own else ACTIVE
     start, middles = 0, {}
     for name, site in result.sites.items():
-        values = np.sort((site.kl_by_latent if own else site.variances).numpy())[::-1]
+        share = site.variances / site.spreads.clamp(min=torch.finfo(site.spreads.dtype).tiny)
+        values, order = (site.kl_by_latent if own else share).sort(descending=True)
         at = start + np.arange(len(values))
-        axes.bar(at, values, 0.85, color=[BUSY if value >= limit else IDLE for value in values])
-        idle = int((values < limit).sum())
+        axes.bar(at, values.numpy(), 0.85, color=[IDLE if dead else BUSY for dead in site.dead[order]])
+        idle = site.collapsed
         middles[start + (len(values) - 1) / 2] = (
             f"{name}: {len(values) - idle} of {len(values)}\nabove {limit}"
         )
@@ -60,10 +62,10 @@ def _by_latent(axes: Any, result: Anatomy) -> None:
     axes.axhline(limit, color="black", linewidth=0.8, linestyle="--")
     axes.set_xticks([*middles], [*middles.values()])
     axes.tick_params(axis="x", length=0)
-    what = "KL of each latent" if own else "Variance of each posterior mean"
+    what = "KL of each latent" if own else "Share of each latent's variance that x explains"
     middle, reach = (start - 2) / 2, max(start, 9) / 2  # a few bars stand in the middle, and are not wide
     axes.set(title=f"{what}, largest first", xlim=(middle - reach, middle + reach))
-    axes.set_ylabel("nats per datum" if own else "variance over the data")
+    axes.set_ylabel("nats per datum" if own else "var E[z|x] / var z")
 
 
 def _parts(axes: Any, result: Anatomy) -> None:

@@ -6,6 +6,7 @@ from typing import Any
 
 import torch
 from matplotlib.axes import Axes
+from pyro import poutine
 
 from pyro_vae.checks import Count, Seed, checked
 from pyro_vae.distributions import centre
@@ -38,7 +39,8 @@ def uncertainty(
     Args:
         program: a model with two latents, whose decoder has latent weights (``nets.bayesian``).
         data: whose codes are drawn, a split or x ``[N, *event_shape]``; with what the model is given.
-        num_steps: points of the plane in each direction, over one and a half times the range of the codes.
+        num_steps: points of the plane in each direction, over twice the range of the codes, where no data
+            lie, too; and at least over the middle 99 % of the prior.
         num_samples: draws of the weights.
         seed: of them.
         ax: axes of a figure of one's own to draw on.
@@ -59,11 +61,15 @@ def uncertainty(
             raise ValueError(f"a map needs a latent plane, but there are {told}; train with latent_dim=2")
         ((site, codes),) = values.items()
         low, high = codes.amin(0), codes.amax(0)
-        middle, reach = (low + high) / 2, 0.75 * (high - low).clamp(min=1.0)
-        ends = [(m - r, m + r) for m, r in zip(middle.tolist(), reach.tolist(), strict=True)]
+        middle, reach = (low + high) / 2, (high - low).clamp(min=1.0)
+        first = {name: value[:1] for name, value in batch.items()}
+        drawn: Any = poutine.trace(program.model).get_trace(repeated(first, 2000)).nodes[site]
+        prior = drawn["value"].quantile(torch.tensor([0.005, 0.995]).to(codes), 0)
+        low, high = prior[0].minimum(middle - reach), prior[1].maximum(middle + reach)
+        ends = [*zip(low.tolist(), high.tolist(), strict=True)]
         x, y = (torch.linspace(*end, num_steps).to(codes) for end in ends)
         z = torch.stack(torch.meshgrid(x, y, indexing="xy"), -1).reshape(-1, 2)
-        one = repeated({name: value[:1] for name, value in batch.items()}, len(z))
+        one = repeated(first, len(z))
         at = {site: z.expand(num_samples, *[1] * (program.max_plate_nesting - 1), *z.shape)}
         p_x: Any = dict(sites(model_at(program, one, at)))["x"]["fn"]
         mean = centre(p_x)[0].to(codes).reshape(num_samples, len(z), -1)

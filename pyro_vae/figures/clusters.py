@@ -3,15 +3,22 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
+from typing import Any
 
+import numpy as np
 import torch
 from matplotlib.axes import Axes
 from pyro import poutine
+from torch import Tensor
 
 from pyro_vae import evaluate
 from pyro_vae.checks import Count, Seed, checked
+from pyro_vae.checks import found as found_in
+from pyro_vae.data import Split
 from pyro_vae.evaluate.clusters import middles
 from pyro_vae.evaluate.door import as_split
+from pyro_vae.evaluate.probes import continuous
 from pyro_vae.figures.drawing import Figure, Pictures
 from pyro_vae.figures.heat import pictures
 from pyro_vae.figures.stories import Data, shown, told
@@ -27,19 +34,23 @@ def clusters(
     data: Data,
     num_data: Count = 5,
     *,
+    labels: Tensor | np.ndarray | Sequence[float] | None = None,
     site: str | None = None,
     seed: Seed = 0,
     ax: Axes | None = None,
 ) -> Figure:
     """Each cluster's middle, decoded, and below it the data that most probably are of it; a column each.
 
-    The middle of a mixture's component is its mean. Columns are in the order of the clusters' sizes, which
-    stand above them, the 20 largest. Data that are no cluster's most probable ones leave a gap.
+    The middle of a mixture's component is its mean. Columns are in the order of the clusters' sizes, the 20
+    largest; above each stand its number k, as ``evaluate.clusters`` has it, its share of the data and, where
+    there are labels, the commonest class of the data that are most probably of it, with that one's share of
+    them. Data that are no cluster's most probable ones leave a gap.
 
     Args:
         program: the model: see ``evaluate.clusters``.
         data: a split such as ``data.test``, a batch, or a tensor ``[N, *event_shape]``.
         num_data: rows of data.
+        labels: classes ``[N]``, NaN where not known; by default those of the split, if it has any.
         site: of the latent, where several have clusters.
         seed: of the draws.
         ax: axes of a figure of one's own to draw on.
@@ -68,5 +79,34 @@ def clusters(
         there = (r >= 0).view(-1, *[1] * (x.dim() - 1))
         rows.append(torch.where(there, x, torch.nan))
     title = f"Clusters of {found.site}: the {centre} of each (above), and the data most probably of it"
-    shares = [f"{share:.0%}" for share in found.sizes[order].tolist()]
-    return pictures(program, Pictures(rows, title, ["middle"], columns=shares), ax)
+    classes = _classes(split, labels)
+    above = [f"k = {k}\n{found.sizes[k]:.0%}" for k in order.tolist()]
+    if classes is not None:
+        most = [_commonest(classes[found.assignments == k], split.class_names) for k in order.tolist()]
+        above = [f"{text}\n{line}" for text, line in zip(above, most, strict=True)]
+        title += "; the commonest class of all that are"
+    return pictures(program, Pictures(rows, title, ["middle"], columns=above), ax)
+
+
+def _classes(split: Split, labels: Any) -> Tensor | None:
+    """Labels ``[N]`` that are classes, NaN where not known; None without such.
+
+    Raises:
+        ValueError: they are not as many as the data.
+    """
+    labels = split.labels if labels is None else torch.as_tensor(labels)
+    if labels is None or labels.dim() != 1 or continuous(labels):
+        return None
+    if len(labels) != len(split):
+        raise ValueError(f"labels={found_in(labels)} must be one for each of the {len(split)} data")
+    return labels.double().cpu()
+
+
+def _commonest(classes: Tensor, names: Sequence[str] | None) -> str:
+    """The commonest class of some data, and its share of those whose class is known."""
+    known = classes[~classes.isnan()]
+    if not len(known):
+        return "?"
+    values, counts = known.unique(return_counts=True)
+    best = int(values[counts.argmax()])
+    return f"{names[best] if names else best}: {counts.max() / len(known):.0%}"

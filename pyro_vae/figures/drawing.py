@@ -66,7 +66,7 @@ class Figure(matplotlib.figure.Figure):
     def _boxes(self, renderer: Any) -> bool:
         """Draws it, and tells whether there are boxes."""
         known = set(font_manager.get_font_names())
-        fonts = [name for name in FALLBACK if name in known]
+        fonts = [name for name in FALLBACK if name in known and _opens(name)]
         for text in self.findobj(Text):
             if isinstance(text, Text) and not text.get_text().isascii():
                 text.set_fontfamily([*dict.fromkeys([*text.get_fontfamily(), *fonts])])
@@ -82,6 +82,15 @@ class Figure(matplotlib.figure.Figure):
         png = io.BytesIO()
         self.savefig(png, format="png")
         return png.getvalue()
+
+
+def _opens(name: str) -> bool:
+    """Whether a font that matplotlib knows is still there, and whole."""
+    with contextlib.suppress(Exception):
+        path = font_manager.findfont(name, fallback_to_default=False, rebuild_if_missing=False)
+        font_manager.get_font(path)
+        return True
+    return False
 
 
 def _added() -> bool:
@@ -133,8 +142,24 @@ def on(ax: Axes | None, width: float, height: float) -> tuple[Figure, Axes]:
 
 
 def within(figure: FigureBase | None, width: float, height: float) -> Any:
-    """What several panels are drawn on: what is given, or a new figure of this size, in inches."""
-    return Figure(figsize=(width, height), layout="constrained") if figure is None else figure
+    """What several panels are drawn on: what is given, or a new figure of this size, in inches.
+
+    A figure that has no layout yet, and nothing else, gets one, so that no title or legend is cut off.
+
+    Raises:
+        ValueError: something is on it already, which the panels would lie upon.
+    """
+    if figure is None:
+        return Figure(figsize=(width, height), layout="constrained")
+    if figure.axes or figure.subfigs:
+        raise ValueError(
+            "something is on this figure already, which the panels would lie upon; give a part of its own, "
+            "left, right = figure.subfigures(1, 2), or call figure.clear() before"
+        )
+    root = whole(figure)
+    if root.get_layout_engine() is None and not root.axes:
+        root.set_layout_engine("constrained")
+    return figure
 
 
 def whole(figure: FigureBase) -> Figure:
@@ -227,13 +252,18 @@ class Cells:
 
     def above(self) -> float:
         """Inches that what stands above the columns takes."""
-        longest = max(map(len, self.pictures.columns), default=0)
-        return (0.1 * longest + 0.1 if self._upright() else 0.2) if longest else 0.0
+        if not (longest := self._longest()):
+            return 0.0
+        lines = 1 + max(column.count("\n") for column in self.pictures.columns)
+        return 0.1 * longest + 0.1 if self._upright() else 0.05 + 0.15 * lines
 
     def _upright(self) -> bool:
         """Whether what stands above columns is wider than they are."""
-        longest = max(map(len, self.pictures.columns), default=0)
-        return 0.1 * longest > self.size()[0] / self.number
+        return 0.1 * self._longest() > self.size()[0] / self.number
+
+    def _longest(self) -> int:
+        """Letters of the longest line above a column."""
+        return max((len(line) for column in self.pictures.columns for line in column.split("\n")), default=0)
 
     def draw(self, axes: Axes, *, smooth: bool = False) -> None:
         """Draws them; tiny images smooth, by bicubic interpolation, if that is wanted."""
@@ -296,9 +326,7 @@ class Cells:
             keys = [Line2D([], [], color=f"C{d}", label=f"x[{d}]") for d in range(self.event_shape[1])]
             look: dict[str, Any] = {"fontsize": 8, "frameon": False, "handlelength": 1.2, "ncols": 8}
             axes.legend(handles=keys, loc="upper left", bbox_to_anchor=(0, 0), borderaxespad=1.5, **look)
-        _axis_of_time(
-            axes, self.event_shape[0], self.step, self.number, len(self.arrays), self.low, self.high
-        )
+        _axis_of_time(axes, self.event_shape, self.step, self.number, len(self.arrays), self.low, self.high)
 
 
 def _enlarged(image: np.ndarray, times: int) -> np.ndarray:
@@ -309,15 +337,27 @@ def _enlarged(image: np.ndarray, times: int) -> np.ndarray:
     return enlarged[0].clamp(0, 1).numpy()
 
 
+def index_of(shape: Sequence[int]) -> str:
+    """What numbers one after the other are over: of a series ``(T, D)`` the time, of a vector no more."""
+    return "time" if len(shape) > 1 else "index"
+
+
 def _axis_of_time(
-    axes: Any, length: int, step: tuple[float, float], number: int, rows: int, low: float, high: float
+    axes: Any,
+    shape: Sequence[int],
+    step: tuple[float, float],
+    number: int,
+    rows: int,
+    low: float,
+    high: float,
 ) -> None:
     """Below, the index at which each column begins and the last one ends; beside, values of the last row."""
     axes.set_ylim((rows - 1) * step[0] + 1.05, -0.05)
     below = axes.secondary_xaxis("bottom")
     starts = [j * step[1] for j in range(number)]
-    below.set_xticks([*starts, starts[-1] + length - 1], ["0"] * number + [str(length - 1)], fontsize=7)
-    below.set_xlabel("index, or time", fontsize=8)
+    last = shape[0] - 1
+    below.set_xticks([*starts, starts[-1] + last], ["0"] * number + [str(last)], fontsize=7)
+    below.set_xlabel(index_of(shape), fontsize=8)
     beside = axes.secondary_yaxis("right")
     beside.set_yticks(
         [(rows - 1) * step[0] + 1, (rows - 1) * step[0]], [f"{low:.3g}", f"{high:.3g}"], fontsize=7

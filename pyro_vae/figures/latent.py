@@ -52,7 +52,8 @@ def interpolation(
 
     Args:
         program: the model.
-        start: x of the one, ``event_shape``, or a batch of it alone, such as ``split.batch([0])``.
+        start: x of the one, ``event_shape``, or a batch of it alone, such as ``split.batch([0])``; of a split
+            that is its first.
         end: the other.
         num_steps: pictures between them.
         ax: axes of a figure of one's own to draw on.
@@ -92,7 +93,8 @@ def traversals(
 
     Args:
         program: the model.
-        datum: its x, ``event_shape``, or a batch of it alone, such as ``split.batch([0])``.
+        datum: its x, ``event_shape``, or a batch of it alone, such as ``split.batch([0])``; of a split that
+            is its first.
         num_steps: quantiles from 0.05 to 0.95, of p(site | those above).
         max_rows: latents drawn, those with the sharpest q(z|x) first.
         site: whose latents are varied; by default those next to the data, ``"z1"`` of a HierarchicalVAE, of

@@ -19,8 +19,8 @@ from pyro_vae.data.tables import DataFrame
 from pyro_vae.program import Batch, Program, sites
 from pyro_vae.seen import observing
 
-Datum = Mapping[str, Any] | Tensor | np.ndarray
-Data = Split | Datum | DataFrame
+Datum = Split | Mapping[str, Any] | Tensor | np.ndarray
+Data = Datum | DataFrame
 DRAWS = 200
 """Of each datum's predictive distribution."""
 
@@ -61,7 +61,7 @@ def some(program: Program, data: Data, most: int, site: str = "") -> Batch:
 
 
 def one(program: Program, datum: Datum) -> Batch:
-    """A batch of one datum, for which its x, ``event_shape``, is short.
+    """A batch of one datum, for which its x, ``event_shape``, is short; of a split the first.
 
     Raises:
         ValueError: it is not one.

@@ -17,7 +17,7 @@ from pyro_vae.checks import checked
 from pyro_vae.data import Data, Split
 from pyro_vae.data.binarize import grey
 from pyro_vae.evaluate import ELBO, LogLikelihood
-from pyro_vae.figures.drawing import Cells, Figure, Pictures, curve, whole, within, wrapped
+from pyro_vae.figures.drawing import Cells, Figure, Pictures, curve, index_of, whole, within, wrapped
 from pyro_vae.figures.latent import MOST, lined, mapped, scattered, traversed
 from pyro_vae.figures.stories import (
     by_datum,
@@ -267,7 +267,7 @@ def _bands(host: Any, x: Tensor, centre: Tensor, draws: Tensor) -> None:
             axes.plot(at, values, ".", color=f"C{d}", markersize=3)
         axes.tick_params(labelsize=7)
     host.suptitle("Data (dots), reconstructions and the central 90 % of p(x'|x)", fontsize=10)
-    host.supxlabel("index, or time", fontsize=8)
+    host.supxlabel(index_of(x.shape[1:]), fontsize=8)
 
 
 def _words(run: Run, measured: Split, name: str, bound: ELBO, estimate: LogLikelihood) -> list[str]:
@@ -277,7 +277,9 @@ def _words(run: Run, measured: Split, name: str, bound: ELBO, estimate: LogLikel
     more = f" and {len(story) - 4} more" if len(story) > 4 else ""
     gap = estimate.log_likelihood - bound.elbo
     bits = "" if estimate.bits_per_dim is None else f", {estimate.bits_per_dim:.3f} bits per element"
-    active = _first(lambda: evaluate.active_units(run.program, measured)) or {}
+    anatomy = _first(lambda: evaluate.anatomy(run.program, measured, [0] * len(measured), num_aggregate=2))
+    latents = anatomy.sites if anatomy else {}
+    kept = [f"{s.num_latents - s.collapsed} of {s.num_latents} of {name}" for name, s in latents.items()]
     return [
         "; ".join(story[:4]) + more,
         f"{len(data.train)} training, {len(data.validation)} validation, {len(data.test)} test data"
@@ -285,7 +287,7 @@ def _words(run: Run, measured: Split, name: str, bound: ELBO, estimate: LogLikel
         f"Of {len(estimate.per_datum)} {name} data, in nats for each, the more the better:",
         f"    log p(x) {estimate.log_likelihood:.2f} ± {estimate.standard_error:.2f}{bits}"
         f", by {estimate.num_samples} importance samples",
-        f"    ELBO {bound.elbo:.2f} ± {bound.standard_error:.2f}, {gap:.2f} below: "
-        f"reconstruction {bound.reconstruction:.2f}, KL {bound.kl:.2f}",
-        "Latents that vary with the data: " + ", ".join(f"{n} of {site}" for site, n in active.items()),
+        f"    ELBO {bound.elbo:.2f} ± {bound.standard_error:.2f} = "
+        f"-(reconstruction {bound.reconstruction:.2f} + KL {bound.kl:.2f}), {gap:.2f} below",
+        *[f"Latents that have not collapsed: {', '.join(kept)}"] * bool(kept),
     ]

@@ -249,7 +249,9 @@ def _anatomy(subject: Subject) -> Iterator[Any]:
     yield subject.of(subject.data)
     found = evaluate.anatomy(subject.program, subject.data, seed=subject.seed)
     subject.found["anatomy"] = found
-    active = ", ".join(f"{name} {s.active_units} of {s.num_latents}" for name, s in found.sites.items())
+    active = ", ".join(
+        f"{name} {s.num_latents - s.collapsed} of {s.num_latents}" for name, s in found.sites.items()
+    )
     subject.summary["active latents"] = active, subject.of(subject.data)
     yield str(found)
     yield figures.anatomy(found)

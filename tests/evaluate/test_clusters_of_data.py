@@ -229,11 +229,29 @@ def test_figure(drawn):
     found = pv.evaluate.clusters(vae, x)
     pv.figures.clusters(vae, x, 2)
     (what,) = drawn
-    assert what.columns == [f"{share:.0%}" for share in sorted(found.sizes.tolist(), reverse=True)]
+    order = found.sizes.argsort(descending=True).tolist()
+    assert what.columns == [f"k = {k}\n{found.sizes[k]:.0%}" for k in order]
     assert what.title.startswith("Clusters of z: the mean of each")
     order = found.sizes.argsort(descending=True)
     loc = vae.prior().component_distribution.mean
     torch.testing.assert_close(what.rows[0], vae.decode(loc[order]).mean)
+    labels = torch.arange(40.0) % 3
+    labels[::5] = torch.nan
+    pv.figures.clusters(vae, x, 2, labels=labels)
+    told = drawn[1].columns
+    for k, text in zip(order, told, strict=True):
+        own = [
+            v for v, a in zip(labels.tolist(), found.assignments.tolist(), strict=True) if a == k and v == v
+        ]
+        best = max(sorted({*own}), key=own.count, default=0)
+        share = f"{best:.0f}: {own.count(best) / len(own):.0%}" if own else "?"  # a cluster of no datum
+        assert text.split("\n")[2] == share
+    assert drawn[1].title.endswith("the commonest class of all that are")
+    with pytest.raises(ValueError, match=r"labels=.* must be one for each of the 40 data"):
+        pv.figures.clusters(vae, x, labels=labels[:5])
+    named = pv.data.load(x, labels=["ab"[i % 2] for i in range(40)], test=0.5)
+    pv.figures.clusters(vae, named.test)
+    assert {text.split("\n")[2][0] for text in drawn[2].columns} <= {"a", "b", "?"}
 
 
 @pytest.mark.usefixtures("double")

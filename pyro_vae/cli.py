@@ -354,8 +354,9 @@ def predict(
     """Fills the holes of a table, or of an array, by what a run's model infers from the rest of each row.
 
     Real numbers are filled with the mean of the draws, others with their median, categories with the most
-    frequent, and so the labels of a SemiSupervisedVAE. What is there stays as it is written, in columns that
-    the model does not have, too; columns of the model that are not there come last.
+    frequent, and the labels of a SemiSupervisedVAE with the likeliest of q(y|x). What is there stays as it
+    is written, in columns that the model does not have, too; columns of the model that are not there come
+    last.
 
     Args:
         run: folder of the run.
@@ -432,6 +433,8 @@ def main(argv: Sequence[str] | None = None) -> int:
     sys.path.append(os.getcwd())  # where a part of one's own may be
     try:
         return _run(list(sys.argv[1:] if argv is None else argv)) or 0
+    except BrokenPipeError:  # whoever reads what is printed has read enough, as head does
+        return 0
     except (ConfigError, data.DataError, CheckpointError, OSError) as error:
         print(f"pyro-vae: {error}", file=sys.stderr)
         return 2
@@ -449,6 +452,15 @@ def main(argv: Sequence[str] | None = None) -> int:
         return 130
     finally:
         sys.path.pop()
+        _flush()
+
+
+def _flush() -> None:
+    """Writes out what was printed, which Python's own end would else fail to where nobody reads it."""
+    try:
+        sys.stdout.flush()
+    except BrokenPipeError:
+        os.dup2(os.open(os.devnull, os.O_WRONLY), sys.stdout.fileno())
 
 
 def _run(argv: list[str]) -> int | None:

@@ -425,6 +425,17 @@ def test_signals_to_the_process(signum, code):
     pv.load("run")
 
 
+@pytest.mark.parametrize("argv", [["--help"], ["train", "--help"]])
+def test_a_reader_that_has_read_enough_is_no_mistake(argv):
+    """As head is; the pipe is closed before anything was written."""
+    read, write = os.pipe()
+    os.close(read)
+    command = [sys.executable, "-m", "pyro_vae", *argv]
+    done = subprocess.run(command, stdout=write, stderr=subprocess.PIPE, text=True)
+    os.close(write)
+    assert (done.returncode, done.stderr) == (0, "")
+
+
 @UNDRAWN
 @pytest.mark.filterwarnings("ignore:the effective sample size", "ignore:log p.x. of")
 def test_a_table_with_holes(output):

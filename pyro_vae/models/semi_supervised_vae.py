@@ -133,7 +133,8 @@ class SemiSupervisedVAE(Program):
         x, z = check_shape("SemiSupervisedVAE", event_shape, latent_dim)
         nets.check_factories(classifier=classifier, encoder=encoder, decoder=decoder)
         k = check("num_classes", num_classes, Levels)
-        self.alpha, balanced = check("alpha", alpha, NotNegative), check("balanced", balanced, bool)
+        self.alpha = check("alpha", alpha, NotNegative)
+        self.balanced = check("balanced", balanced, bool)
         default = FEATURES if math.prod(x) >= MANY else 0
         number = default if features is None else check("features", features, Whole)
         usual = 0.15 if number else 0.25
@@ -144,7 +145,7 @@ class SemiSupervisedVAE(Program):
             "latent_dim": z[0],
             "alpha": self.alpha,
             "radius": self.radius,
-            "balanced": balanced,
+            "balanced": self.balanced,
             "features": number,
             "prior": prior,
             "likelihood": family,
@@ -183,8 +184,7 @@ class SemiSupervisedVAE(Program):
         label = self._labels(batch)
         with self.plate(batch):
             p_y = self.p_y()
-            once = self._counted_once(p_y)
-            seen = torch.where(label.isnan(), torch.nan, self.sample("y", once, {"y": label}))
+            seen = torch.where(label.isnan(), torch.nan, self.sample("y", p_y, {"y": label}))
             y = torch.where(seen.isnan(), self.sample("y_unobserved", certain(p_y, seen)), seen)
             z = self.sample("z", self.p_z())
             return self.sample("x", self.p_x(z, y), batch)
@@ -194,29 +194,34 @@ class SemiSupervisedVAE(Program):
         label = self._labels(batch)
         q_y: Any = self.q_y(batch["x"])
         with self.plate(batch):
-            if self.training and self.alpha:
-                log_q = q_y.log_prob(label.nan_to_num(0.0)).where(~label.isnan(), 0.0)
-                loss = -log_q / self.labelled
-                if self.radius:
-                    loss = loss + self._roughness(batch["x"], q_y.logits)
-                    if self.features is not None:  # of scikit-learn's digits, pixels, it is no help
-                        loss = loss + q_y.entropy()
-                # A guide's log-density is taken off the ELBO.
-                pyro.factor("classified", self.alpha * loss, has_rsample=True)
+            if self.training and (self.alpha or not self.balanced):
+                pyro.factor("classified", self._taught(batch["x"], label, q_y), has_rsample=True)
             q: Any = certain(q_y, label)
             y = pyro.sample("y_unobserved", q, infer={"enumerate": "parallel"})
             return self.sample("z", self.q_z(batch["x"], torch.where(label.isnan(), y, label)))
 
-    def _counted_once(self, p_y: Any) -> Distribution:
-        """p(y) of known labels, of which a row that an epoch takes several times teaches as if once."""
-        if not (self.training and p_y.logits.requires_grad):
-            return cast(Distribution, p_y)
-        share = 1 / (1 + self.repeated)
-        return dist.Categorical(logits=share * p_y.logits + (1 - share) * p_y.logits.detach())
+    def _taught(self, x: Tensor, label: Tensor, q_y: Any) -> Tensor:
+        """What labels add to the loss, ``[B]``: a guide's log-density is taken off the ELBO."""
+
+        def of_known(p: Any) -> Tensor:
+            log_p: Tensor = p.log_prob(label.nan_to_num(0.0))
+            return log_p.where(~label.isnan(), 0.0)
+
+        more = torch.zeros_like(label)
+        if self.alpha:
+            loss = -of_known(q_y) / self.labelled
+            if self.radius:
+                loss = loss + self._roughness(x, q_y.logits)
+                if self.features is not None:  # of scikit-learn's digits, pixels, it is no help
+                    loss = loss + q_y.entropy()
+            more = self.alpha * loss
+        if not self.balanced:  # rows that an epoch takes several times count once
+            more = more + of_known(self.p_y()) * self.repeated / (1 + self.repeated)
+        return more
 
     def _roughness(self, x: Tensor, logits: Tensor) -> Tensor:
         """KL(q(y|x) || q(y|x + r)) at about the worst r of the radius, ``[B]``."""
-        (see,) = self.q_y.seen
+        see: Any = self.q_y.seen[0]
         seen, log_p = see(x).detach(), logits.detach()
         known = see.known(x).flatten(1)  # what is not, and whether it is, stays as it is
         length = self.radius * known.sum(1, keepdim=True).sqrt()

@@ -166,6 +166,7 @@ def test_probabilities_of_classes_count_each_row_once():
         grads.append(program.p_y.raw.grad.clone())
     torch.testing.assert_close(*grads, rtol=1e-6, atol=1e-6)
     assert losses[0] > losses[1]
+    assert pv.evaluate.elbo(program.train(), more) == pv.evaluate.elbo(program.eval(), more)
 
 
 @pytest.mark.usefixtures("double")
@@ -201,10 +202,11 @@ def _digits(number=50, **options):
     return vae, pv.data.load({"x": x, "y": y.float()}, validation=0.1, test=0.0), data
 
 
-def test_compiled_steps_are_those_of_eager_ones():
+@pytest.mark.parametrize("balanced", [True, False])
+def test_compiled_steps_are_those_of_eager_ones(balanced):
     runs = []
     for compiled in (True, False):
-        vae, data, _ = _digits()
+        vae, data, _ = _digits(balanced=balanced)
         runs.append(
             pv.fit(vae, data, epochs=2, batch_size=90, compile=compiled, progress=False, warmup_epochs=1)
         )

@@ -106,13 +106,14 @@ def sample(
     Args:
         run: folder of the run.
         num_samples: how many.
-        given: values of sites that the model is given: y=3.
+        given: values of sites that the model is given: y=3, or the name of a class: y=Gentoo.
         seed: of the draws.
         format: of the picture: png, svg or pdf.
     """
-    keep(
-        run, "samples", figures.samples(open_program(run, trust), num_samples, given=given, seed=seed), format
-    )
+    program = open_program(run, trust)
+    if given and str(given.get("y")) in (program.class_names or ()):  # a name, be it that of a number
+        given = dict(given) | {"y": str(given["y"])}
+    keep(run, "samples", figures.samples(program, num_samples, given=given, seed=seed), format)
 
 
 def reconstruct(

@@ -291,6 +291,8 @@ def test_latents_are_labelled_by_the_data(make_vae):
     known = pv.figures.latents(make_vae(), some)
     assert texts(known.axes[0].get_legend().get_texts()) == ["0", "1", "not known"]
     assert pv.figures.latents(make_vae(), x).axes[0].get_legend() is None
+    none = pv.figures.latents(make_vae(), {"x": x, "y": torch.full((4,), torch.nan)})
+    assert texts(none.axes[0].get_legend().get_texts()) == ["not known"]
     levels = pv.figures.latents(make("HierarchicalVAE-bottom-up"), torch.ones(3, 2, 3), site="z2")
     assert "q(z2|x)" in levels.axes[0].get_title()
 

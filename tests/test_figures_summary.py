@@ -75,6 +75,11 @@ def test_summary_measures_what_is_not_given(make_vae):
         pv.figures.summary(vae)
 
 
+def test_summary_where_no_label_is_known(make_vae):
+    run = run_of(make_vae(), {"x": torch.rand(20, 1, 8, 8).round(), "y": torch.full((20,), torch.nan)})
+    assert "Map of the latent plane" in text(pv.figures.summary(run, BOUND, ESTIMATE))
+
+
 def test_uncertainty_is_that_of_the_decoded_mean(make_vae):
     """And draws have the likelihood's noise, too."""
     vae = make_vae(likelihood=pv.likelihoods.Normal(scale=3.0))

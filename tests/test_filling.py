@@ -6,7 +6,7 @@ import pytest
 import torch
 
 import pyro_vae as pv
-from pyro_vae.cli import _right
+from pyro_vae.cli import _num_classes, _right, main
 from pyro_vae.data import DataError
 from pyro_vae.filling import fill
 
@@ -146,3 +146,42 @@ def test_right_of_those_that_have_a_label(rows):
     assert _right(program, pv.data.Split({"x": rows, "y": y})) == told
     assert _right(program, pv.data.Split({"x": rows, "y": y * np.nan})) == ""
     assert _right(program, pv.data.Split({"x": rows})) == ""
+
+
+@pytest.mark.parametrize(
+    ("labels", "number"),
+    [
+        ([0, 1, 2, 1], 3),
+        ([0.0, np.nan, 4.0, 2.0] * 2, 5),
+        (["b", "a", "c", None], 3),
+        ([np.nan] * 4, 0),
+        ([0, 1, 2, 10**9], 0),
+        (None, 0),
+    ],
+)
+def test_number_of_classes_is_that_of_the_data(labels, number):
+    x = np.zeros((4 if labels is None else len(labels), 2), "float32")
+    assert _num_classes(pv.data.load(x, labels=labels, validation=0.0, test=0.0)) == number
+
+
+def test_labels_of_one_class_are_refused(rows, tmp_path, monkeypatch, capsys):
+    monkeypatch.chdir(tmp_path)
+    frame = pd.DataFrame(rows, columns=["a", "b"])
+    for label, told in (("Gentoo", "Gentoo"), (0, "0"), (4, "4")):
+        frame.assign(kind=label).to_csv("t.csv", index=False)
+        assert main(["train", "--data", "t.csv", "--labels", "kind", "--model", "SemiSupervisedVAE"]) == 2
+        assert f"all labels are {told}; give some of another class" in capsys.readouterr().err
+
+
+def test_a_number_that_names_a_class(of_table, monkeypatch):
+    """On the command line it is its name, as in the file; in Python it is the class's number."""
+    drawn = []
+    of_table.class_names = ("1", "2", "4")
+    monkeypatch.setattr("pyro_vae.drawn.open_program", lambda run, trust: of_table)
+    monkeypatch.setattr("pyro_vae.drawn.keep", lambda *given: None)
+    monkeypatch.setattr(
+        "pyro_vae.drawn.figures.samples", lambda program, number, given, seed: drawn.append(given)
+    )
+    for text in ("y=2", "y=4", "y=0"):
+        assert main(["sample", "run", "--given", text]) == 0
+    assert [of_table.generate(1, given)["y"].item() for given in drawn] == [1, 2, 0]

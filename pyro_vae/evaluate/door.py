@@ -86,13 +86,15 @@ def check(program: Program, data: Split) -> None:
     for seen in {seen.site: seen for c in program.conditionals() for seen in c.seen}.values():
         if isinstance(seen, Label) and seen.site in data.event_shapes:
             low, high = data.range(seen.site)
+            chunks = data.chunks(seen.site) if data.sources[seen.site].floating else ()
+            whole = all((y.isnan() | (y == y.round())).all() for y in chunks)
             known = not math.isnan(low)  # of any datum
-            if known and (low < 0 or high >= seen.shape[0] or not float(low).is_integer()):
+            if known and (low < 0 or high >= seen.shape[0] or not whole):
                 more = int(high) + 1
                 mend = f"given={{{seen.site!r}: {more}}}"
                 if "num_classes" in program.options:
                     mend = f"num_classes={more}"
-                if low < 0 or not (float(low).is_integer() and float(high).is_integer()):
+                if low < 0 or not whole:
                     mend = "number them from 0: np.unique(y, return_inverse=True)[1]"
                 raise DataError(
                     f"{seen.site} has classes from {low:g} to {high:g}, but the {kind} was built for "

@@ -191,6 +191,20 @@ def test_alpha_teaches_the_classifier_and_is_in_no_report():
     torch.testing.assert_close(grads[2.0] - grads[0.0], own, **EXACT)
 
 
+@pytest.mark.parametrize(
+    ("labels", "mend"),
+    [
+        ([0.0, 1.5, 2.0, NAN], r"number them from 0: np.unique"),
+        ([-1.0, 1.0, 2.0, 0.0], r"number them from 0: np.unique"),
+        ([0.0, 1.0, 3.0, NAN], r"from 0 to 3, but .* 0 to 2: num_classes=4"),
+    ],
+)
+def test_labels_that_are_no_classes_are_refused(labels, mend):
+    program, _, _ = _linear()
+    with pytest.raises(pv.data.DataError, match=mend):
+        pv.evaluate.elbo(program, {"x": torch.randn(4, PIXELS), "y": torch.tensor(labels)})
+
+
 def _digits(number=50, **options):
     """Digits of which so many have a label, ten classes alike, and a small program."""
     data = pv.data.load("digits", binarize="threshold")

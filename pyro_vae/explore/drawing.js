@@ -172,6 +172,12 @@ function drawDots(pen, view, points, colour, radius) {
   }
 }
 
+function drawRing(pen, view, point, colour, radius) { // of what is not known: a class may be grey, too
+  const [x, y] = view.to(point);
+  pen.strokeStyle = colour; pen.lineWidth = 1.3;
+  pen.beginPath(); pen.arc(x, y, radius - 0.6, 0, 7); pen.stroke();
+}
+
 function drawCrosses(pen, view, points, colour, radius) {
   pen.strokeStyle = colour; pen.lineWidth = 1.4; pen.beginPath();
   for (const point of points) {

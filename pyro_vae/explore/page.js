@@ -48,9 +48,9 @@ function legend() {
   if (!labels) { $("legend").replaceChildren(); return; }
   const entries = numbers ? [0, 0.5, 1].map((t) => [minus(+(S.ends[0] + t * (S.ends[1] - S.ends[0])).toPrecision(3)), numberColour(t)])
     : S.classes.length > 30 ? [[`${S.classes.length} classes, each in its colour: tap a dot to read which`, "transparent"]] : S.classes.map((c, i) => [classes ? classes[c] : c, classColour(i, S.classes.length)]);
-  if (labels.includes(null)) entries.push(["not known", css("--soft")]);
-  $("legend").replaceChildren(...entries.map(([text, colour]) => {
-    const span = Object.assign(document.createElement("span"), { textContent: text });
+  if (labels.includes(null)) entries.push(["not known", css("--soft"), "ring"]);
+  $("legend").replaceChildren(...entries.map(([text, colour, className = ""]) => {
+    const span = Object.assign(document.createElement("span"), { textContent: text, className });
     span.style.setProperty("--c", colour);
     return span;
   }));

@@ -62,7 +62,8 @@ function drawPlane() {
     drawAxes(inner, view, width, height, axisNames());
     const draws = S.prior && $("show-prior").checked ? S.prior.draws.map((u, n) => spread(u, n)) : [];
     inner.globalAlpha = draws.length ? 0.35 : 0.75;
-    S.places.forEach((p, n) => drawDots(inner, view, [p], colourOf(n), S.places.length > 600 ? 3 : 4.2));
+    const { labels } = S.state, radius = S.places.length > 600 ? 3 : 4.2;
+    S.places.forEach((p, n) => (labels && labels[n] === null ? drawRing(inner, view, p, colourOf(n), radius) : drawDots(inner, view, [p], colourOf(n), radius)));
     inner.globalAlpha = 1;
     drawCrosses(inner, view, draws, css("--ink"), 4);
   }

@@ -1,5 +1,6 @@
 """The page in a real browser: what is dragged, drawn, erased and typed is answered, and nothing is left."""
 
+import json
 import os
 import signal
 import threading
@@ -434,6 +435,48 @@ def test_choices_are_tapped(tmp_path):
             wait(browser, f"{X}.history.length === 2 && {X}.post && {X}.thumbs.length === 6", 60)
             assert "TraceEnum_ELBO" in browser.find_element("id", "learnt").text
         assert not browser.get_log("browser")
+    finally:
+        browser.quit()
+        server.ends_at = 0.0
+        thread.join(20)
+
+
+def test_a_label_that_is_not_known_is_a_ring_and_taken_for_the_likeliest(tmp_path):
+    """In the legend and on the plane; what is decoded is of the class that vae.classify finds."""
+    torch.manual_seed(0)
+    digits = pv.data.load("digits", binarize="dynamic").train
+    labels = torch.where(torch.arange(200) % 2 == 0, digits.labels[:200].double(), torch.nan)
+    data = pv.data.load({"x": digits[:200], "y": labels})
+    program = pv.SemiSupervisedVAE(
+        (1, 8, 8), num_classes=10, latent_dim=2, classifier=pv.nets.mlp(32), **NETS
+    )
+    pv.fit(program, data, epochs=10, compile=False, progress=False)
+    program.eval()
+    server = Server(lambda token, nonce: _html(None, token, nonce), Answers(entries(program, data)).by_name)
+    thread = threading.Thread(target=server.serve)
+    thread.start()
+    browser = driver()
+    try:
+        browser.get(server.address)
+        wait(browser, "document.body.dataset.ready", 60)
+        assert browser.find_element("css selector", "#legend .ring").text == "not known"
+        number = browser.execute_script(f"return {X}.state.labels.indexOf(null)")
+        browser.execute_script(f"choose({number})")
+        code = browser.execute_script(f"return {X}.state.codes[{number}][0]")
+        wait(browser, f"{X}.datum.y[0] === null && {X}.post && Math.abs({X}.q.mean[0] - {code}) < 1e-3")
+        wait(browser, f"{X}.u.join() === {X}.q.mean.join()")
+        x = torch.tensor(browser.execute_script(f"return {X}.datum.x")).reshape(1, 1, 8, 8).float()
+        found = torch.tensor(browser.execute_script(f"return {X}.q.likely[0]"))
+        torch.testing.assert_close(found, program.classify(x)[0], atol=1e-3, rtol=0)
+        likeliest = int(program.classify(x).argmax())
+        u = torch.tensor([browser.execute_script(f"return {X}.u")])
+        expected = program.decode(u, torch.tensor([likeliest])).mean.reshape(-1)
+        levels = json.dumps((255 * expected).tolist())
+        for picture in ("S.decoded", f"S.thumbs[{likeliest}]"):
+            wait(browser, f"[...bytes({picture})].every((v, k) => Math.abs(v - {levels}[k]) < 0.8)")
+        pressed = browser.find_elements("css selector", ".level[aria-pressed=true]")
+        assert [card.get_attribute("data-at") for card in pressed] == [f"0,{likeliest}"]
+        assert "KL(q‖p(y, z))" in browser.find_element("id", "bound").text
     finally:
         browser.quit()
         server.ends_at = 0.0

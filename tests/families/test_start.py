@@ -241,8 +241,8 @@ def test_starts_at_the_best_fit_on_any_scale(name, scale):
 
     start = log_prob(torch.zeros(shape)).item()
     raw = torch.zeros(shape, requires_grad=True)
-    optimizer = torch.optim.Adam([raw], lr=0.02)
-    for _ in range(200):
+    optimizer = torch.optim.Adam([raw], lr=0.04)
+    for _ in range(100):
         optimizer.zero_grad()
         (-log_prob(raw)).backward()
         optimizer.step()

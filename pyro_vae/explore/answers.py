@@ -202,7 +202,12 @@ def described(scene: Scene) -> dict[str, Any]:
             for name, column in columns.items()
         ],
         "given": [
-            {"site": name, "size": math.prod(data.event_shapes[name]), "classes": program.classes.get(name)}
+            {
+                "site": name,
+                "size": math.prod(data.event_shapes[name]),
+                "classes": program.classes.get(name),
+                "open": name + UNOBSERVED in scene.choices or name in scene.subject.data.gaps,
+            }
             for name in scene.names
             if name != "x"
         ],

@@ -164,9 +164,9 @@ function showGiven() { // controls of labels and numbers that the model is given
     if (g.classes) {
       field = document.createElement("select");
       for (let c = 0; c < g.classes; c++) field.append(new Option(g.site === "y" && classes ? classes[c] : c, c, false, c === value));
-      field.append(new Option("not known", "", false, value === null));
-    } else field = Object.assign(document.createElement("input"), { type: "number", step: "any", value: value === null ? "" : value });
-    field.addEventListener("change", () => edited({ [g.site]: S.datum[g.site].map((v, j) => (j === k ? (field.value === "" ? null : +field.value) : v)) }, false).then(() => decode(S.u)));
+      if (g.open) field.append(new Option("not known", "", false, value === null)); // else the model was never asked so
+    } else field = Object.assign(document.createElement("input"), { type: "number", step: "any", value: value === null ? "" : value, required: !g.open });
+    field.addEventListener("change", () => field.checkValidity() && edited({ [g.site]: S.datum[g.site].map((v, j) => (j === k ? (field.value === "" ? null : +field.value) : v)) }, false).then(() => decode(S.u)));
     label.append(`given ${g.site}${g.size > 1 ? `[${k}]` : ""} =`, field);
     return label;
   })));

@@ -368,6 +368,8 @@ def test_a_conditional_page_says_what_is_given(tmp_path):
                 text = browser.execute_script("return document.body.innerText")
                 for name in ("q(z|x, y)", "E[log p(x|z, y)]", "KL(q‖p(z))", "log p(x|y)", "KL(q‖p(z|x, y))"):
                     assert name in text
+                options = browser.find_elements("css selector", "#given option")
+                assert [option.text for option in options] == ["0", "1", "2"]  # y is always given
                 browser.find_element("id", "anew").click()
                 wait(browser, f"{X}.learning && {X}.history.length === 1", 60)
             text = browser.execute_script("return document.body.innerText")
@@ -474,6 +476,8 @@ def test_a_label_that_is_not_known_is_a_ring_and_taken_for_the_likeliest(tmp_pat
         levels = json.dumps((255 * expected).tolist())
         for picture in ("S.decoded", f"S.thumbs[{likeliest}]"):
             wait(browser, f"[...bytes({picture})].every((v, k) => Math.abs(v - {levels}[k]) < 0.8)")
+        options = browser.find_elements("css selector", "#given option")
+        assert [option.text for option in options] == [*map(str, range(10)), "not known"]
         pressed = browser.find_elements("css selector", ".level[aria-pressed=true]")
         assert [card.get_attribute("data-at") for card in pressed] == [f"0,{likeliest}"]
         assert "KL(q‖p(y, z))" in browser.find_element("id", "bound").text

@@ -425,6 +425,7 @@ def test_every_question_of_every_kind_of_program(kind):
     state = ask("state")
     assert state["kind"] == KINDS[kind]
     assert len(state["codes"]) == len(data.test)
+    assert {g["open"] for g in state["given"]} <= {kind.startswith("some labels")}  # may be not known
     datum = ask("datum", number=1)["datum"]
     (picture,) = ask("decode", u=[state["codes"][1]], datum=datum)["pictures"]
     draws = ask("prior", datum=datum)["draws"]

@@ -23,13 +23,16 @@ what its model foretells, whatever its guide. It is trained by ``pv.fit`` as it 
 800 steps, which for made data are 100 epochs. ± is the standard error over sequences, of the training by one
 seed; that of two columns' difference is smaller, as both are of the same sequences.
 
+With ``--short`` the made data to train on are the windows of one series of 480 steps, as those of the others
+are; ``--decay`` is that of the weights in training ``pv.SequentialVAE``.
+
 With ``--guides`` it prints what linear system the first of them is learned as, of the ELBO alone: with an
 encoder that can tell anything, and without end of data, so that all is in closed form.
 
 With ``--gaps`` six steps in the midst of sequences of the linear system are filled by ``pv.predict``, with
-an encoder that saw no gaps in training, and with one that did; of 50 sequences, 100 draws each. "Off" is the
-root mean square of what the draws' mean is away from the exact one (that of the Kalman smoother with the true
-matrices), in its standard deviations, of which the 100 draws alone make 0.1.
+an encoder that saw no gaps in training, and with one that did; of 50 sequences, 100 draws of each. "Off" is
+the root mean square of what the draws' mean is away from the exact one (that of the Kalman smoother with the
+true matrices), in its standard deviations, of which the 100 draws alone make 0.1.
 
 With ``--operations`` it prints how many operations a step of training has, by the length of the sequences,
 and with ``--compile`` also the processor's seconds of the second one, in which it is compiled.
@@ -38,6 +41,7 @@ and with ``--compile`` also the processor's seconds of the second one, in which 
 from __future__ import annotations
 
 import argparse
+import functools
 import math
 import os
 import warnings
@@ -74,10 +78,10 @@ class System:
         """log p(x_t | z_t)."""
         return Normal(self.seen(z), self.noise).log_prob(x[..., 0])
 
-    def draw(self, number: int) -> Tensor:
+    def draw(self, number: int, steps: int = STEPS) -> Tensor:
         """Sequences ``[N, T, 1]``."""
         z, found = self.start(number), []
-        for t in range(STEPS):
+        for t in range(steps):
             z = self.step(z) if t else z
             found.append(self.seen(z) + self.noise * torch.randn(number))
         return torch.stack(found, 1)[..., None]
@@ -220,7 +224,7 @@ def regression(train: Tensor, x: Tensor, order: int) -> Tensor:
     return Normal(seen @ weights, scale).log_prob(target)
 
 
-def trained(train: Tensor, steps: int, guide: pv.families.Family) -> pv.SequentialVAE:
+def trained(train: Tensor, steps: int, guide: pv.families.Family, decay: float = 0.0) -> pv.SequentialVAE:
     """A deep Markov model."""
     torch.manual_seed(0)
     vae = pv.SequentialVAE(
@@ -233,13 +237,15 @@ def trained(train: Tensor, steps: int, guide: pv.families.Family) -> pv.Sequenti
         encoder=pv.nets.recurrent(32),
     )
     epochs = math.ceil(steps * 100 / (0.8 * len(train)))
-    pv.fit(vae, pv.data.load(train), epochs=epochs, batch_size=100, compile=False, progress=False)
+    optimizer = functools.partial(torch.optim.AdamW, weight_decay=decay) if decay else torch.optim.Adam
+    data = pv.data.load(train)
+    pv.fit(vae, data, epochs=epochs, batch_size=100, optimizer=optimizer, compile=False, progress=False)
     return vae
 
 
-def markov(train: Tensor, x: Tensor, steps: int, guide: pv.families.Family) -> Tensor:
+def markov(train: Tensor, x: Tensor, steps: int, guide: pv.families.Family, decay: float = 0.0) -> Tensor:
     """log p(x_t | x_1, ..., x_{t-1}) of a deep Markov model, ``[N, T]``."""
-    vae = trained(train, steps, guide)
+    vae = trained(train, steps, guide, decay)
     with vae.evaluating():
         chain = vae.prior()
         return filtered(
@@ -420,6 +426,10 @@ def main() -> None:
     parser.add_argument("--number", type=int, default=1000, help="of made sequences to train on")
     parser.add_argument("--steps", type=int, default=800, help="of training")
     parser.add_argument(
+        "--short", action="store_true", help="train on windows of one made series of 480 steps"
+    )
+    parser.add_argument("--decay", type=float, default=0.0, help="of the weights, by AdamW")
+    parser.add_argument(
         "--guide", default="Markov()", help="another: Markov('diagonal'), Structured(features=32)"
     )
     parser.add_argument("--only", nargs="+", help="parts of the names of the data, or columns")
@@ -453,7 +463,11 @@ def main() -> None:
         torch.manual_seed(1)
         truth = []
         if name in MADE:
-            train, x = MADE[name].draw(args.number), MADE[name].draw(200)
+            if args.short:
+                train = MADE[name].draw(1, 480).unfold(1, WINDOW, 1)[0].mT
+            else:
+                train = MADE[name].draw(args.number)
+            x = MADE[name].draw(200)
             if name.startswith("linear"):
                 eye = torch.eye(2)
                 one = [TURN, eye[0], 0.09 * eye, torch.tensor(0.09), eye, torch.tensor(0.0)]
@@ -464,7 +478,7 @@ def main() -> None:
             train, x = series()[name]
         told = [regression(train, x, order) for order in (0, LAST)]
         told.append(fitted(train, x))
-        told.append(markov(train, x, args.steps, guide))
+        told.append(markov(train, x, args.steps, guide, args.decay))
         means = [t[:, LAST - x.shape[1] :].mean(1) for t in told + truth]
         cells = [f"{t.mean():.3f} ± {t.std() / len(t) ** 0.5:.3f}" for t in means]
         print(f"| {name} | {' | '.join(cells + [''] * (not truth))} |", flush=True)

@@ -263,6 +263,10 @@ def test_texts_that_hold_the_number_as_a_text():
     assert numbers(["-1", "1", "1"]) == (["-1", "1"], [0, 1, 1])
     with pytest.raises(ValueError, match="one class, or none"):
         numbers(np.array(["a", -1, "a"], dtype=object))
+    both = np.array(["a", 2, -1, 2], dtype=object)
+    with pytest.raises(ValueError, match=r"texts and others .* y.astype\(str\).astype\(object\), -1\)"):
+        numbers(both)
+    assert numbers(np.where(both != -1, both.astype(str).astype(object), -1))[0] == ["2", "a"]
 
 
 @pytest.mark.slow

@@ -103,6 +103,25 @@ def test_draws_of_labels(of_table, rows, tmp_path):
         fill(of_table, tmp_path / "other.csv", tmp_path / "more.csv", 7, labels="kind")
 
 
+def test_what_a_conditional_model_is_given_is_read(rows, tmp_path):
+    """Its labels are those of the file, by their names, and stay empty where they are not known."""
+    torch.manual_seed(0)
+    columns = pv.data.load(pd.DataFrame(rows, columns=["a", "b"])).columns
+    small = dict.fromkeys(("encoder", "decoder"), pv.nets.mlp(8))
+    vae = pv.ConditionalVAE(columns, given={"y": 3}, latent_dim=1, likelihood="auto", **small).eval()
+    vae.class_names = ("c", "a", "b")
+    frame = pd.DataFrame({"kind": ["c", "a", None, "c"], "a": np.nan, "b": 0.5})
+    frame.to_csv(tmp_path / "t.csv", index=False)
+    fill(vae, tmp_path / "t.csv", tmp_path / "f.csv", 9, labels="kind", num_particles=50)
+    made = pd.read_csv(tmp_path / "f.csv")
+    assert made["kind"].isna().tolist() == [False, False, True, False]
+    by_name = {"b": [0.5] * 4, "y": torch.tensor([0.0, 1.0, np.nan, 0.0])}
+    found = pv.predict(vae, by_name, 9, num_particles=50)
+    np.testing.assert_allclose(made["a"], found.mean("a"), rtol=1e-5)
+    other = pv.predict(vae, by_name | {"y": torch.tensor([2.0, 2.0, 2.0, 2.0])}, 9, num_particles=50)
+    assert not np.isclose(made["a"], other.mean("a"), rtol=1e-5).any()
+
+
 @pytest.mark.parametrize("labels", ["none", "numbers", "names"])
 def test_labels_of_arrays(rows, tmp_path, labels):
     """Of a .npz file: those that are there stay, others are filled, and y is added where there is none."""

@@ -197,6 +197,12 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         if plain.dtype.kind in "biu" and y.dtype == object:  # as which scikit-learn refuses them
             y = np.full(len(y), UNKNOWN if plain.dtype.kind == "i" else 0, plain.dtype)
             y[known] = plain
+        kinds = {isinstance(label, str) for label in y[known].tolist()}
+        if len(kinds) > 1:
+            raise ValueError(
+                "y has classes that are texts and others that are not; give texts alone, beside the number "
+                "-1: np.where(known, y.astype(str).astype(object), -1)"
+            )
         check_classification_targets(y[known] if known.any() else y)
         classes = np.unique(y[known])
         if len(classes) > 2 and str(UNKNOWN) in classes.tolist():

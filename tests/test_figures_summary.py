@@ -2,6 +2,7 @@
 
 import importlib
 import re
+from itertools import pairwise
 from pathlib import Path
 from types import SimpleNamespace
 
@@ -78,6 +79,27 @@ def test_summary_measures_what_is_not_given(make_vae):
 def test_summary_where_no_label_is_known(make_vae):
     run = run_of(make_vae(), {"x": torch.rand(20, 1, 8, 8).round(), "y": torch.full((20,), torch.nan)})
     assert "Map of the latent plane" in text(pv.figures.summary(run, BOUND, ESTIMATE))
+
+
+def test_names_above_the_map_do_not_run_into_each_other():
+    x, nets = torch.randn(60, 30, 2), {"encoder": pv.nets.mlp(4), "decoder": pv.nets.mlp(4)}
+    vae = pv.VAE((30, 2), 2, likelihood=pv.likelihoods.Normal(), **nets)
+    figure = pv.figures.summary(run_of(vae, {"x": x}), BOUND, ESTIMATE)
+    figure.draw_without_rendering()
+    axes = next(a for a in figure.axes if "Map of the latent plane" in a.get_title())
+    boxes = [label.get_window_extent() for label in axes.get_xticklabels()]
+    assert len(boxes) > 8
+    space = 0.05 * figure.dpi
+    assert all(a.x1 + space < b.x0 for a, b in pairwise(boxes))
+
+
+def test_what_the_training_curves_of_latent_weights_are_of_is_told():
+    told = [
+        text(pv.figures.summary(run_of(program, batch_of(program, 30)), BOUND, ESTIMATE))
+        for program in (make("VAE-bayesian"), make("VAE"))
+    ]
+    note = "The training's ELBO and KL have those of the weights in them."
+    assert [note in one for one in told] == [True, False]
 
 
 def test_uncertainty_is_that_of_the_decoded_mean(make_vae):

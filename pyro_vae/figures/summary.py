@@ -40,6 +40,8 @@ MAIN = 1.4
 """Width by height of the place of the map."""
 CELLS = 140
 """Of a map, about."""
+WIDE = 5.2
+"""Inches of its columns, about."""
 ROWS, LOOKED_AT = 7, 100
 """Latents of a datum that are varied, about; and data of which the most typical is that datum."""
 
@@ -207,6 +209,8 @@ def _draw(host: Any, pictures: Pictures) -> None:
     axes = host.subplots()
     cells.draw(axes, smooth=True)
     axes.tick_params(labelsize=8)
+    longest = max(map(len, pictures.columns), default=0)  # names that would run into each other are smaller
+    axes.tick_params(axis="x", labelsize=min(8.0, WIDE * 72 / cells.number / (0.6 * (longest + 1))))
     note = f" ({cells.height} x {cells.width} pixels, drawn smooth)" if cells.tiny else ""
     axes.set_title(wrapped(pictures.title + note, 5.8, 10), fontsize=10)
     axes.set_anchor("N")
@@ -289,5 +293,6 @@ def _words(run: Run, measured: Split, name: str, bound: ELBO, estimate: LogLikel
         f", by {estimate.num_samples} importance samples",
         f"    ELBO {bound.elbo:.2f} ± {bound.standard_error:.2f} = "
         f"-(reconstruction {bound.reconstruction:.2f} + KL {bound.kl:.2f}), {gap:.2f} below",
+        *["The training's ELBO and KL have those of the weights in them."] * bool(run.program.bayesian),
         *[f"Latents that have not collapsed: {', '.join(kept)}"] * bool(kept),
     ]

@@ -23,6 +23,7 @@ from torch.distributions import MultivariateNormal, kl_divergence
 
 import pyro_vae as pv
 from pyro_vae import registry
+from pyro_vae.objectives.beta_tc import total_correlation
 from pyro_vae.objectives.mmd import discrepancy
 from pyro_vae.running import as_written
 from pyro_vae.seen import Real
@@ -416,6 +417,20 @@ def test_bits_are_free_of_each_datum_and_not_of_weights(by):
         found = pv.objectives.FreeBits(nats, by).loss(vae.model, guide, x)
         expected = weights + 8 * groups.clamp(min=nats).sum() - log_x
         assert found == pytest.approx(expected.item(), rel=1e-9)
+
+
+@pytest.mark.usefixtures("double")
+def test_total_correlation_is_of_the_latents_of_data():
+    vae = pv.VAE((5,), 3, encoder=pv.nets.mlp(4), decoder=pv.nets.bayesian(pv.nets.mlp(4), num_data=40))
+    x = torch.rand(8, 5).round()
+    guide = poutine.replay(vae.guide, poutine.trace(vae.guide).get_trace(x))
+    z = poutine.trace(guide).get_trace(x).nodes["z"]["value"]
+    one, three = (pv.objectives.BetaTC(40, beta).loss(vae.model, guide, x) for beta in (1.0, 3.0))
+    assert one == pytest.approx(pv.objectives.AnalyticKL().loss(vae.model, guide, x), rel=1e-9)
+    expected = total_correlation(vae.encode(x).base_dist, z, 40).sum().item()
+    assert three - one == pytest.approx(2 * expected, rel=1e-9)
+    with pytest.raises(ValueError, match="num_data=7 is less than a batch of 8"):
+        pv.objectives.BetaTC(7).loss(vae.model, guide, x)
 
 
 @pytest.mark.usefixtures("double")

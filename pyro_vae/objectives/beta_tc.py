@@ -41,19 +41,23 @@ class BetaTC(PerDatum):
 
     def per_datum(self, draws: Draws) -> Tensor:
         total = (draws.kl - draws.log_x).mean(0)
-        if len(total) > self.num_data:
+        number = len(total) * draws.together
+        if number > self.num_data:
             raise ValueError(
-                f"num_data={self.num_data} is less than a batch of {len(total)}; it is the number of all "
+                f"num_data={self.num_data} is less than a batch of {number}; it is the number of all "
                 "data that batches are of: pv.objectives.BetaTC(len(data.train))"
             )
         for name, q, _, z, _ in latents(draws.model, draws.guide):
-            if z.shape[: z.dim() - len(q.event_shape)] != total.shape:
+            if draws.batch and not draws.of_data(draws.model.nodes[name]):
+                continue  # what all data share has no aggregate
+            if z.shape[: z.dim() - len(q.event_shape)] != (number,):
                 raise ValueError(
                     f"the latents of {name!r} lie in plates of their own, beside that of the data: a total "
                     "correlation is that of the latents of one datum; pyro.infer.Trace_ELBO() takes them"
                 )
             each = one_by_one(q, f"the guide of {name!r}", "pv.guides.Normal() is, for one")
-            total = total + (self.beta - 1) * total_correlation(each, z, self.num_data)
+            common = total_correlation(each, z, self.num_data)
+            total = total + (self.beta - 1) * (common if draws.together == 1 else common.sum())
         return total
 
 

@@ -238,6 +238,11 @@ def test_samples_of_each_class_in_its_column():
     assert (np.diff(pixels, axis=1) > 0.05).all()  # 10, 100 and 1000 beside the one z
     one = pv.figures.samples(cvae, 9, given={"y": 2})
     assert one.axes[0].get_title().endswith("y = 2")
+    cvae.class_names = ("cat", "dog", "eel")
+    named = pv.figures.samples(cvae, 9)
+    assert texts(named.axes[0].get_xticklabels()) == ["cat", "dog", "eel"]
+    for y in (2, "eel"):
+        assert pv.figures.samples(cvae, 9, given={"y": y}).axes[0].get_title().endswith("y = eel")
 
 
 def test_levels_keep_what_is_above():

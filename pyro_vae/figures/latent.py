@@ -24,6 +24,7 @@ from pyro_vae.figures.stories import (
     Data,
     Datum,
     batch_of,
+    class_of,
     density,
     inferred,
     labels_given,
@@ -194,7 +195,7 @@ def mapped(
     title = f"Map of the latent plane, over quantiles 0.05 to 0.95 of {density(site)}"
     return Pictures(
         [*x.reshape(-1, num_steps, *x.shape[1:])],
-        title + "".join(f", {s} = {v}" for s, v in (given or {}).items()),
+        title + "".join(f", {s} = {class_of(program, s, v)}" for s, v in (given or {}).items()),
         [*map(_short, second.tolist())],
         [*map(_short, first.tolist())],
         f"{site}[0]",
@@ -220,7 +221,7 @@ def lined(program: Program, across: int, down: int, given: Mapping[str, Any] | N
     return Pictures(
         [*x.reshape(down, across, *x.shape[1:])],
         f"Map of the latent, line by line, over quantiles 0.05 to 0.95 of {density(names[0])}"
-        + "".join(f", {s} = {v}" for s, v in (given or {}).items()),
+        + "".join(f", {s} = {class_of(program, s, v)}" for s, v in (given or {}).items()),
         [f"{names[0]} = {_short(value)}" for value in first],
     )
 

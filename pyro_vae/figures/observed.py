@@ -17,6 +17,7 @@ from pyro_vae.figures.drawing import Figure, Pictures, draw, grid
 from pyro_vae.figures.heat import pictures
 from pyro_vae.figures.stories import (
     Data,
+    class_of,
     density,
     inferred,
     labels_given,
@@ -65,7 +66,12 @@ def samples(
     title = (
         f"Generated data: {centre} of {density(site, *names, *beside)}, {drawn} ~ {density(drawn, *beside)}"
     )
-    title += "".join(f", {s} = {v}" for s, v in known.items() if torch.as_tensor(v).numel() == 1)
+    said = {
+        name: value
+        for name, value in known.items()
+        if isinstance(value, str | int | float) or (isinstance(value, Tensor) and value.numel() == 1)
+    }
+    title += "".join(f", {name} = {class_of(program, name, value)}" for name, value in said.items())
     side, columns = max(1, int(num_samples**0.5)), range(0)
     for label, number in [*labels.items()][:1]:
         if number <= 20:
@@ -75,7 +81,7 @@ def samples(
                 f"{title}, a column for each {label}",
             )
     rows = [x[i : i + side] for i in range(0, num_samples, side)]
-    return grid(rows, title, columns=[*map(str, columns)], ax=ax)
+    return grid(rows, title, columns=[class_of(program, next(iter(labels)), k) for k in columns], ax=ax)
 
 
 @checked

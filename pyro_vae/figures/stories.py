@@ -151,6 +151,13 @@ def density(site: str, *given: str) -> str:
     return f"p({'|'.join(filter(None, [site, ', '.join(given)]))})"
 
 
+def class_of(program: Program, site: str, value: Any) -> str:
+    """A label as it is called: by the name of its class, where the program knows names."""
+    names = program.class_names if site == "y" else None
+    known = names and isinstance(value, int) and 0 <= value < len(names)
+    return str(names[value]) if names and known else str(value)
+
+
 def labels_given(program: Program, trace: Trace) -> dict[str, int]:
     """Labels that the model is given, so that it has no such sites, with the number of their classes."""
     return {site: number for site, number in program.classes.items() if site not in trace.nodes}

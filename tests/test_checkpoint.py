@@ -21,10 +21,19 @@ from pyro_vae.checkpoint import CheckpointError
 from pyro_vae.checks import ConfigError
 
 
+@pytest.fixture(scope="module")
+def whole(tmp_path_factory):
+    torch.manual_seed(1)
+    nets = {"encoder": pv.nets.mlp(16), "decoder": pv.nets.mlp(16)}
+    data = pv.data.load("digits", binarize="dynamic")
+    folder = tmp_path_factory.mktemp("whole") / "run"
+    return pv.fit(pv.VAE(data.event_shape, 2, **nets), data, **FIT, folder=folder).folder
+
+
 class TestFiles:
     @pytest.fixture
-    def run(self, make_vae, digits):
-        return pv.fit(make_vae(), digits, **FIT, folder="run").folder
+    def run(self, whole):
+        return Path(shutil.copytree(whole, "run"))
 
     def test_configuration_rebuilds_the_run(self, make_vae, digits, run):
         values = yaml.safe_load((run / "config.yaml").read_text())
@@ -389,7 +398,7 @@ class TestAStrangersConfiguration:
     """Whatever it says, nothing is imported and nothing is run."""
 
     @pytest.fixture
-    def run(self, make_vae, digits, tmp_path, monkeypatch):
+    def run(self, source, tmp_path, monkeypatch):
         (tmp_path / "their_module.py").write_text(
             "from pathlib import Path\n"
             "Path('owned').touch()\n"
@@ -398,8 +407,7 @@ class TestAStrangersConfiguration:
             "    def __init__(self, *args, **kwargs): run()\n"
         )
         monkeypatch.syspath_prepend(tmp_path)
-        run = pv.fit(make_vae(), digits, epochs=1, batch_size=400, folder="run", progress=False)
-        return run.folder
+        return Path(shutil.copytree(source, "run"))
 
     def attack(self, run, name, attack, make):
         before = {path: path.read_bytes() for path in run.iterdir() if path.is_file()}

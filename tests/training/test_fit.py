@@ -156,7 +156,7 @@ class TestFit:
         run = pv.fit(make_vae(), digits, **FIT, lr=0.01, schedule="constant", folder="other")
         assert {row["lr"] for row in run.history} == {0.01}
 
-    def test_early_stopping_restores_the_best_weights(self, make_vae):
+    def test_early_stopping_restores_the_best_weights(self, make_vae, uncompiled):
         """A large net on 40 data overfits; the weights kept are those of the best epoch."""
         data = pv.data.load(pv.data.load("digits").train[:80], validation=0.5, test=0.0)
         vae = make_vae(encoder=pv.nets.mlp(100), decoder=pv.nets.mlp(100), likelihood=pv.likelihoods.Normal())

@@ -55,7 +55,7 @@ class TestResume:
                 pv.fit(make_vae(), digits, **FIT, optimizer=optimizer, folder="broken")
         assert same(whole.program.state_dict(), pv.resume("broken", progress=False).program.state_dict())
 
-    def test_best_weights_survive_an_interruption(self, make_vae, monkeypatch):
+    def test_best_weights_survive_an_interruption(self, make_vae, monkeypatch, uncompiled):
         """Interrupted after the best epoch, the resumed run still restores its weights."""
         data = pv.data.load(pv.data.load("digits").train[:80], validation=0.5, test=0.0)
         options = {"epochs": 2000, "batch_size": 40, "lr": 5e-3, "patience": 10, "progress": False}

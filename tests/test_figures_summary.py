@@ -43,7 +43,7 @@ def test_summary_of_every_program(name):
     assert f"{type(program).__name__} of " in told
     assert "Of 7 test data, in nats for each" in told
     assert "log p(x) -20.00 ± 0.25" in told
-    assert "ELBO -20.50 ± 0.25, 0.50 below: reconstruction 15.25, KL 5.25" in told
+    assert "ELBO -20.50 ± 0.25 = -(reconstruction 15.25 + KL 5.25), 0.50 below" in told
     assert "epoch" in told
     if program.columns:
         assert "Data and draws" in told

@@ -32,7 +32,12 @@ def kl_divergence(q: Distribution, p: Distribution, z: Tensor) -> Tensor:
         ``[...]``, the batch shape of z.
     """
     try:
-        kl = analytic_kl(q, p)  # of latents that are enumerated z has other dimensions
+        try:
+            kl = analytic_kl(q, p)
+        except IndexError:  # PyTorch's of Bernoullis does not broadcast
+            shape = torch.broadcast_shapes(q.batch_shape, p.batch_shape)
+            kl = analytic_kl(q.expand(shape), p.expand(shape))
+        # Of latents that are enumerated z has other dimensions.
         return kl.expand(torch.broadcast_shapes(kl.shape, z.shape[: z.dim() - len(q.event_shape)]))
     except NotImplementedError:
         return q.log_prob(z) - p.log_prob(z)

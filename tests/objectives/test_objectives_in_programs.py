@@ -28,6 +28,7 @@ from pyro_vae.objectives import (
     log_weights,
     scale_latents,
 )
+from pyro_vae.objectives.elbo import kl_divergence
 
 pytestmark = pytest.mark.usefixtures("double")
 K = 4
@@ -348,3 +349,14 @@ def test_flows_without_an_inverse_are_told(transform):
                         objective.loss(vae.model, vae.guide, batch)
                 else:
                     assert math.isfinite(objective.loss(vae.model, vae.guide, batch))
+
+
+def test_the_kl_of_bits_broadcasts():
+    """A prior of one Bernoulli for all data, by itself and of vectors: PyTorch's own refuses other shapes."""
+    logits, prior = torch.randn(3, 5), torch.tensor(0.3)
+    q, p = dist.Bernoulli(logits=logits), dist.Bernoulli(prior)
+    expected = logits.sigmoid() * (logits.sigmoid() / prior).log()
+    expected = expected + (-logits).sigmoid() * ((-logits).sigmoid() / (1 - prior)).log()
+    torch.testing.assert_close(kl_divergence(q, p, q.sample()), expected)
+    q, p = q.to_event(1), dist.Bernoulli(prior.expand(5)).to_event(1)
+    torch.testing.assert_close(kl_divergence(q, p, q.sample()), expected.sum(1))

@@ -175,7 +175,8 @@ def load_tensors(path: Path) -> tuple[dict[str, Tensor], dict[str, Any]]:
     except (safetensors.SafetensorError, OSError, ValueError, RuntimeError, RecursionError) as error:
         raise damaged(path, f"it is no safetensors file ({_line(error)})") from error
     if isinstance(meta, dict):
-        meta.setdefault("class_names", None)  # of runs that were begun before there were such
+        for name in ("class_names", "num_data"):  # of runs that were begun before there were such
+            meta.setdefault(name, None)
     check_schema(path, meta, _IDENTITY)
     return tensors, meta
 
@@ -216,6 +217,7 @@ _IDENTITY: Schema = {
     "class_names": lambda value: (
         value is None or (isinstance(value, list) and all(isinstance(name, str) for name in value))
     ),
+    "num_data": lambda value: value is None or is_count(value),
     "run": lambda value: isinstance(value, str),
     "config": lambda value: isinstance(value, dict),
 }
@@ -329,7 +331,7 @@ def save_model(folder: Path, program: Program, values: Mapping[str, Any]) -> Non
 
 
 def identity(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
-    """The run's number and configuration, and what that does not tell: class, dtype, shapes, gaps, names."""
+    """The run's number and configuration, and what it does not tell: class, dtype, shapes, gaps, names, N."""
     return {
         "run": values["run"],
         "config": {name: value for name, value in values.items() if name != "run"},
@@ -339,6 +341,7 @@ def identity(program: Program, values: Mapping[str, Any]) -> dict[str, Any]:
         "event_shapes": program.event_shapes,
         "gaps": sorted(program.gaps),
         "class_names": program.class_names and list(program.class_names),
+        "num_data": program.seen_number,
     }
 
 
@@ -482,6 +485,8 @@ def build(
     program.event_shapes = shapes | program.event_shapes
     program.class_names = meta["class_names"] and tuple(meta["class_names"])
     program.see_gaps(frozenset(meta["gaps"]))
+    if meta["num_data"] is not None:
+        program.see_number(meta["num_data"])
     return program.to(getattr(torch, meta["dtype"]))
 
 

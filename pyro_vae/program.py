@@ -361,6 +361,12 @@ class Program(nn.Module):
         for c in self.bayesian:
             cast(Any, c.net).num_data = num_data
 
+    @property
+    def seen_number(self) -> int | None:
+        """N, as those networks were told; None where no weights are latent, or nobody has told."""
+        told = next((cast(Any, c.net).num_data for c in self.bayesian), None)
+        return None if told is None else int(told)
+
     def _within(self) -> list[Program]:
         """Programs within it that have not met data yet; one that was trained stays as it is."""
         inner = [module for module in self.modules() if isinstance(module, Program) and module is not self]

@@ -147,6 +147,21 @@ def test_fit_knows_the_number_and_reports_the_bound():
     assert run.history[-1]["kl_x_weights"] == pytest.approx(kl / 18, rel=0.01)
 
 
+def test_what_is_loaded_knows_the_number(tmp_path):
+    """So that Pyro's SVI of it takes the batch's share of the weights' KL, as it was trained."""
+    vae, x = make("VAE-bayesian"), torch.rand(24, 2, 3).round()
+    assert vae.seen_number is None
+    pv.fit(vae, pv.data.load(x), epochs=1, progress=False, folder=tmp_path / "run")
+    loaded = pv.load(tmp_path / "run", program=make("VAE-bayesian"))
+    assert loaded.seen_number == vae.seen_number == 20
+    losses = []
+    for program in (vae, loaded, make("VAE-bayesian")):
+        program.load_state_dict(vae.state_dict())
+        torch.manual_seed(0)
+        losses.append(Trace_ELBO().loss(program.model, program.guide, x[:5]))
+    assert losses[0] == losses[1] != losses[2]
+
+
 def test_the_density_of_a_datum_is_the_predictive_one(known):
     program = known.exact()
     found = pv.evaluate.log_likelihood(program, known.batch, num_samples=4000, max_rows=50_000)

@@ -57,6 +57,31 @@ def wine():
     )
 
 
+PARTS = {
+    "prior": [
+        ("MixtureOfNormals(3)", "MixtureOfNormals"),
+        (pv.priors.OneHotCategorical(2), "OneHotCategorical"),
+    ],
+    "likelihood": [("StudentT", "StudentT"), (torch.distributions.Laplace, "Laplace")],
+    "guide": [("FullRankNormal", "FullRankNormal"), (pv.guides.Laplace(), "Laplace")],
+}
+
+
+@pytest.mark.parametrize(
+    ("kind", "given", "name"), [(k, *each) for k, some in PARTS.items() for each in some]
+)
+def test_parts_are_swapped_in_one_line(wine, kind, given, name):
+    x, _, some, _, _ = wine
+    model = clone(VAEClassifier(**TINY | {kind: given})).fit(x, some)
+    assert name in repr(model.vae_.options[kind])
+    assert model.score(x, some) > 0.6
+
+
+def test_parts_that_are_none(wine):
+    with pytest.raises(ValueError, match="no prior is named Nonsense"):
+        VAEClassifier(prior="Nonsense").fit(wine[0], wine[2])
+
+
 def test_wine_of_15_labels(wine):
     x, y, _, unknown, model = wine
     assert model.score(x[unknown], y[unknown]) > 0.9

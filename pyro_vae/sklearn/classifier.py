@@ -17,17 +17,18 @@ from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.multiclass import check_classification_targets
 from sklearn.utils.validation import check_is_fitted, validate_data
 from torch import Tensor
+from torch.distributions import Distribution
 
 from pyro_vae import likelihoods, nets
 from pyro_vae.checks import Count, NotNegative, check_all
 from pyro_vae.data import DataError, load
 from pyro_vae.data.columns import few
 from pyro_vae.data.tables import as_pandas, is_frame
-from pyro_vae.likelihoods import Likelihood
+from pyro_vae.families import Family, Of
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.running import seed_generators
 from pyro_vae.sklearn.columns import Columns
-from pyro_vae.sklearn.estimator import seed_of
+from pyro_vae.sklearn.estimator import part, seed_of
 from pyro_vae.training import Interrupted, fit
 
 REACH = 0.1, 0.25
@@ -50,6 +51,10 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
 
     Args:
         latent_dim: D, the number of latent variables z per row.
+        prior: p(z), as ``pv.SemiSupervisedVAE`` takes it, or its text as on the command line.
+        likelihood: p(x|z, y) of columns as they are learned, likewise: ``"StudentT"``, ``dist.Laplace``;
+            None: as told above.
+        guide: the family of q(z|x, y), likewise: ``"FullRankNormal"``.
         hidden_dims: widths of the hidden layers of all networks.
         alpha: weight of the classifier's loss; None: three quarters of the number of columns that vary
             independently, (sum of l)^2 / (sum of l^2) of their covariance's eigenvalues l, so that classes
@@ -93,6 +98,9 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         self,
         latent_dim: Count = 5,
         *,
+        prior: str | Family | Distribution | type[Family] = "Normal",
+        likelihood: str | Family | Of | type[Distribution] | type[Family] | None = None,
+        guide: str | Family | Of | type[Distribution] | type[Family] = "Normal",
         hidden_dims: Sequence[Count] = (64,),
         alpha: NotNegative | None = None,
         radius: NotNegative | None = None,
@@ -104,6 +112,9 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         verbose: bool | int = False,
     ):
         self.latent_dim = latent_dim
+        self.prior = prior
+        self.likelihood = likelihood
+        self.guide = guide
         self.hidden_dims = hidden_dims
         self.alpha = alpha
         self.radius = radius
@@ -232,8 +243,10 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         std = self._columns.unit.scale_
         return (learned * (std / np.sqrt(np.square(std).mean())))[:, None]
 
-    def _likelihood(self) -> Likelihood:
+    def _likelihood(self) -> Any:
         """Of columns of one unit one scale, too: else those that hardly vary would count as the others."""
+        if self.likelihood is not None:
+            return part("likelihood", self.likelihood)
         if self._binary:
             return likelihoods.Bernoulli()
         return likelihoods.Normal(scale="shared" if self._one_unit else "per_element")
@@ -254,7 +267,9 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
                 radius=reach(rows) if fine["radius"] is None else fine["radius"],
                 balanced=False,
                 features=0,
+                prior=part("prior", fine["prior"]),
                 likelihood=self._likelihood(),
+                guide=part("guide", fine["guide"]),
                 classifier=net,
                 encoder=net,
                 decoder=net,

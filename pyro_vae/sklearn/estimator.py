@@ -165,11 +165,11 @@ class VAEEstimator(ClassNamePrefixFeaturesOutMixin, TransformerMixin, DensityMix
         # Searches give numpy's numbers, which a run's configuration cannot hold.
         kinds = ("prior", "likelihood", "guide", "encoder", "decoder")
         parts: dict[str, Any] = {kind: fine[kind] for kind in kinds}
-        for kind, part in parts.items():
-            if isinstance(part, Mapping):
-                parts[kind] = {name: _part(kind, one) for name, one in part.items()}
+        for kind, given in parts.items():
+            if isinstance(given, Mapping):
+                parts[kind] = {name: part(kind, one) for name, one in given.items()}
             else:
-                parts[kind] = nets.mlp(*fine["hidden_dims"]) if part is None else _part(kind, part)
+                parts[kind] = nets.mlp(*fine["hidden_dims"]) if given is None else part(kind, given)
         model: Callable[..., Any] = VAE
         if self.conditional:
             check_classification_targets(_given(y))
@@ -340,9 +340,9 @@ def _frame(X: Any, likelihood: Any) -> Any:
     return as_pandas(X)
 
 
-def _part(kind: str, part: Any) -> Any:
+def part(kind: str, given: Any) -> Any:
     """A part of the model, which may be given as a text."""
-    return registry.read(kind, part, trust="*") if isinstance(part, str) and part != "auto" else part
+    return registry.read(kind, given, trust="*") if isinstance(given, str) and given != "auto" else given
 
 
 def rows_of(estimator: BaseEstimator, X: Any, **options: Any) -> np.ndarray:

@@ -261,7 +261,8 @@ class Program(nn.Module):
             return codes
         known = self.class_names or ()
         if others := [name for name in names if name not in known]:
-            told = few(known) if known else "numbers alone, as the data had that it was trained on"
+            last = self.classes.get("y", 1) - 1
+            told = few(known) if known else f"numbers alone, from 0 to {last}, as data that it was trained on had"
             raise DataError(f"y has {few(others)}, and this {type(self).__name__} knows {told}")
         number = torch.tensor([*map(known.index, names), torch.nan])
         return number[codes.nan_to_num(len(names)).long()]

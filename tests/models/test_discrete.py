@@ -389,6 +389,7 @@ UNTRAINED = pytest.mark.filterwarnings("ignore::pyro_vae.program.UntrainedWarnin
 
 
 @UNTRAINED
+@pytest.mark.filterwarnings("ignore:no training datum has the label")
 def test_missing_values_anywhere(name):
     program = make(name)
     batch = batch_of(program, 8)

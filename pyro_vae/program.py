@@ -262,7 +262,7 @@ class Program(nn.Module):
         known = self.class_names or ()
         if others := [name for name in names if name not in known]:
             last = self.classes.get("y", 1) - 1
-            told = few(known) if known else f"numbers alone, from 0 to {last}, as data that it was trained on had"
+            told = few(known) or f"numbers alone, from 0 to {last}, as its training data had"
             raise DataError(f"y has {few(others)}, and this {type(self).__name__} knows {told}")
         number = torch.tensor([*map(known.index, names), torch.nan])
         return number[codes.nan_to_num(len(names)).long()]

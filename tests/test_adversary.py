@@ -145,5 +145,5 @@ def test_what_is_given():
         assert drawn["x"].shape == (number, 6)
     assert cvae.generate(3, given={"y": [0, 1, 2]})["x"].shape == (3, 6)
     for wrong in (1.9, -0.5, "a", None, float("nan"), 3, [0, 1]):
-        with pytest.raises(pv.data.DataError, match="(give classes|knows numbers alone,) from 0 to 2"):
+        with pytest.raises(pv.data.DataError, match=r"(give classes|knows numbers alone,) from 0 to 2"):
             cvae.generate(3, given={"y": wrong})

@@ -497,6 +497,13 @@ def test_a_table_is_never_drawn_as_lines():
         assert not any(axes.lines for axes in maps)
 
 
+def test_whole_numbers_have_whole_ticks():
+    vae = table_vae({"year": "integer", "height": "real"})
+    year = panels(pv.figures.reconstructions(vae, torch.tensor([[2007.0, 1.0], [2009.0, 0.0]])))["year"]
+    for axis in (year.xaxis, year.yaxis):
+        assert {"2007", "2008", "2009"} <= {*texts(axis.get_ticklabels())} <= {*map(str, range(2000, 2020))}
+
+
 def test_categories_are_reconstructed_as_the_likeliest():
     """Not as the mean of their numbers, which is another category."""
     vae = table_vae({"town": {"kind": "category", "levels": ["a", "b", "c"]}, "height": "real"})

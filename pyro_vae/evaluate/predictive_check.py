@@ -150,7 +150,7 @@ class PredictiveCheck:
         return sorted(found, key=lambda statistic: -statistic.extremes[0].item())
 
     def __str__(self) -> str:
-        title = f"{self.num_data} held-out data against {self.num_replications} sets of as many draws"
+        title = f"{self.num_data} data against {self.num_replications} sets of as many draws"
         if self.statistics:
             off = f"{len(self.off)} of them off" if self.off else "none of them off"
             title += f"; p {told(self.p_value)} of all {len(self.statistics)} statistics together, {off}"

@@ -178,6 +178,8 @@ def reconstructed(program: Program, data: Data, host: Any = None, most: int = MO
             axes.vlines(x[:BARRED], low[name], high[name], color=DRAWN, alpha=0.25, linewidth=0.8)
             axes.set_xlim(ends)
             axes.set_ylim(ends)
+            for axis in (axes.xaxis, axes.yaxis):
+                _ticks(axis, column, ends, labelled=True)
             axes.set_xlabel("data", fontsize=7)
             axes.set_ylabel("reconstruction", fontsize=7)
         entitle(axes, name, units.get(name), x)

@@ -16,6 +16,7 @@ from pyro_vae.evaluate.simulated import drawn_sites, simulated
 from pyro_vae.figures import Figure
 from pyro_vae.figures.drawing import on
 from pyro_vae.figures.stories import inferred, shown, told
+from pyro_vae.figures.tables import cut
 from pyro_vae.program import Program
 from pyro_vae.seen import observing
 
@@ -39,7 +40,11 @@ def numbers(program: Program, data: Split, site: str, seed: int) -> Figure:
         edges = np.linspace(low, high if high > low else low + 1, 31)
     for values, colour, label in zip(both, ("0.75", "C0"), ("data", "draws"), strict=True):
         share = np.histogram(values, edges)[0] / max(1, len(values))
-        axes.stairs(share, edges, color=colour, fill=label == "data", linewidth=1.5, label=label)
+        named = f"{label} ({len(values)} known)" if len(values) < len(data) else label
+        axes.stairs(share, edges, color=colour, fill=label == "data", linewidth=1.5, label=named)
+    if site == "y" and program.class_names:
+        shown_at = [k for k in range(len(program.class_names)) if edges[0] < k < edges[-1]]
+        axes.set_xticks(shown_at, [cut(program.class_names[k], 12) for k in shown_at])
     axes.set(xlabel=site, ylabel="share", title=f"{site}: data and draws of the model")
     axes.legend(fontsize="small")
     return figure

@@ -47,8 +47,9 @@ class Subject:
     """A run that is reported on, and what was found of it.
 
     Attributes:
-        part: of the held-out data.
+        part: of the data, which are held out, if any were.
         split: they.
+        which: what they are to the training, "held-out" or "training" data.
         data: those of them that are looked at.
         found: results of evaluators, by name, for verdicts and the sections that come after.
         summary: figures for the first table by name, with the data that they are of.
@@ -58,6 +59,7 @@ class Subject:
         self.run, self.name, self.num_samples, self.seed = run, name, num_samples, seed
         self.program: Program = run.program
         self.part, self.split = run.data.held_out
+        self.which = "training" if self.part == "train" else "held-out"
         self.data = self.first(num_data)
         self.found: dict[str, Any] = {}
         self.summary: dict[str, tuple[str, str]] = {}
@@ -307,7 +309,7 @@ SECTIONS = (
         "What it draws",
         "What do data look like that the model makes up?",
         _samples,
-        lambda s: verdicts.draws(s.found["fit"].two_sample),
+        lambda s: verdicts.draws(s.found["fit"].two_sample, s.which),
     ),
     Section(
         "What it keeps",
@@ -316,11 +318,13 @@ SECTIONS = (
         lambda s: verdicts.kept(s.found["kept"], s.found["elbo"]),
     ),
     Section(
-        "How likely are held-out data?",
+        "How likely are data?",
         "The ELBO and importance samples bound log p(x) from below; on data that the model simulated, "
         "annealed importance sampling does so from both sides, which certifies these.",
         _likelihood,
-        lambda s: verdicts.likelihood(s.found["log_likelihood"], s.found.get("ais"), s.found.get("sandwich")),
+        lambda s: verdicts.likelihood(
+            s.found["log_likelihood"], s.found.get("ais"), s.found.get("sandwich"), s.which
+        ),
     ),
     Section(
         "How far is the bound?",
@@ -338,7 +342,7 @@ SECTIONS = (
     ),
     Section(
         "Does the model fit?",
-        "Statistics of held-out data, among those of draws from the model. What is not asked may be off.",
+        "Statistics of data, among those of draws from the model. What is not asked may be off.",
         _fit,
         lambda s: verdicts.fit(s.found["fit"]),
     ),

@@ -62,13 +62,13 @@ def training(history: Sequence[Mapping[str, float]]) -> str:
     return f"{sentence}."
 
 
-def draws(found: TwoSample) -> str:
+def draws(found: TwoSample, which: str = "held-out") -> str:
     """Whether they are like data."""
     with_ = f"accuracy {found.accuracy:.2f} ± {found.standard_error:.2f}, p {told(found.p_value)}"
     if found.p_value <= LEVEL:
-        return f"A classifier tells draws of the model from held-out data ({with_}): they are not alike."
+        return f"A classifier tells draws of the model from {which} data ({with_}): they are not alike."
     few = f"; of {found.num_pairs} pairs it learns little" if found.num_pairs < FEW_PAIRS else ""
-    return f"A classifier does not tell draws of the model from held-out data ({with_}{few})."
+    return f"A classifier does not tell draws of the model from {which} data ({with_}{few})."
 
 
 def kept(shares: Mapping[str, float], bound: ELBO) -> str:
@@ -87,10 +87,12 @@ def kept(shares: Mapping[str, float], bound: ELBO) -> str:
     )
 
 
-def likelihood(estimate: LogLikelihood, annealed: AIS | None, certificate: Sandwich | None) -> str:
+def likelihood(
+    estimate: LogLikelihood, annealed: AIS | None, certificate: Sandwich | None, which: str = "held-out"
+) -> str:
     """How likely the data are, and whether that is to be trusted."""
     mean, error = estimate.log_likelihood, estimate.standard_error
-    sentence = f"log p(x) of held-out data is {mean:.2f} ± {error:.2f} nats per datum"
+    sentence = f"log p(x) of {which} data is {mean:.2f} ± {error:.2f} nats per datum"
     if annealed is None or certificate is None:
         return f"{sentence}, by importance samples alone."
     more = annealed.per_datum - estimate.per_datum[: len(annealed.per_datum)]

@@ -190,9 +190,7 @@ def test_all_sites_of_a_program_are_drawn(tmp_path, monkeypatch):
     numbers = sections.pictures.numbers
     monkeypatch.setattr(sections.pictures, "numbers", lambda *a: drawn.append(a[2]) or numbers(*a))
     kept = [section for section in sections.SECTIONS if section.title in ("What it draws", "What it keeps")]
-    likely = next(
-        section for section in sections.SECTIONS if section.title == "How likely are held-out data?"
-    )
+    likely = next(section for section in sections.SECTIONS if section.title == "How likely are data?")
     monkeypatch.setattr(page, "SECTIONS", (*kept, likely, sections.SECTIONS[-1]))
     values = {"curve": torch.randn(60, 4), "visits": torch.poisson(torch.ones(60))}
     run = trained(TwoSites(), pv.data.load(values))

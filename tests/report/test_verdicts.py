@@ -142,7 +142,8 @@ def test_fit():
     held = Intervals(("a", "b"), torch.zeros(3, 2), torch.tensor([0.5, 0.001]), 0.002, 9)
     assert "predictive intervals of b do not hold what they say (p = 0.002)" in verdicts.fit(check(held=held))
     assert "they are not alike" in verdicts.draws(check(accuracy=0.8, p=1e-9).two_sample)
-    assert "does not tell draws" in verdicts.draws(check().two_sample)
+    assert "does not tell draws of the model from held-out data" in verdicts.draws(check().two_sample)
+    assert "from training data" in verdicts.draws(check().two_sample, "training")
     assert "of 10 pairs it learns little" in verdicts.draws(replace(check().two_sample, num_pairs=10))
 
 

@@ -459,9 +459,9 @@ def test_tables(people):
 def test_mistakes_with_tables_are_told(people):
     with pytest.raises(ValueError, match="y has no class of 48 rows"):
         VAEEstimator(conditional=True).fit(people[["flag"]], people["size"])
-    with pytest.raises(DataError, match=r'learned as what they are by VAEEstimator\(likelihood="auto"\)'):
+    with pytest.raises(DataError, match=r'VAEEstimator\(likelihood="auto"\) learns them as what they are'):
         VAEEstimator().fit(people)
-    with pytest.raises(DataError, match="not of numbers"):
+    with pytest.raises(DataError, match="columns that are not numbers: group"):
         VAEImputer().fit(people)
     with pytest.raises(DataError, match="X is of type ndarray; give a DataFrame"):
         VAEEstimator(likelihood="auto").fit(np.zeros((9, 3)))

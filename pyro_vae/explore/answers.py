@@ -15,7 +15,7 @@ from torch import Tensor
 from pyro_vae.checks import Count, Whole, check
 from pyro_vae.evaluate.probes import continuous
 from pyro_vae.explore.learner import BATCH, RATE, Learner
-from pyro_vae.explore.scene import Plane, Scene, latent_weights, rounded
+from pyro_vae.explore.scene import Plane, Scene, rounded
 from pyro_vae.explore.subjects import Entry
 from pyro_vae.explore.switches import UNOBSERVED
 from pyro_vae.program import Batch
@@ -181,7 +181,7 @@ def described(scene: Scene) -> dict[str, Any]:
         "classes": data.class_names,
         "latents": scene.latents,
         "switches": switched(scene),
-        "weights": bool(latent_weights(program)),
+        "weights": bool(program.bayesian),
         "origin": rounded(scene.origin),
         "directions": rounded(scene.directions),
         "shares": [round(share, 4) for share in scene.shares],

@@ -16,6 +16,11 @@ STORY = re.compile(r' ~ p\((\w+)(?:\|(.*?))?\) = .*\n +site "\w+", (observed|lat
 """A site's name, what it depends on, and whether it is observed."""
 
 
+def latent_weights(program: Program) -> list[str]:
+    """Names of the sites of weights that are latent."""
+    return [c.weights.site for c in program.bayesian if c.weights is not None]
+
+
 def densities(program: Program, site: str, latents: Sequence[str], datum: Batch) -> dict[str, str]:
     """Names of the densities that are shown, as ``pv.explain`` finds what depends on what.
 
@@ -32,7 +37,7 @@ def densities(program: Program, site: str, latents: Sequence[str], datum: Batch)
         ``prior_unknown`` and ``fit_unknown`` the two where labels are not known, which are latents then.
     """
     columns, names = program.given_columns, [*datum]
-    weights = {c.weights.site for c in program.bayesian if c.weights is not None}
+    weights = {*latent_weights(program)}
     given = ", ".join(columns) if len(columns) <= FEW else "x_given"
     titles, seen, above, rest = {}, [], {}, [name for name in names if name != "x"]
     for name, parents, kind in STORY.findall(explain(program, batch=datum)):

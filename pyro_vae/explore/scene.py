@@ -22,14 +22,14 @@ from pyro_vae.data import DataError, Split
 from pyro_vae.evaluate.predict import FEW
 from pyro_vae.evaluate.reals import Reals, guide_at, model_at
 from pyro_vae.explore.choice import choose, kind_of
-from pyro_vae.explore.densities import densities
+from pyro_vae.explore.densities import densities, latent_weights
 from pyro_vae.explore.posterior import on_grid
 from pyro_vae.explore.subjects import Subject
 from pyro_vae.explore.switches import UNOBSERVED, Switches, joint, switches
 from pyro_vae.figures.stories import inferred, repeated, shown, told, typical
 from pyro_vae.objectives import elbo_terms
 from pyro_vae.objectives.importance import by_datum, log_density, traces
-from pyro_vae.program import Batch, DataWarning, Program, sites
+from pyro_vae.program import Batch, DataWarning, sites
 
 MOST_DATA, MOST_SLIDERS = 2000, 50
 """Data whose codes are shown, and latents that have a slider."""
@@ -434,11 +434,6 @@ class Scene:
             }
             for d in order[:MOST_SLIDERS]
         ]
-
-
-def latent_weights(program: Program) -> list[str]:
-    """Names of the sites of weights that are latent."""
-    return [c.weights.site for c in program.bayesian if c.weights is not None]
 
 
 class _at_their_mean(Messenger):  # named as Pyro names its handlers

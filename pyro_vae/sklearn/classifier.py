@@ -15,24 +15,26 @@ from sklearn.base import BaseEstimator, ClassifierMixin
 from sklearn.metrics import accuracy_score
 from sklearn.neighbors import NearestNeighbors
 from sklearn.utils.multiclass import check_classification_targets
-from sklearn.utils.validation import check_is_fitted, validate_data
+from sklearn.utils.validation import check_is_fitted
 from torch import Tensor
 from torch.distributions import Distribution
 
 from pyro_vae import likelihoods, nets
 from pyro_vae.checks import Count, NotNegative, check_all
-from pyro_vae.data import DataError, load
-from pyro_vae.data.columns import few
-from pyro_vae.data.tables import as_pandas, is_frame
+from pyro_vae.data import load
 from pyro_vae.families import Family, Of
 from pyro_vae.models import SemiSupervisedVAE
 from pyro_vae.running import seed_generators
 from pyro_vae.sklearn.columns import Columns
-from pyro_vae.sklearn.estimator import part, seed_of
+from pyro_vae.sklearn.estimator import part, rows_of, seed_of
 from pyro_vae.training import Interrupted, fit
 
 REACH = 0.1, 0.25
 """Between which the radius lies, in standard deviations of the columns, root mean square over them."""
+NUMBERED = (
+    "make numbers of them: make_pipeline(make_column_transformer((OneHotEncoder(), {columns}), "
+    "remainder='passthrough'), VAEClassifier())"
+)
 UNKNOWN = -1
 """The label of rows that have none, as in ``sklearn.semi_supervised``."""
 
@@ -129,7 +131,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         """Trains on the rows of X ``[N, n_features]`` and their classes y ``[N]``, -1 where not known."""
         fine = check_all(type(self).__init__, self.get_params(deep=False))
         _refuse_missing(y)
-        x, y = self._rows(X, y=y, ensure_min_samples=2)
+        x, y = rows_of(self, X, NUMBERED, y=y, ensure_min_samples=2)
         codes = self._codes(y)
         known = x[~np.isnan(x)]
         self._binary = bool(np.isin(known, (0, 1)).all())
@@ -145,7 +147,7 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
     def predict_proba(self, X: Any) -> np.ndarray:
         """q(y|x) of each row of X ``[N, n_features]``, ``[N, K]``."""
         check_is_fitted(self)
-        x = torch.tensor(self._learned(self._rows(X, reset=False)))
+        x = torch.tensor(self._learned(rows_of(self, X, NUMBERED, reset=False)))
         probabilities: np.ndarray = self.vae_.classify(x).cpu().numpy()
         return probabilities
 
@@ -175,31 +177,6 @@ class VAEClassifier(ClassifierMixin, BaseEstimator):
         tags = super().__sklearn_tags__()
         tags.input_tags.allow_nan = True
         return tags
-
-    def _rows(self, X: Any, **options: Any) -> Any:
-        """X as numbers ``[N, n_features]``, of which some may be missing.
-
-        Raises:
-            DataError: a table holds texts, dates or the like.
-            ValueError: as scikit-learn has it.
-        """
-        options |= {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"}
-        try:
-            return validate_data(self, X, **options)
-        except (TypeError, ValueError) as error:
-            frame = as_pandas(X) if is_frame(X) else None
-            others = (
-                []
-                if frame is None
-                else [n for n in frame if getattr(frame[n].dtype, "kind", "O") not in "biuf"]
-            )
-            if not others:
-                raise
-            raise DataError(
-                f"X has columns that are not numbers: {few(others)}; make numbers of them: make_pipeline("
-                f"make_column_transformer((OneHotEncoder(), {others[:20]}), remainder='passthrough'), "
-                "VAEClassifier()); or leave them out: X.select_dtypes('number')"
-            ) from error
 
     def _codes(self, y: np.ndarray) -> Tensor:
         """The number of each row's class, NaN where it is not known, ``[N]``."""

@@ -21,8 +21,8 @@ from torch.distributions import Distribution
 from pyro_vae import evaluate, nets, registry
 from pyro_vae.checks import Count, check, check_all
 from pyro_vae.data import DataError, Split, load
-from pyro_vae.data.columns import Columns
-from pyro_vae.data.source import reason, shown
+from pyro_vae.data.columns import Columns, few
+from pyro_vae.data.source import shown
 from pyro_vae.data.tables import as_pandas, is_frame, table
 from pyro_vae.distributions import centre
 from pyro_vae.families import Family, Of
@@ -345,25 +345,34 @@ def part(kind: str, given: Any) -> Any:
     return registry.read(kind, given, trust="*") if isinstance(given, str) and given != "auto" else given
 
 
-def rows_of(estimator: BaseEstimator, X: Any, **options: Any) -> np.ndarray:
+AS_THEY_ARE = 'VAEEstimator(likelihood="auto") learns them as what they are, and pv.predict fills them in'
+
+
+def rows_of(estimator: BaseEstimator, X: Any, mend: str = AS_THEY_ARE, **options: Any) -> Any:
     """X as numbers ``[N, n_features]``, of which some may be missing, known to an estimator.
 
+    Args:
+        estimator: which is to know them.
+        X: as it was given.
+        mend: what to do about columns that are not numbers, which are ``{columns}`` in it.
+        options: of ``validate_data``, which with y gives the two.
+
     Raises:
-        DataError: a table holds texts.
+        DataError: a table holds texts, dates or the like.
         ValueError: as scikit-learn has it.
     """
     options = {"dtype": np.float64, "order": "C", "ensure_all_finite": "allow-nan"} | options
     try:
-        rows: np.ndarray = validate_data(estimator, X, **options)
-    except ValueError as error:
-        if is_frame(X) and "could not convert" in str(error):
-            raise DataError(
-                f"X holds a column that is not of numbers ({reason(error)}); its columns are learned as what "
-                'they are by VAEEstimator(likelihood="auto"), and filled in by pv.predict; '
-                'or give numbers alone: X.select_dtypes("number")'
-            ) from error
-        raise
-    return rows
+        return validate_data(estimator, X, **options)
+    except (TypeError, ValueError) as error:
+        if not is_frame(X) or not (isinstance(error, TypeError) or "could not convert" in str(error)):
+            raise
+        frame = as_pandas(X)
+        others = [name for name in frame if getattr(frame[name].dtype, "kind", "O") not in "biuf"]
+        raise DataError(
+            f"X has columns that are not numbers: {few(others)}; {mend.format(columns=others[:20])}; or "
+            "leave them out: X.select_dtypes('number')"
+        ) from error
 
 
 def _given(y: Any) -> np.ndarray:
